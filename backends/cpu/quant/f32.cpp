@@ -1,0 +1,7 @@
+// f32 in kLayoutRows16: see elements.h.
+#include "backends/cpu/quant/elements.h"
+
+MICA_CPU_BEGIN
+using Format = Elements<WordF32>;
+MICA_CPU_ROWS16(f32, Format, Format, nullptr)
+MICA_CPU_END

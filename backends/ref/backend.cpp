@@ -1,0 +1,270 @@
+// The reference backend: every op's own double-precision reference, one unit after another.
+// Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics do;
+// ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) * sum |t|,
+// instead of its value. The conformance suite derives its bounds from these.
+#include "core/context.h"
+#include "core/kv_cache.h"
+#include "core/op.h"
+#include "mica/device.h"
+
+using mica::HostTensor;
+using mica::OpDef;
+
+struct mica_b_device {
+  const mica_host* host;
+  mica_numerics numerics;
+  bool bound;
+};
+
+struct mica_b_buffer {
+  const mica_allocator* allocator;
+  char* data;
+  uint64_t bytes;
+};
+
+struct mica_b_plan {
+  explicit mica_b_plan(const mica_allocator& a) : bases(a), is_read(a) {}
+  mica_b_device* device = nullptr;
+  const mica_b_partition* partition = nullptr;
+  mica::Vec<char*> bases;       // of the buffers
+  mica::Vec<uint8_t> is_read;   // per value: some node reads it
+  mica_status status = MICA_OK;  // of the step, told by wait
+};
+
+namespace {
+
+constexpr struct {
+  const char* name;
+  mica_numerics numerics;
+} kOptions[] = {{"", MICA_NUM_F64},           {"f64", MICA_NUM_F64},   {"f32", MICA_NUM_F32},
+                {"f16", MICA_NUM_F16},        {"bf16", MICA_NUM_BF16}, {"q8_32", MICA_NUM_Q8_32},
+                {"q8_256", MICA_NUM_Q8_256}};
+
+mica_status fail(const mica_host* host, mica_status status, const char* text) {
+  host->set_error(host->user, status, text);
+  return status;
+}
+
+uint32_t device_count(const mica_host*) { return 1; }
+
+mica_status device_info(const mica_host*, uint32_t, mica_device_info* out) {
+  *out = {};
+  mica::Writer(out->backend, sizeof out->backend).put("ref");
+  mica::Writer(out->name, sizeof out->name).put("double-precision reference");
+  mica::Writer(out->options, sizeof out->options).put("f64, f32, f16, bf16, q8_32, q8_256");
+  return MICA_OK;
+}
+
+mica_status device_open(const mica_host* host, const char* option, mica_b_device** out) {
+  size_t length = 0;
+  while (option[length] != '\0' && option[length] != ',') ++length;
+  const bool bound = std::strcmp(option + length, ",bound") == 0;
+  for (const auto& o : kOptions) {
+    if (std::strlen(o.name) != length || std::memcmp(o.name, option, length) != 0) continue;
+    if (option[length] != '\0' && !bound) break;
+    *out = mica::create<mica_b_device>(*host->allocator);
+    if (*out == nullptr) return fail(host, MICA_OUT_OF_MEMORY, "out of memory: device");
+    **out = {host, o.numerics, bound};
+    return MICA_OK;
+  }
+  return fail(host, MICA_NOT_FOUND,
+              "ref has no such option; there are: f64, f32, f16, bf16, q8_32, q8_256");
+}
+
+void device_close(mica_b_device* d) { mica::destroy(*d->host->allocator, d); }
+
+mica_status buffer_create(mica_b_device* d, uint64_t bytes, mica_b_buffer** out) {
+  auto* b = mica::create<mica_b_buffer>(*d->host->allocator);
+  if (b == nullptr) return MICA_OUT_OF_MEMORY;
+  *b = {d->host->allocator,
+        static_cast<char*>(mica::allocate(*d->host->allocator, static_cast<size_t>(bytes), 256)),
+        bytes};
+  if (b->data == nullptr) {
+    mica::destroy(*d->host->allocator, b);
+    return MICA_OUT_OF_MEMORY;
+  }
+  std::memset(b->data, 0, static_cast<size_t>(bytes));
+  *out = b;
+  return MICA_OK;
+}
+
+void buffer_free(mica_b_buffer* b) {
+  const mica_allocator& a = *b->allocator;
+  mica::deallocate(a, b->data, static_cast<size_t>(b->bytes));
+  mica::destroy(a, b);
+}
+
+void* buffer_map(mica_b_buffer* b) { return b->data; }
+
+mica_status buffer_write(mica_b_buffer* b, uint64_t offset, const void* src, uint64_t bytes) {
+  std::memcpy(b->data + offset, src, static_cast<size_t>(bytes));
+  return MICA_OK;
+}
+mica_status buffer_read(mica_b_buffer* b, uint64_t offset, void* dst, uint64_t bytes) {
+  std::memcpy(dst, b->data + offset, static_cast<size_t>(bytes));
+  return MICA_OK;
+}
+mica_status buffer_copy(mica_b_buffer* dst, uint64_t to, mica_b_buffer* src, uint64_t from,
+                        uint64_t bytes) {
+  std::memmove(dst->data + to, src->data + from, static_cast<size_t>(bytes));
+  return MICA_OK;
+}
+
+uint64_t weight_row_bytes(const mica_b_value* w) {
+  return mica::row_bytes(mica::find_dtype(static_cast<uint32_t>(w->dtype))->info,
+                         static_cast<uint64_t>(w->dim[0]));
+}
+
+mica_status weight_layout(mica_b_device*, const mica_b_value* w, uint32_t* out_layout,
+                          uint64_t* out_bytes, uint32_t* out_granule_rows) {
+  *out_layout = 0;
+  *out_bytes = weight_row_bytes(w) * static_cast<uint64_t>(w->dim[1] * w->dim[2] * w->dim[3]);
+  *out_granule_rows = 1;
+  return MICA_OK;
+}
+mica_status weight_pack(mica_b_device*, const mica_b_value* w, mica_b_buffer* b, const void* rows,
+                        uint64_t first, uint64_t n) {
+  const uint64_t row = weight_row_bytes(w);
+  return buffer_write(b, w->offset + first * row, rows, n * row);
+}
+mica_status weight_unpack(mica_b_device*, const mica_b_value* w, mica_b_buffer* b, void* rows,
+                          uint64_t first, uint64_t n) {
+  const uint64_t row = weight_row_bytes(w);
+  return buffer_read(b, w->offset + first * row, rows, n * row);
+}
+
+mica_status kv_layout(mica_b_device*, const mica_b_kv_desc* d, uint32_t* out_layout,
+                      uint64_t* out_page_bytes) {
+  const mica_dtype_info& info = mica::find_dtype(static_cast<uint32_t>(d->dtype))->info;
+  *out_layout = 0;
+  *out_page_bytes = static_cast<uint64_t>(mica::div_up(d->head_dim, info.block_elems)) *
+                    info.block_bytes * d->n_kv_heads * mica::kPageCells;
+  return MICA_OK;
+}
+
+mica_status supports(mica_b_device*, const mica_b_partition* p, uint32_t node, char* reason,
+                     size_t capacity) {
+  const OpDef* op = mica::find_op(p->nodes[node].op);
+  if (op != nullptr && op->reference != nullptr && p->nodes[node].args_size <= op->args_size)
+    return MICA_OK;
+  mica::Writer(reason, capacity).put("this version has no reference of the op");
+  return MICA_UNSUPPORTED;
+}
+
+mica_status claims(mica_b_device*, const mica_b_partition*, uint32_t, char* reason,
+                   size_t capacity) {
+  mica::Writer(reason, capacity).put("the reference runs plain ops only");
+  return MICA_UNSUPPORTED;
+}
+
+mica_status query(mica_b_device* d, const mica_b_partition*, uint32_t, mica_b_need* out) {
+  out->workspace_bytes = 0;
+  out->numerics = static_cast<uint32_t>(d->numerics);
+  mica::Writer(out->kernel, sizeof out->kernel).put("reference");
+  return MICA_OK;
+}
+
+mica_status compile(mica_b_device* d, const mica_b_partition* partition,
+                    mica_b_buffer* const* buffers, mica_b_plan** out) {
+  const mica_allocator& a = *d->host->allocator;
+  auto* p = mica::create<mica_b_plan>(a, a);
+  bool ok = p != nullptr && p->is_read.resize(partition->n_values);
+  for (uint32_t i = 0; ok && i < partition->n_buffers; ++i) ok = p->bases.push(buffers[i]->data);
+  if (!ok) {
+    mica::destroy(a, p);
+    return fail(d->host, MICA_OUT_OF_MEMORY, "out of memory: plan");
+  }
+  for (uint32_t i = 0; i < partition->n_nodes; ++i)
+    for (uint32_t k = 0; k < partition->nodes[i].n_inputs; ++k)
+      if (const uint32_t v = partition->nodes[i].input[k]; v != MICA_B_NONE) {
+        // A view's reader reads its base: mark all that lie at the same place.
+        for (uint32_t w = 1; w < partition->n_values; ++w)
+          if (partition->values[w].storage == partition->values[v].storage &&
+              partition->values[w].buffer == partition->values[v].buffer &&
+              partition->values[w].offset == partition->values[v].offset)
+            p->is_read[w] = 1;
+      }
+  p->device = d;
+  p->partition = partition;
+  *out = p;
+  return MICA_OK;
+}
+
+HostTensor bind(const mica_b_plan* p, uint32_t value) {
+  HostTensor t;
+  if (value == MICA_B_NONE) return t;
+  const mica_b_value& v = p->partition->values[value];
+  t.dtype = v.dtype;
+  t.data = p->bases[v.buffer] + v.offset;
+  for (int i = 0; i < 4; ++i) t.dim[i] = v.dim[i], t.stride[i] = v.stride[i];
+  if (v.extent != MICA_B_NONE) {
+    int32_t live = 0;
+    std::memcpy(&live, p->bases[1] + p->partition->extents[v.extent].offset, sizeof live);
+    t.dim[v.rank - 1] = live;
+  }
+  return t;
+}
+
+// sqrt(n_terms) * magnitude in place of the value.
+mica_status run_bound(const OpDef& op, mica::RefCall& call) {
+  const mica_allocator& a = *call.allocator;
+  const auto n = static_cast<size_t>(call.out.elements());
+  mica::Vec<double> magnitude(a);
+  double n_terms = 1;
+  if (!magnitude.resize(n)) return MICA_OUT_OF_MEMORY;
+  call.magnitude = magnitude.data();
+  call.n_terms = &n_terms;
+  MICA_TRY(op.reference(call));
+  double root = 1;
+  while (root * root < n_terms) root *= 1.1;  // from above, within 10 %
+  size_t i = 0;
+  const HostTensor& o = call.out;
+  for (int64_t i3 = 0; i3 < o.dim[3]; ++i3)
+    for (int64_t i2 = 0; i2 < o.dim[2]; ++i2)
+      for (int64_t i1 = 0; i1 < o.dim[1]; ++i1)
+        for (int64_t i0 = 0; i0 < o.dim[0]; ++i0) o.set(magnitude[i++] * root, i0, i1, i2, i3);
+  return MICA_OK;
+}
+
+mica_status run_unit(const mica_b_plan* p, const mica_b_unit& unit) {
+  const mica_b_node& node = p->partition->nodes[unit.node];
+  const OpDef& op = *mica::find_op(node.op);
+  HostTensor in[MICA_B_MAX_INPUTS];
+  for (uint32_t k = 0; k < node.n_inputs; ++k) in[k] = bind(p, node.input[k]);
+  mica::RefCall call{in, node.n_inputs, bind(p, node.output), node.args, p->device->host->allocator,
+                     p->device->numerics};
+  const bool float_out = call.out.dtype == MICA_F32 || call.out.dtype == MICA_F16 ||
+                         call.out.dtype == MICA_BF16;
+  if (p->device->bound && float_out && (op.flags & mica::kOpState) == 0 &&
+      p->is_read[node.output] == 0)
+    return run_bound(op, call);
+  return op.reference(call);
+}
+
+mica_status submit(mica_b_plan* p) {
+  const mica_host* host = p->device->host;
+  p->status = MICA_OK;
+  for (uint32_t i = 0; i < p->partition->n_units && p->status == MICA_OK; ++i) {
+    if (host->cancel != nullptr && *host->cancel != 0) {
+      p->status = MICA_CANCELLED;
+    } else {
+      p->status = run_unit(p, p->partition->units[i]);
+    }
+  }
+  if (p->status == MICA_OUT_OF_MEMORY) fail(host, p->status, "out of memory in a reference");
+  return MICA_OK;
+}
+
+mica_status wait(mica_b_plan* p) { return p->status; }
+
+void plan_release(mica_b_plan* p) { mica::destroy(*p->device->host->allocator, p); }
+
+const mica_backend kBackend = {
+    sizeof(mica_backend), MICA_BACKEND_ABI, "ref", device_count, device_info, device_open,
+    device_close, buffer_create, buffer_free, buffer_map, buffer_write, buffer_read, buffer_copy,
+    weight_layout, weight_pack, weight_unpack, kv_layout, supports, claims, query, compile, submit,
+    wait, plan_release};
+
+}  // namespace
+
+extern "C" const mica_backend* mica_backend_ref(void) { return &kBackend; }

@@ -1,0 +1,32 @@
+// The context behind mica_context: lent resources and the last error. Reference-counted, because
+// every object made from it keeps it alive.
+#pragma once
+#include <atomic>
+
+#include "core/base/text.h"
+#include "mica/context.h"
+
+struct mica_context {
+  mica_allocator allocator;
+  mica_logger logger{};
+  mica_executor executor{};
+  bool has_executor = false;
+  uint32_t n_threads = 0;
+  const volatile int32_t* cancel = nullptr;
+  uint64_t memory_budget_bytes = 0;
+  mica::Error error;
+  std::atomic<uint32_t> references{1};
+  struct mica_registry* registry = nullptr;  // backends added to this context; owned
+
+  void log(mica_log_level level, const char* text) const {
+    if (logger.log != nullptr) logger.log(logger.user, level, text);
+  }
+  bool cancelled() const { return cancel != nullptr && *cancel != 0; }
+};
+
+namespace mica {
+inline mica_context* retain(mica_context* c) {
+  c->references.fetch_add(1, std::memory_order_relaxed);
+  return c;
+}
+}  // namespace mica

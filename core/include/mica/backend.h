@@ -1,0 +1,202 @@
+/* The boundary between core and backends: plain structs and one table of functions. Read this only
+ * to write a backend; backends/template is the skeleton to copy.
+ *
+ * The core validates, orders, fuses and plans memory; a backend gets a *partition*: values with
+ * places, nodes, regions, and the units to run in order. It compiles that once and replays it. */
+#ifndef MICA_BACKEND_H_
+#define MICA_BACKEND_H_
+#include "context.h"
+#include "device.h"
+#include "dtype.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MICA_BACKEND_ABI 1u /* changes when a struct below changes other than by growing */
+#define MICA_B_NONE UINT32_MAX
+#define MICA_B_MAX_INPUTS 10
+
+/* Op numbers; never reused. */
+typedef enum mica_op_id {
+  MICA_OP_NONE = 0,
+#define MICA_OP(id, name, family) MICA_OP_##name = id,
+#define MICA_COMPOSITE(name, family)
+#include "ops/ops.def"
+#undef MICA_OP
+#undef MICA_COMPOSITE
+  MICA_OP_FORCE_INT = 0x7fffffff
+} mica_op_id;
+
+/* How a kernel computes: what its products are rounded to. Sums are F32 or better in all. The
+ * conformance suite gives the oracle the same numerics, and bounds them against the exact result. */
+typedef enum mica_numerics {
+  MICA_NUM_EXACT = 0,  /* moves bytes or converts once: bit-equal to the reference */
+  MICA_NUM_F32 = 1,
+  MICA_NUM_F16 = 2,    /* activations rounded to F16 */
+  MICA_NUM_BF16 = 3,   /* activations rounded to BF16 */
+  MICA_NUM_Q8_32 = 4,  /* activations rounded to int8 with one F32 scale a 32 elements: amax =
+                          max|x|, q = half-to-even(x * (127 / amax)), scale = amax / 127, each one
+                          F32 operation; amax = 0 gives zeros */
+  MICA_NUM_Q8_256 = 5, /* the same with one scale a 256 */
+  MICA_NUM_F64 = 6
+} mica_numerics;
+
+/* What the core lends a backend; valid until the device is closed. */
+typedef struct mica_host {
+  size_t struct_size;
+  void* user;
+  const mica_allocator* allocator;
+  const mica_executor* executor; /* NULL: bring your own threads */
+  uint32_t n_threads;            /* wanted; 0: the backend chooses */
+  const volatile int32_t* cancel; /* may be NULL */
+  void (*log)(void* user, mica_log_level level, const char* text);
+  void (*set_error)(void* user, mica_status status, const char* text); /* text of a failing call */
+} mica_host;
+
+typedef struct mica_b_device mica_b_device; /* defined by each backend */
+typedef struct mica_b_buffer mica_b_buffer;
+typedef struct mica_b_plan mica_b_plan;
+
+typedef enum mica_b_storage {
+  MICA_B_TEMP = 0,   /* in the arena: lives between two units */
+  MICA_B_STEP = 1,   /* in the step block: inputs; ops may write them */
+  MICA_B_WEIGHT = 2, /* immutable, in the backend's layout */
+  MICA_B_STATE = 3,  /* K or V pages of a cache, in the backend's layout */
+  MICA_B_UNPLACED = 4 /* inside a claimed region and used nowhere else: has no memory */
+} mica_b_storage;
+
+/* A tensor with its place. */
+typedef struct mica_b_value {
+  mica_dtype dtype;
+  uint32_t rank;
+  int64_t dim[4];    /* maxima */
+  int64_t stride[4]; /* bytes; stride[0] is one element or, of quantized types, one block */
+  uint32_t extent;   /* index in partition.extents of dim[rank - 1], or MICA_B_NONE */
+  uint32_t storage;  /* mica_b_storage */
+  uint32_t buffer;   /* index of the buffers given to compile */
+  uint32_t layout;   /* of weights and states: what weight_layout or kv_layout answered */
+  uint64_t offset;   /* bytes, in its buffer */
+  uint64_t bytes;    /* from offset, all it can touch */
+} mica_b_value;
+
+typedef struct mica_b_node {
+  uint32_t op; /* mica_op_id */
+  uint32_t n_inputs;
+  uint32_t input[MICA_B_MAX_INPUTS]; /* value, or MICA_B_NONE for an absent optional one */
+  uint32_t output;                   /* value; of state ops the one that input[0] names too */
+  uint32_t args_size;
+  const void* args;                  /* the op's x_args.h struct */
+  const char* name;                  /* the scope it was built in, for texts; never NULL */
+} mica_b_node;
+
+/* Nodes that one kernel may do at once, named after the fusion. */
+typedef struct mica_b_region {
+  const char* fusion;
+  uint32_t n_members;
+  const uint32_t* members; /* node indices, in order */
+  uint32_t claimed;        /* set by the core from claims() */
+} mica_b_region;
+
+/* What runs, in order: a node, or a claimed region. */
+typedef struct mica_b_unit {
+  uint32_t node;   /* the node, or of a region its last member */
+  uint32_t region; /* MICA_B_NONE for a single node */
+  uint32_t barrier; /* non-zero: everything before it must be complete. Units without it overlap no
+                       byte that a unit since the last barrier writes, nor write one it reads */
+  uint32_t numerics; /* as query() answered */
+  uint64_t workspace_offset; /* in the arena (buffer 0) */
+  uint64_t workspace_bytes;  /* as query() answered */
+} mica_b_unit;
+
+typedef struct mica_b_extent {
+  int64_t max;
+  uint64_t offset; /* of its I32 value in the step block (buffer 1) */
+} mica_b_extent;
+
+typedef struct mica_b_partition {
+  size_t struct_size;
+  uint32_t n_values, n_nodes, n_regions, n_units, n_extents, n_buffers;
+  const mica_b_value* values;
+  const mica_b_node* nodes;
+  const mica_b_region* regions;
+  const mica_b_unit* units;
+  const mica_b_extent* extents;
+  const char* variant; /* NULL, or the name of kernel variants to prefer ("naive") */
+} mica_b_partition;
+
+typedef struct mica_b_need {
+  size_t struct_size;
+  uint64_t workspace_bytes; /* in the arena while the unit runs, sized for maxima */
+  uint32_t numerics;        /* mica_numerics */
+  char kernel[48];          /* what will run, for reports: "matmul.q4_0.avx512" */
+} mica_b_need;
+
+/* Storage of one page (64 cells) of one layer's K or V. */
+typedef struct mica_b_kv_desc {
+  mica_dtype dtype;
+  uint32_t head_dim;
+  uint32_t n_kv_heads;
+  uint32_t is_v;
+} mica_b_kv_desc;
+
+struct mica_backend {
+  size_t struct_size;
+  uint32_t abi;     /* MICA_BACKEND_ABI */
+  const char* name; /* "cpu" */
+
+  /* Devices. `i` counts from 0. `option` is what followed the colon, "" if nothing did. */
+  uint32_t (*device_count)(const mica_host* host);
+  mica_status (*device_info)(const mica_host* host, uint32_t i, mica_device_info* out_info);
+  mica_status (*device_open)(const mica_host* host, const char* option, mica_b_device** out_device);
+  void (*device_close)(mica_b_device* device);
+
+  /* Buffers: zeroed, aligned to 256 bytes or better. `map` gives a host pointer or NULL. */
+  mica_status (*buffer_create)(mica_b_device* device, uint64_t bytes, mica_b_buffer** out_buffer);
+  void (*buffer_free)(mica_b_buffer* buffer);
+  void* (*buffer_map)(mica_b_buffer* buffer);
+  mica_status (*buffer_write)(mica_b_buffer* buffer, uint64_t offset, const void* src,
+                              uint64_t bytes);
+  mica_status (*buffer_read)(mica_b_buffer* buffer, uint64_t offset, void* dst, uint64_t bytes);
+  mica_status (*buffer_copy)(mica_b_buffer* dst, uint64_t dst_offset, mica_b_buffer* src,
+                             uint64_t src_offset, uint64_t bytes);
+
+  /* Weights. layout: a number of the backend's own and the bytes the weight takes (64-byte aligned
+   * places are given). pack: rows [first, first + n) of dim[0] elements each, counted over all other dimensions;
+   * `first` is a multiple of `granule_rows` and so is n except at the end. unpack: the inverse, bit by bit. */
+  mica_status (*weight_layout)(mica_b_device* device, const mica_b_value* weight,
+                               uint32_t* out_layout, uint64_t* out_bytes, uint32_t* out_granule_rows);
+  mica_status (*weight_pack)(mica_b_device* device, const mica_b_value* weight, mica_b_buffer* buffer,
+                             const void* rows, uint64_t first, uint64_t n);
+  mica_status (*weight_unpack)(mica_b_device* device, const mica_b_value* weight,
+                               mica_b_buffer* buffer, void* rows, uint64_t first, uint64_t n);
+
+  /* KV pages. Stored cells are plain rows [head_dim] a head in dtype for pack and unpack. */
+  mica_status (*kv_layout)(mica_b_device* device, const mica_b_kv_desc* desc, uint32_t* out_layout,
+                           uint64_t* out_page_bytes);
+
+  /* Compiling. `reason` gets a sentence when the answer is no (MICA_UNSUPPORTED). None of the three
+   * allocates. In supports and claims the values have no place yet. */
+  mica_status (*supports)(mica_b_device* device, const mica_b_partition* partition, uint32_t node,
+                          char* reason, size_t capacity);
+  mica_status (*claims)(mica_b_device* device, const mica_b_partition* partition, uint32_t region,
+                        char* reason, size_t capacity);
+  mica_status (*query)(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                       mica_b_need* out_need);
+  /* The partition and what it points to live as long as the plan. buffers[0] is the arena,
+   * buffers[1] the step block, then weights and states. */
+  mica_status (*compile)(mica_b_device* device, const mica_b_partition* partition,
+                         mica_b_buffer* const* buffers, mica_b_plan** out_plan);
+  /* One step: extents' values and inputs are in the step block. One in flight a plan. */
+  mica_status (*submit)(mica_b_plan* plan);
+  mica_status (*wait)(mica_b_plan* plan);
+  void (*plan_release)(mica_b_plan* plan);
+};
+
+/* A plug-in exports this. Called once; the result is static. */
+typedef const mica_backend* (*mica_backend_entry_fn)(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

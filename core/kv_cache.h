@@ -1,0 +1,159 @@
+// The paged KV cache: page pools, tables of sequences, and a step's tables while it is pending.
+// What the session needs of it; the public functions are in mica/kv_cache.h.
+#pragma once
+#include "core/base/vec.h"
+#include "mica/kv_cache.h"
+
+namespace mica {
+
+constexpr int32_t kPageCells = MICA_KV_PAGE_CELLS;
+
+// An entry as the table has it: cell `first_cell` + i of `page` has position floor((base + i) / div).
+struct KvEntry {
+  int32_t page, first_cell, n_cells, base, div;
+};
+static_assert(sizeof(KvEntry) == MICA_KV_ENTRY_WORDS * sizeof(int32_t));
+
+// Storage of a layer, inside one device buffer of mica_kv_cache_bytes bytes: page i of K is at
+// k_offset + i * k_page_bytes.
+struct KvPlace {
+  uint64_t k_offset, v_offset;  // multiples of 256
+  uint64_t k_page_bytes, v_page_bytes;
+  uint32_t k_layout, v_layout;  // the backend's kv_layout numbers
+  uint32_t n_pages;
+};
+
+// To be done in every layer of the group (but those with a source) before the step runs.
+struct PageCopy {
+  uint32_t group, src, dst;
+};
+
+struct KvLayer {
+  mica_kv_layer desc;  // `source` is resolved: it names a layer that owns storage
+  KvPlace place;
+  uint32_t group;
+};
+
+// A sequence in one group.
+struct KvSeq {
+  uint32_t n_entries = 0;
+  // All positions that were released because no later query can see them lie in [lost_from, lost_to).
+  int64_t lost_from = 0, lost_to = 0;
+
+  void lose(int64_t from, int64_t to) {
+    const bool none = lost_from >= lost_to;
+    lost_from = none || from < lost_from ? from : lost_from;
+    lost_to = none || to > lost_to ? to : lost_to;
+  }
+};
+
+// How a span of the pending step gets its cells in a group.
+struct KvAppend {
+  int32_t copied_page;  // the shared last page that a copy replaces, -1: none
+  uint32_t n_own;       // the sequence's own entries in that page
+  uint32_t n_tail;      // tokens that go behind the last entry, in its page
+  uint32_t n_pages;     // whole pages taken for the others
+};
+
+// Layers of equal window. A page's references are the entries that name it, of all sequences.
+struct KvGroup {
+  explicit KvGroup(const mica_allocator& a)
+      : page_refs(a), page_end(a), free_pages(a), entries(a), seqs(a), table(a), slots(a),
+        appends(a) {}
+  uint32_t window = 0, n_first = 0;
+  uint32_t n_pages = 0;
+  uint32_t max_entries = 0;      // of a step's table
+  uint32_t max_seq_entries = 0;  // of one sequence
+  Vec<uint32_t> page_refs;       // [n_pages]
+  Vec<int32_t> page_end;         // [n_pages]: one past the highest cell ever written since it was taken
+  Vec<int32_t> free_pages;       // a stack; never grows beyond n_pages
+  Vec<KvEntry> entries;          // [max_seqs][max_seq_entries], in use: the first n_entries
+  Vec<KvSeq> seqs;               // [max_seqs]
+  // The pending step.
+  Vec<int32_t> table;            // mica/kv_cache.h says how
+  Vec<int32_t> slots;            // [max_step_tokens]
+  Vec<KvAppend> appends;         // [max_seqs], one a span
+  uint32_t n_words = 0;
+  uint32_t n_taken = 0;          // pages from the top of free_pages
+
+  KvEntry* of(uint32_t seq) { return entries.data() + size_t{seq} * max_seq_entries; }
+  const KvEntry* of(uint32_t seq) const { return entries.data() + size_t{seq} * max_seq_entries; }
+  void drop(int32_t page) {
+    if (--page_refs[static_cast<size_t>(page)] == 0) (void)free_pages.push(page);
+  }
+};
+
+}  // namespace mica
+
+struct mica_kv_cache {
+  explicit mica_kv_cache(const mica_allocator& a)
+      : layers(a), groups(a), next(a), positions(a), spans(a), copies(a), in_step(a) {}
+  mica_device* device = nullptr;  // referenced
+  uint32_t references = 1;
+  uint32_t max_seqs = 0, max_step_tokens = 0;
+  uint64_t bytes = 0;
+  mica::Vec<mica::KvLayer> layers;
+  mica::Vec<mica::KvGroup> groups;
+  mica::Vec<int64_t> next;  // [max_seqs]: position of the next token
+  // The pending step. Every list has its full size from creation on: nothing allocates later.
+  bool pending = false;
+  uint32_t n_step_tokens = 0, n_spans = 0, n_copies = 0;
+  mica::Vec<int32_t> positions;       // [max_step_tokens]
+  mica::Vec<mica_kv_span> spans;      // [max_seqs]
+  mica::Vec<mica::PageCopy> copies;   // [n_groups * max_seqs]
+  mica::Vec<uint8_t> in_step;         // [max_seqs]
+};
+
+namespace mica {
+
+inline mica_kv_cache* retain(mica_kv_cache* cache) {
+  ++cache->references;
+  return cache;
+}
+
+inline uint32_t kv_n_layers(const mica_kv_cache* c) {
+  return static_cast<uint32_t>(c->layers.size());
+}
+inline const mica_kv_layer& kv_layer(const mica_kv_cache* c, uint32_t layer) {
+  return c->layers[layer].desc;
+}
+// Where a layer's K and V are; of a layer with a source: the source's place.
+inline const KvPlace& kv_place(const mica_kv_cache* c, uint32_t layer) {
+  return c->layers[layer].place;
+}
+inline uint32_t kv_n_groups(const mica_kv_cache* c) {
+  return static_cast<uint32_t>(c->groups.size());
+}
+inline uint32_t kv_group_of(const mica_kv_cache* c, uint32_t layer) {
+  return c->layers[layer].group;
+}
+inline uint32_t kv_n_pages(const mica_kv_cache* c, uint32_t group) {
+  return c->groups[group].n_pages;
+}
+inline uint32_t kv_max_seqs(const mica_kv_cache* c) { return c->max_seqs; }
+inline uint32_t kv_max_step_tokens(const mica_kv_cache* c) { return c->max_step_tokens; }
+inline uint32_t kv_max_entries(const mica_kv_cache* c, uint32_t group) {
+  return c->groups[group].max_entries;
+}
+
+// Step data, while a reserve is pending; counts are 0 when none is. The pointers never change.
+inline bool kv_pending(const mica_kv_cache* c) { return c->pending; }
+inline const int32_t* kv_positions(const mica_kv_cache* c, uint32_t* n) {
+  *n = c->pending ? c->n_step_tokens : 0;
+  return c->positions.data();
+}
+inline const int32_t* kv_slots(const mica_kv_cache* c, uint32_t group, uint32_t* n) {
+  *n = c->pending ? c->n_step_tokens : 0;
+  return c->groups[group].slots.data();
+}
+// Only the words in use.
+inline const int32_t* kv_table(const mica_kv_cache* c, uint32_t group, uint32_t* n_words) {
+  *n_words = c->pending ? c->groups[group].n_words : 0;
+  return c->groups[group].table.data();
+}
+inline const PageCopy* kv_copies(const mica_kv_cache* c, uint32_t* n) {
+  *n = c->pending ? c->n_copies : 0;
+  return c->copies.data();
+}
+
+}  // namespace mica

@@ -1,0 +1,41 @@
+// The error text of each thread, and text made fit for a terminal.
+#include "failure.h"
+
+#include <cstring>
+
+#include "tokenizer/utf8.h"
+
+namespace mica_llama {
+namespace {
+thread_local char error_text[1024];
+}  // namespace
+
+void set_error(const char* text) noexcept {
+  std::strncpy(error_text, text, sizeof error_text - 1);
+  error_text[sizeof error_text - 1] = '\0';
+}
+const char* last_error() noexcept { return error_text; }
+
+std::string escaped(std::string_view text, size_t limit) {
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  while (!text.empty() && out.size() < limit) {
+    const Utf8Step step = utf8_step(text);
+    const auto first = static_cast<unsigned char>(text[0]);
+    // C1 controls are U+0080 to U+009F: C2 80 to C2 9F.
+    const bool is_c1 = step.n_bytes == 2 && first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
+    if (step.kind == Utf8Kind::kValid && first >= 0x20 && first != 0x7f && !is_c1) {
+      out.append(text.substr(0, step.n_bytes));
+    } else {
+      for (const char c : text.substr(0, step.n_bytes)) {
+        const auto byte = static_cast<unsigned char>(c);
+        out.append("\\x").append(1, kHex[byte >> 4]).append(1, kHex[byte & 15]);
+      }
+    }
+    text.remove_prefix(step.n_bytes);
+  }
+  if (!text.empty()) out.append("...");
+  return out;
+}
+
+}  // namespace mica_llama

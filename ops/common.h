@@ -1,0 +1,136 @@
+// Small helpers that ops share: checks of operands with their sentences, packed outputs, loops over
+// rows, and the rounding of activations that a kernel's numerics ask for.
+#pragma once
+#include "core/base/checked.h"
+#include "core/base/text.h"
+#include "core/base/vec.h"
+#include "core/op.h"
+#include "ops/dtypes/half.h"
+#include "ops/matmul/q8.h"
+
+namespace mica {
+
+// --- Descriptions -----------------------------------------------------------------------------
+
+inline const mica_dtype_info& dtype_info(mica_dtype dtype) {
+  return find_dtype(static_cast<uint32_t>(dtype))->info;
+}
+inline const char* dtype_name(mica_dtype dtype) { return dtype_info(dtype).name; }
+inline bool is_float(mica_dtype dtype) {
+  return dtype == MICA_F32 || dtype == MICA_F16 || dtype == MICA_BF16;
+}
+inline bool is_quantized(mica_dtype dtype) { return dtype_info(dtype).is_quantized != 0; }
+
+// "[64, 8, 512]", for error sentences: `shape_text(x).text`.
+struct ShapeText {
+  char text[96];
+};
+inline ShapeText shape_text(const Desc& x) {
+  ShapeText shape;
+  Writer writer(shape.text, sizeof shape.text);
+  for (uint32_t i = 0; i < x.rank; ++i) writer.put(i == 0 ? "[" : ", ", x.dim[i]);
+  writer.put("]");
+  return shape;
+}
+
+// Elements (or blocks) of a row are adjacent.
+inline bool rows_contiguous(const Desc& x) {
+  const mica_dtype_info& info = dtype_info(x.dtype);
+  return x.stride[0] == info.block_bytes || x.dim[0] == info.block_elems;
+}
+// The extent belongs to dim[0]: rows have no fixed length.
+inline bool row_is_extent(const Desc& x) { return x.extent != kNoExtent && x.rank == 1; }
+
+// --- Checks of operands -----------------------------------------------------------------------
+
+inline mica_status need_float(const InferCall& call, const char* name, const Desc& x) {
+  if (is_float(x.dtype)) return MICA_OK;
+  return call.error.fail(MICA_INVALID_ARGUMENT, name, " is ", dtype_name(x.dtype),
+                         ", not f32, f16 or bf16");
+}
+inline mica_status need_contiguous_rows(const InferCall& call, const char* name, const Desc& x) {
+  if (rows_contiguous(x)) return MICA_OK;
+  return call.error.fail(MICA_INVALID_ARGUMENT, name, " has elements ", x.stride[0],
+                         " bytes apart, its rows are not contiguous: mica_copy it first");
+}
+inline mica_status need_fixed_rows(const InferCall& call, const char* name, const Desc& x) {
+  if (!row_is_extent(x)) return MICA_OK;
+  return call.error.fail(MICA_INVALID_ARGUMENT, name, " has rank 1 and an extent (maximum ",
+                         x.dim[0], "): its rows have no fixed length");
+}
+inline mica_status need_finite(const InferCall& call, const char* name, float value) {
+  if (value - value == 0) return MICA_OK;
+  return call.error.fail(MICA_INVALID_ARGUMENT, name, " is not finite");
+}
+
+// Each dimension of b (from `first_dim` on) is a's or 1; where it is an extent, it is a's.
+inline mica_status need_broadcast(const InferCall& call, const char* b_name, const Desc& b,
+                                  const char* a_name, const Desc& a, uint32_t first_dim = 0) {
+  for (uint32_t i = first_dim; i < 4; ++i) {
+    if (b.dim[i] == 1 || b.dim[i] == a.dim[i]) continue;
+    return call.error.fail(MICA_INVALID_ARGUMENT, b_name, " ", shape_text(b).text,
+                           " does not repeat over ", a_name, " ", shape_text(a).text, ": dim[", i,
+                           "] is ", b.dim[i], ", not 1 or ", a.dim[i]);
+  }
+  if (b.extent != kNoExtent && (b.extent != a.extent || b.rank != a.rank)) {
+    return call.error.fail(MICA_INVALID_ARGUMENT, "dim[", b.rank - 1, "] of ", b_name,
+                           " is an extent, ", a_name, " ", shape_text(a).text, " has ",
+                           a.extent == kNoExtent ? "none" : "another or has it elsewhere");
+  }
+  if (a.extent != kNoExtent && b.extent == kNoExtent && b.dim[a.rank - 1] != 1) {
+    return call.error.fail(MICA_INVALID_ARGUMENT, "dim[", a.rank - 1, "] of ", a_name,
+                           " is an extent, of ", b_name, " a fixed ", b.dim[a.rank - 1]);
+  }
+  return MICA_OK;
+}
+
+// Fills call.out, packed. Refuses what is not whole blocks or does not fit in 63 bits.
+inline mica_status pack_output(const InferCall& call, mica_dtype dtype, uint32_t rank,
+                               const int64_t* dim, uint32_t extent) {
+  uint64_t bytes = 0;
+  if (!tensor_bytes(dtype_info(dtype), rank, dim, bytes, call.error)) {
+    return call.error.prefix("the result: ");
+  }
+  call.out = make_desc(dtype, rank, dim, extent);
+  return MICA_OK;
+}
+inline mica_status pack_output_like(const InferCall& call, const Desc& x) {
+  return pack_output(call, x.dtype, x.rank, x.dim, x.extent);
+}
+
+// --- References -------------------------------------------------------------------------------
+
+// fn(i1, i2, i3, i_row) for every row of a tensor, i_row counting in packed order.
+template <class Fn>
+void for_each_row(const HostTensor& x, Fn fn) {
+  int64_t i_row = 0;
+  for (int64_t i3 = 0; i3 < x.dim[3]; ++i3) {
+    for (int64_t i2 = 0; i2 < x.dim[2]; ++i2) {
+      for (int64_t i1 = 0; i1 < x.dim[1]; ++i1) fn(i1, i2, i3, i_row++);
+    }
+  }
+}
+
+// Where index i of a falls in b, when a dimension of b is a's or 1.
+inline int64_t repeated(int64_t i, int64_t b_dim) { return b_dim == 1 ? 0 : i; }
+
+inline void set_terms(const RefCall& call, double n_terms) {
+  if (call.n_terms != nullptr) *call.n_terms = n_terms;
+}
+
+// Rounds a row of activations (values of F32, F16 or BF16) as a kernel of these numerics does.
+inline void round_activations(mica_numerics numerics, double* row, int64_t n) {
+  switch (numerics) {
+    case MICA_NUM_F16:
+      for (int64_t i = 0; i < n; ++i) row[i] = f16_to_f32(f32_to_f16(static_cast<float>(row[i])));
+      return;
+    case MICA_NUM_BF16:
+      for (int64_t i = 0; i < n; ++i) row[i] = bf16_to_f32(f32_to_bf16(static_cast<float>(row[i])));
+      return;
+    case MICA_NUM_Q8_32: return q8_round_row(row, n, 32);
+    case MICA_NUM_Q8_256: return q8_round_row(row, n, 256);
+    default: return;
+  }
+}
+
+}  // namespace mica

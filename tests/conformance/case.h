@@ -1,0 +1,73 @@
+// What an op's conformance cases are written in: a case builds a small graph through the public API
+// and says what its inputs hold; the runner does the rest (two devices, bounds, determinism).
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "mica/mica.h"
+
+namespace mica::conformance {
+
+// How an input or a weight is filled, from the case's seed.
+struct Values {
+  enum Kind { kNormal, kUniform, kIntegers, kIota, kList } kind = kNormal;
+  double a = 0, b = 1;          // normal: mean, sigma; uniform and integers: [a, b]; iota: start, step
+  std::vector<double> list;     // kList: repeated to the length
+};
+inline Values normal(double sigma = 1, double mean = 0) { return {Values::kNormal, mean, sigma, {}}; }
+inline Values uniform(double a, double b) { return {Values::kUniform, a, b, {}}; }
+inline Values integers(int64_t a, int64_t b) {
+  return {Values::kIntegers, static_cast<double>(a), static_cast<double>(b), {}};
+}
+inline Values iota(double start = 0, double step = 1) { return {Values::kIota, start, step, {}}; }
+inline Values list(std::vector<double> values) { return {Values::kList, 0, 0, std::move(values)}; }
+
+// One step of a case with a cache: edits, then spans to append. Tokens in all = the live value of
+// the extent "n_tokens".
+struct Step {
+  std::vector<mica_kv_span> spans;
+  std::function<mica_status(mica_kv_cache*)> edit;  // before the reserve; may be empty
+};
+
+// Given to a case's build function; the same function is run once a device.
+class CaseBuilder {
+ public:
+  virtual ~CaseBuilder() = default;
+  virtual mica_graph* graph() = 0;
+  // An extent whose value in the step is `live` (<= max); rows beyond it must not matter.
+  virtual mica_extent extent(const char* name, int64_t max, int64_t live) = 0;
+  // Fresh values each step. Quantized inputs are filled by encoding.
+  virtual mica_tensor input(const char* name, mica_dtype dtype, std::vector<int64_t> dim,
+                            Values values = normal(), mica_extent extent = {0}) = 0;
+  virtual mica_tensor weight(const char* name, mica_dtype dtype, std::vector<int64_t> dim,
+                             Values values = normal()) = 0;
+  // At most one cache a case. `steps` run in order on one session; every step is compared. The
+  // extent "n_tokens" is made by the builder with max = params.max_step_tokens.
+  virtual mica_kv_cache* cache(const mica_kv_params& params, std::vector<Step> steps) = 0;
+  virtual mica_extent n_tokens() = 0;  // only after cache()
+  // Compared with the oracle. A case may have several.
+  virtual void output(mica_tensor tensor) = 0;
+  // An input that the graph writes (set_rows): compared too, whole.
+  virtual void written(const char* input) = 0;
+};
+
+struct Case {
+  std::string op;    // name in ops.def; of composites and whole graphs their own
+  std::string name;  // unique within op: "q4_0.k576.m7"; lower case, dots
+  std::function<void(CaseBuilder&)> build;
+  double slack = 1;  // multiplies the bound; a reason stands beside every value but 1
+};
+
+class CaseList {
+ public:
+  void add(std::string op, std::string name, std::function<void(CaseBuilder&)> build,
+           double slack = 1) {
+    cases.push_back({std::move(op), std::move(name), std::move(build), slack});
+  }
+  std::vector<Case> cases;
+};
+
+}  // namespace mica::conformance

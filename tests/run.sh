@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds and runs the tests under CTest; installs what is missing first.
+#   tests/run.sh         the release build: unit, conformance, model and program tests
+#   tests/run.sh --all   also under sanitizers (what CI runs)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. examples/packages.sh
+. examples/model.sh
+all=0
+[ "${1:-}" = "--all" ] && all=1
+mica_install g++ cmake ninja-build ccache libpcre2-dev libcli11-dev nlohmann-json3-dev libgtest-dev \
+  python3 python3-pip
+MICA_MODEL=$(mica_model) || { echo "Tests that need the model are skipped." >&2; MICA_MODEL=; }
+export MICA_MODEL
+launcher="-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"
+
+if [ $all -eq 1 ]; then
+  for preset in asan-ubsan tsan; do
+    echo "== $preset"
+    cmake --preset $preset $launcher >/dev/null
+    cmake --build --preset $preset
+    ctest --preset $preset -L sanitize
+  done
+fi
+echo "== release"
+cmake --preset release -DMICA_TESTS=ON -DMICA_WERROR=$([ $all -eq 1 ] && echo ON || echo OFF) \
+  $launcher >/dev/null
+cmake --build --preset release
+ctest --preset release
