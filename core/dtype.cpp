@@ -30,7 +30,8 @@ const DtypeDef* find_dtype(uint32_t id) {
     return &dtype_##name;
 #include "mica/dtype.def"
 #undef MICA_DTYPE
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 

@@ -30,13 +30,19 @@ struct PathTail {
 mica_status system_error(Error& error, const char* doing, int number) {
   switch (number) {
     case ENOENT:
-    case ENOTDIR: return error.fail(MICA_NOT_FOUND, "there is no such file");
-    case EACCES: return error.fail(MICA_IO, doing, ": permission denied");
-    case EIO: return error.fail(MICA_IO, doing, ": the device reports an error");
+    case ENOTDIR:
+      return error.fail(MICA_NOT_FOUND, "there is no such file");
+    case EACCES:
+      return error.fail(MICA_IO, doing, ": permission denied");
+    case EIO:
+      return error.fail(MICA_IO, doing, ": the device reports an error");
     case EMFILE:
-    case ENFILE: return error.fail(MICA_IO, doing, ": too many open files");
-    case ENOMEM: return error.fail(MICA_OUT_OF_MEMORY, doing, ": out of memory");
-    default: return error.fail(MICA_IO, doing, ": system error ", number);
+    case ENFILE:
+      return error.fail(MICA_IO, doing, ": too many open files");
+    case ENOMEM:
+      return error.fail(MICA_OUT_OF_MEMORY, doing, ": out of memory");
+    default:
+      return error.fail(MICA_IO, doing, ": system error ", number);
   }
 }
 
@@ -54,8 +60,8 @@ mica_status open_file(mica_gguf& file, const char* path, mica_gguf_mode mode, Er
   if (file.file_bytes > PTRDIFF_MAX) {
     return error.fail(MICA_OUT_OF_MEMORY, "too long to be mapped on this machine");
   }
-  void* map = mmap(nullptr, static_cast<size_t>(file.file_bytes), PROT_READ, MAP_PRIVATE, file.fd,
-                   0);
+  void* map =
+      mmap(nullptr, static_cast<size_t>(file.file_bytes), PROT_READ, MAP_PRIVATE, file.fd, 0);
   if (map == MAP_FAILED) return system_error(error, "cannot map", errno);
   file.map = static_cast<const char*>(map);
   return MICA_OK;
@@ -77,8 +83,8 @@ mica_status read_file(const mica_context& context, int fd, uint64_t at, uint64_t
   char* p = static_cast<char*>(dst);
   while (n > 0) {
     if (context.cancelled()) return error.fail(MICA_CANCELLED, "cancelled");
-    const ssize_t got = pread(fd, p, static_cast<size_t>(std::min(n, kChunk)),
-                              static_cast<off_t>(at));
+    const ssize_t got =
+        pread(fd, p, static_cast<size_t>(std::min(n, kChunk)), static_cast<off_t>(at));
     if (got < 0) {
       if (errno == EINTR) continue;
       return system_error(error, "cannot read", errno);
@@ -163,8 +169,8 @@ mica_status mica_gguf_read(mica_gguf* file, const mica_gguf_tensor* tensor, uint
   }
   if (bytes == 0) return MICA_OK;
   if (dst == nullptr) return error.fail(MICA_INVALID_ARGUMENT, "mica_gguf_read: dst is NULL");
-  const mica_status status = mica::read_file(*file->context, file->fd, tensor->offset + offset,
-                                             bytes, dst, error);
+  const mica_status status =
+      mica::read_file(*file->context, file->fd, tensor->offset + offset, bytes, dst, error);
   if (status != MICA_OK) {
     char text[300];
     mica::Writer(text, sizeof text).put("tensor ", mica::quoted(tensor->name));

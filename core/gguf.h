@@ -1,5 +1,5 @@
-// Inside of an open GGUF file. Positions (`..._at`) are byte offsets from the file's start; those of
-// metadata have been checked once, while parsing, and are trusted from then on.
+// Inside of an open GGUF file. Positions (`..._at`) are byte offsets from the file's start; those
+// of metadata have been checked once, while parsing, and are trusted from then on.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -8,7 +8,8 @@
 #include "core/context.h"
 #include "mica/gguf.h"
 
-static_assert(std::endian::native == std::endian::little, "values are read as they lie in the file");
+static_assert(std::endian::native == std::endian::little,
+              "values are read as they lie in the file");
 
 namespace mica {
 

@@ -12,10 +12,11 @@ namespace mica {
 namespace {
 
 constexpr uint64_t kMaxMetadataBytes = uint64_t{1} << 30;
-constexpr uint64_t kMaxKeyBytes = 65535;        // the format's limit
-constexpr uint64_t kMaxTensorNameBytes = 64;    // the format's limit
+constexpr uint64_t kMaxKeyBytes = 65535;          // the format's limit
+constexpr uint64_t kMaxTensorNameBytes = 64;      // the format's limit
 constexpr uint64_t kMinKeyBytes = 8 + 1 + 4 + 1;  // length, name, type, value
-constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;  // length, name, rank, dim, type, offset
+constexpr uint64_t kMinTensorBytes =
+    8 + 1 + 4 + 8 + 4 + 8;  // length, name, rank, dim, type, offset
 constexpr uint64_t kMinAlignment = 8;
 constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
 constexpr int kMaxArrayDepth = 4;
@@ -26,10 +27,9 @@ struct TypeName {
 };
 // Types of the field that dtype.def lacks: such a file is not damaged.
 constexpr TypeName kOtherTypes[] = {
-    {10, "Q2_K"},    {11, "Q3_K"},   {15, "Q8_K"},   {16, "IQ2_XXS"}, {17, "IQ2_XS"},
-    {18, "IQ3_XXS"}, {19, "IQ1_S"},  {20, "IQ4_NL"}, {21, "IQ3_S"},   {22, "IQ2_S"},
-    {23, "IQ4_XS"},  {24, "I8"},     {25, "I16"},    {28, "F64"},     {29, "IQ1_M"},
-    {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},
+    {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
+    {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"}, {24, "I8"},
+    {25, "I16"},   {28, "F64"},    {29, "IQ1_M"}, {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},
 };
 
 class Parser {
@@ -289,9 +289,8 @@ mica_status Parser::make_names() {
 template <class Item>
 size_t sort_by_name(const Vec<Item>& items, Vec<uint32_t>& order) {
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint32_t>(i);
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-    return std::strcmp(items[a].name, items[b].name) < 0;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](uint32_t a, uint32_t b) { return std::strcmp(items[a].name, items[b].name) < 0; });
   for (size_t i = 1; i < order.size(); ++i) {
     if (std::strcmp(items[order[i - 1]].name, items[order[i]].name) == 0) return order[i];
   }
@@ -384,37 +383,7 @@ mica_status Parser::parse() {
   return place_tensors();
 }
 
-template <class Item>
-bool find_by_name(const Vec<Item>& items, const Vec<uint32_t>& order, const char* name,
-                  uint32_t& out_i) {
-  const uint32_t* found =
-      std::lower_bound(order.begin(), order.end(), name, [&](uint32_t i, const char* wanted) {
-        return std::strcmp(items[i].name, wanted) < 0;
-      });
-  if (found == order.end() || std::strcmp(items[*found].name, name) != 0) return false;
-  out_i = *found;
-  return true;
-}
-
 }  // namespace
-
-uint32_t gguf_value_bytes(uint32_t type) {
-  constexpr uint8_t kBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-  return type < sizeof kBytes ? kBytes[type] : 0;
-}
-
-const char* gguf_type_name(uint32_t type) {
-  const char* const names[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                               "bool", "string", "array", "u64", "i64", "f64"};
-  return type < sizeof names / sizeof names[0] ? names[type] : "unknown";
-}
-
-bool gguf_find_key(const mica_gguf& file, const char* name, uint32_t& out_i) {
-  return find_by_name(file.keys, file.keys_by_name, name, out_i);
-}
-bool gguf_find_tensor(const mica_gguf& file, const char* name, uint32_t& out_i) {
-  return find_by_name(file.tensors, file.tensors_by_name, name, out_i);
-}
 
 mica_status gguf_parse(mica_gguf& file, Error& error) { return Parser(file, error).parse(); }
 

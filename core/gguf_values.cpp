@@ -1,5 +1,6 @@
-// GGUF metadata values: typed getters that convert only when nothing is lost. Positions were
+// GGUF look-up by name, and typed getters that convert only when nothing is lost. Positions were
 // checked while parsing; types and ranges are checked here, at each call.
+#include <algorithm>
 #include <bit>
 #include <cfloat>
 #include <cmath>
@@ -9,6 +10,39 @@
 #include "core/gguf.h"
 
 namespace mica {
+namespace {
+
+template <class Item>
+bool find_by_name(const Vec<Item>& items, const Vec<uint32_t>& order, const char* name,
+                  uint32_t& out_i) {
+  const uint32_t* found = std::lower_bound(
+      order.begin(), order.end(), name,
+      [&](uint32_t i, const char* wanted) { return std::strcmp(items[i].name, wanted) < 0; });
+  if (found == order.end() || std::strcmp(items[*found].name, name) != 0) return false;
+  out_i = *found;
+  return true;
+}
+
+}  // namespace
+
+uint32_t gguf_value_bytes(uint32_t type) {
+  constexpr uint8_t kBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+  return type < sizeof kBytes ? kBytes[type] : 0;
+}
+
+const char* gguf_type_name(uint32_t type) {
+  const char* const names[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
+                               "bool", "string", "array", "u64", "i64", "f64"};
+  return type < sizeof names / sizeof names[0] ? names[type] : "unknown";
+}
+
+bool gguf_find_key(const mica_gguf& file, const char* name, uint32_t& out_i) {
+  return find_by_name(file.keys, file.keys_by_name, name, out_i);
+}
+bool gguf_find_tensor(const mica_gguf& file, const char* name, uint32_t& out_i) {
+  return find_by_name(file.tensors, file.tensors_by_name, name, out_i);
+}
+
 namespace {
 
 // A number as wide as its kind goes.
@@ -33,17 +67,38 @@ bool load_number(uint32_t type, const char* p, Number& out) {
   const auto set_real = [&](double v) { out = {Number::kReal, 0, 0, v}; };
   switch (type) {
     case MICA_GGUF_BOOL:
-    case MICA_GGUF_U8: set_unsigned(load<uint8_t>(p)); return true;
-    case MICA_GGUF_U16: set_unsigned(load<uint16_t>(p)); return true;
-    case MICA_GGUF_U32: set_unsigned(load<uint32_t>(p)); return true;
-    case MICA_GGUF_U64: set_unsigned(load<uint64_t>(p)); return true;
-    case MICA_GGUF_I8: set_signed(load<int8_t>(p)); return true;
-    case MICA_GGUF_I16: set_signed(load<int16_t>(p)); return true;
-    case MICA_GGUF_I32: set_signed(load<int32_t>(p)); return true;
-    case MICA_GGUF_I64: set_signed(load<int64_t>(p)); return true;
-    case MICA_GGUF_F32: set_real(static_cast<double>(load<float>(p))); return true;
-    case MICA_GGUF_F64: set_real(load<double>(p)); return true;
-    default: return false;
+    case MICA_GGUF_U8:
+      set_unsigned(load<uint8_t>(p));
+      return true;
+    case MICA_GGUF_U16:
+      set_unsigned(load<uint16_t>(p));
+      return true;
+    case MICA_GGUF_U32:
+      set_unsigned(load<uint32_t>(p));
+      return true;
+    case MICA_GGUF_U64:
+      set_unsigned(load<uint64_t>(p));
+      return true;
+    case MICA_GGUF_I8:
+      set_signed(load<int8_t>(p));
+      return true;
+    case MICA_GGUF_I16:
+      set_signed(load<int16_t>(p));
+      return true;
+    case MICA_GGUF_I32:
+      set_signed(load<int32_t>(p));
+      return true;
+    case MICA_GGUF_I64:
+      set_signed(load<int64_t>(p));
+      return true;
+    case MICA_GGUF_F32:
+      set_real(static_cast<double>(load<float>(p)));
+      return true;
+    case MICA_GGUF_F64:
+      set_real(load<double>(p));
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -63,11 +118,11 @@ bool convert(const Number& v, T& out) {
       out = static_cast<T>(v.f);
       return std::isnan(v.f) || static_cast<double>(out) == v.f;
     }
-    const uint64_t magnitude =
-        v.kind == Number::kUnsigned ? v.u
-        : v.i < 0                   ? ~static_cast<uint64_t>(v.i) + 1
-                                    : static_cast<uint64_t>(v.i);
-    if (!has_digits(magnitude, std::is_same_v<T, float> ? FLT_MANT_DIG : DBL_MANT_DIG)) return false;
+    const uint64_t magnitude = v.kind == Number::kUnsigned ? v.u
+                               : v.i < 0                   ? ~static_cast<uint64_t>(v.i) + 1
+                                                           : static_cast<uint64_t>(v.i);
+    if (!has_digits(magnitude, std::is_same_v<T, float> ? FLT_MANT_DIG : DBL_MANT_DIG))
+      return false;
     out = v.kind == Number::kUnsigned ? static_cast<T>(v.u) : static_cast<T>(v.i);
     return true;
   } else {
@@ -124,10 +179,9 @@ mica_status find_key(mica_gguf* file, const char* name, bool has_out, GgufKey*& 
 
 mica_status wrong_type(const mica_gguf& file, const GgufKey& key, const char* wanted) {
   const bool array = key.type == MICA_GGUF_ARRAY;
-  return file.context->error.fail(MICA_INVALID_ARGUMENT, "key ", quoted(key.name), " is of type ",
-                                  array ? "array of " : "",
-                                  gguf_type_name(array ? key.elem_type : key.type), ", wanted ",
-                                  wanted);
+  return file.context->error.fail(
+      MICA_INVALID_ARGUMENT, "key ", quoted(key.name), " is of type ", array ? "array of " : "",
+      gguf_type_name(array ? key.elem_type : key.type), ", wanted ", wanted);
 }
 
 template <class T>

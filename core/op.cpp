@@ -37,17 +37,23 @@ void store(char* p, T value) {
 
 double load_plain(mica_dtype dtype, const char* p) {
   switch (dtype) {
-    case MICA_F32: return load<float>(p);
-    case MICA_F16: return f16_to_f32(load<uint16_t>(p));
-    case MICA_BF16: return bf16_to_f32(load<uint16_t>(p));
-    case MICA_I32: return load<int32_t>(p);
-    case MICA_I64: return static_cast<double>(load<int64_t>(p));
-    default: return 0;
+    case MICA_F32:
+      return load<float>(p);
+    case MICA_F16:
+      return f16_to_f32(load<uint16_t>(p));
+    case MICA_BF16:
+      return bf16_to_f32(load<uint16_t>(p));
+    case MICA_I32:
+      return load<int32_t>(p);
+    case MICA_I64:
+      return static_cast<double>(load<int64_t>(p));
+    default:
+      return 0;
   }
 }
 
-// To odd: the nearest float towards zero, its last bit set when that is not exact. Rounding it again
-// to a type of two bits less or more gives what rounding the double once would.
+// To odd: the nearest float towards zero, its last bit set when that is not exact. Rounding it
+// again to a type of two bits less or more gives what rounding the double once would.
 float to_odd(double value) {
   const float f = static_cast<float>(value);
   if (std::isnan(value) || std::isinf(f) || static_cast<double>(f) == value) return f;
@@ -66,12 +72,18 @@ int64_t to_int(double value, int64_t low, int64_t high) {
 
 void store_plain(mica_dtype dtype, double value, char* p) {
   switch (dtype) {
-    case MICA_F32: return store(p, static_cast<float>(value));
-    case MICA_F16: return store(p, f32_to_f16(to_odd(value)));
-    case MICA_BF16: return store(p, f32_to_bf16(to_odd(value)));
-    case MICA_I32: return store(p, static_cast<int32_t>(to_int(value, INT32_MIN, INT32_MAX)));
-    case MICA_I64: return store(p, to_int(value, INT64_MIN, INT64_MAX));
-    default: return;
+    case MICA_F32:
+      return store(p, static_cast<float>(value));
+    case MICA_F16:
+      return store(p, f32_to_f16(to_odd(value)));
+    case MICA_BF16:
+      return store(p, f32_to_bf16(to_odd(value)));
+    case MICA_I32:
+      return store(p, static_cast<int32_t>(to_int(value, INT32_MIN, INT32_MAX)));
+    case MICA_I64:
+      return store(p, to_int(value, INT64_MIN, INT64_MAX));
+    default:
+      return;
   }
 }
 
@@ -80,12 +92,14 @@ void store_plain(mica_dtype dtype, double value, char* p) {
 const OpDef* find_op(uint32_t id) {
   switch (id) {
 #define MICA_OP(id, name, family) \
-  case id: return &op_##name;
+  case id:                        \
+    return &op_##name;
 #define MICA_COMPOSITE(name, family)
 #include "ops/ops.def"
 #undef MICA_OP
 #undef MICA_COMPOSITE
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 

@@ -96,7 +96,8 @@ std::string type_name(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
 Values right(Builder build) { return build == mica_div ? uniform(0.25, 4) : normal(); }
 
 void add_shapes(CaseList& list, const std::string& op, Builder build) {
-  const std::vector<int64_t> shapes[] = {{37, 5, 3, 2}, {1}, {37}, {1, 5}, {37, 1, 3}, {1, 1, 1, 2}};
+  const std::vector<int64_t> shapes[] = {{37, 5, 3, 2}, {1},        {37},
+                                         {1, 5},        {37, 1, 3}, {1, 1, 1, 2}};
   for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; ++i) {
     const std::vector<int64_t> b_dim = shapes[i];
     list.add(op, "f32.shape" + std::to_string(i), [=](CaseBuilder& b) {
@@ -130,14 +131,17 @@ void add_strides(CaseList& list, const std::string& op, Builder build) {
     b.output(build(b.graph(), x, y));
   });
   // A residual: the sum may take over the memory of a value that dies.
-  list.add(op, "f32.chain", [=](CaseBuilder& b) {
-    const mica_tensor x = b.input("a", MICA_F32, {33, 4});
-    const mica_tensor y = b.input("b", MICA_F32, {33, 4}, right(build));
-    mica_tensor sum = mica_scale(b.graph(), x, 0.5f, 0);
-    for (int i = 0; i < 3; ++i) sum = build(b.graph(), sum, y);
-    b.output(build(b.graph(), sum, x));
-    b.output(build(b.graph(), sum, sum));
-  }, 4);  // four roundings, one after the other
+  list.add(
+      op, "f32.chain",
+      [=](CaseBuilder& b) {
+        const mica_tensor x = b.input("a", MICA_F32, {33, 4});
+        const mica_tensor y = b.input("b", MICA_F32, {33, 4}, right(build));
+        mica_tensor sum = mica_scale(b.graph(), x, 0.5f, 0);
+        for (int i = 0; i < 3; ++i) sum = build(b.graph(), sum, y);
+        b.output(build(b.graph(), sum, x));
+        b.output(build(b.graph(), sum, sum));
+      },
+      4);  // four roundings, one after the other
 }
 
 }  // namespace

@@ -127,9 +127,12 @@ inline void round_activations(mica_numerics numerics, double* row, int64_t n) {
     case MICA_NUM_BF16:
       for (int64_t i = 0; i < n; ++i) row[i] = bf16_to_f32(f32_to_bf16(static_cast<float>(row[i])));
       return;
-    case MICA_NUM_Q8_32: return q8_round_row(row, n, 32);
-    case MICA_NUM_Q8_256: return q8_round_row(row, n, 256);
-    default: return;
+    case MICA_NUM_Q8_32:
+      return q8_round_row(row, n, 32);
+    case MICA_NUM_Q8_256:
+      return q8_round_row(row, n, 256);
+    default:
+      return;
   }
 }
 

@@ -85,8 +85,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_concat = {
-    MICA_OP_concat, "concat", 2, 2, sizeof(mica_concat_args), kOpPlain, -1, infer, nullptr, reference};
+const OpDef op_concat = {MICA_OP_concat, "concat", 2,     2,       sizeof(mica_concat_args),
+                         kOpPlain,       -1,       infer, nullptr, reference};
 
 }  // namespace mica
 
@@ -121,10 +121,9 @@ void cases_concat(CaseList& list) {
       const int64_t dim[] = {5, 6}, start[] = {1, 2, 0, 0};
       const mica_tensor first = b.input("a", type, {6, 7}, integers(-9, 9));
       const mica_tensor second = b.input("b", type, {8, 9}, integers(-9, 9));
-      b.output(mica_concat(b.graph(), mica_transpose(b.graph(), first),
-                           mica_permute(b.graph(), mica_view(b.graph(), second, 2, dim, start), 1, 0,
-                                        2, 3),
-                           1));
+      b.output(mica_concat(
+          b.graph(), mica_transpose(b.graph(), first),
+          mica_permute(b.graph(), mica_view(b.graph(), second, 2, dim, start), 1, 0, 2, 3), 1));
     });
     list.add("concat", type_name(type) + ".live2of5", [=](CaseBuilder& b) {
       const mica_extent extent = b.extent("n_tokens", 5, 2);

@@ -45,8 +45,8 @@ double odd_double(int64_t value) {
   double d = static_cast<double>(value);
   const bool overflow = d >= 0x1p63;
   if (!overflow && static_cast<int64_t>(d) == value) return d;
-  const bool away = overflow || (value > 0 ? static_cast<int64_t>(d) > value
-                                           : static_cast<int64_t>(d) < value);
+  const bool away =
+      overflow || (value > 0 ? static_cast<int64_t>(d) > value : static_cast<int64_t>(d) < value);
   uint64_t bits;
   __builtin_memcpy(&bits, &d, sizeof bits);
   bits = (away ? bits - 1 : bits) | 1u;
@@ -82,8 +82,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_copy = {MICA_OP_copy, "copy", 1,       1,        sizeof(mica_copy_args), kOpPlain, -1,
-                       infer,        nullptr, reference};
+const OpDef op_copy = {MICA_OP_copy, "copy", 1,     1,       sizeof(mica_copy_args),
+                       kOpPlain,     -1,     infer, nullptr, reference};
 
 }  // namespace mica
 
@@ -116,8 +116,8 @@ void add_plain(CaseList& list) {
     for (const mica_dtype to : kPlain) {
       const std::string name = type_name(from) + "." + type_name(to);
       // Small enough for all types; not whole numbers where the source has others.
-      const Values values = from == MICA_I32 || from == MICA_I64 ? integers(-2000, 2000)
-                                                                        : normal(50);
+      const Values values =
+          from == MICA_I32 || from == MICA_I64 ? integers(-2000, 2000) : normal(50);
       list.add("copy", name, [=](CaseBuilder& b) {
         const mica_tensor x = b.input("x", from, {37, 5, 2}, values);
         b.output(mica_cast(b.graph(), x, to));
@@ -164,10 +164,38 @@ void add_quantized(CaseList& list) {
 // Ties, limits, subnormals and what is not finite.
 void add_special(CaseList& list) {
   const double inf = __builtin_inf();
-  const Values values = mica::conformance::list(
-      {0, -0.0, 1, -1, 2049, 2051, -2049, 4097, 65504, 65519, 65520, 1e30, -1e30, inf, -inf,
-       __builtin_nan(""), 6.1035156e-05, 6.0975552e-05, 5.9604645e-08, 2.9802322e-08, 2.9802326e-08,
-       1e-40, -1e-45, 3.3895314e38, 3.3961775e38, 1.00390625, 1.01171875, 0.5, 1.5, 2.5, -0.5, -3.5});
+  const Values values = mica::conformance::list({0,
+                                                 -0.0,
+                                                 1,
+                                                 -1,
+                                                 2049,
+                                                 2051,
+                                                 -2049,
+                                                 4097,
+                                                 65504,
+                                                 65519,
+                                                 65520,
+                                                 1e30,
+                                                 -1e30,
+                                                 inf,
+                                                 -inf,
+                                                 __builtin_nan(""),
+                                                 6.1035156e-05,
+                                                 6.0975552e-05,
+                                                 5.9604645e-08,
+                                                 2.9802322e-08,
+                                                 2.9802326e-08,
+                                                 1e-40,
+                                                 -1e-45,
+                                                 3.3895314e38,
+                                                 3.3961775e38,
+                                                 1.00390625,
+                                                 1.01171875,
+                                                 0.5,
+                                                 1.5,
+                                                 2.5,
+                                                 -0.5,
+                                                 -3.5});
   for (const mica_dtype from : {MICA_F32, MICA_F16, MICA_BF16}) {
     for (const mica_dtype to : kPlain) {
       list.add("copy", type_name(from) + "." + type_name(to) + ".special", [=](CaseBuilder& b) {

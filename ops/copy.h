@@ -13,9 +13,9 @@ extern "C" {
  *   x  any dtype and strides. From a quantized dtype to F32 or itself; from F32 to a quantized
  *      dtype (dim[0] must be whole blocks); plain dtypes to each other.
  *
- * To a float dtype: rounds once, half to even; too large gives infinity. To I32 and I64: the nearest
- * integer, half to even; too large gives the largest or smallest one, not-a-number gives 0. To a
- * quantized dtype: as mica_dtype_encode, bit by bit.
+ * To a float dtype: rounds once, half to even; too large gives infinity. To I32 and I64: the
+ * nearest integer, half to even; too large gives the largest or smallest one, not-a-number gives 0.
+ * To a quantized dtype: as mica_dtype_encode, bit by bit.
  *
  * Errors: an unknown dtype; quantized to another than F32; other than F32 to quantized; dim[0] not
  * whole blocks of `dtype`. */

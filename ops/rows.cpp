@@ -71,8 +71,7 @@ mica_status infer_set_rows(const InferCall& call) {
   }
   MICA_TRY(need_float(call, "src", src));
   if (ids.dtype != MICA_I32 && ids.dtype != MICA_I64) {
-    return error.fail(MICA_INVALID_ARGUMENT, "ids are ", dtype_name(ids.dtype),
-                      ", not i32 or i64");
+    return error.fail(MICA_INVALID_ARGUMENT, "ids are ", dtype_name(ids.dtype), ", not i32 or i64");
   }
   MICA_TRY(need_rank(call, "dst", dst, 2));
   MICA_TRY(need_rank(call, "src", src, 2));
@@ -125,10 +124,10 @@ mica_status set_rows(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_get_rows = {MICA_OP_get_rows, "get_rows", 2, 2, 0, kOpPlain, -1, infer_get_rows,
-                           nullptr,          get_rows};
-const OpDef op_set_rows = {MICA_OP_set_rows, "set_rows", 3, 3, 0, kOpState, -1, infer_set_rows,
-                           nullptr,          set_rows};
+const OpDef op_get_rows = {MICA_OP_get_rows, "get_rows", 2,       2, 0, kOpPlain, -1,
+                           infer_get_rows,   nullptr,    get_rows};
+const OpDef op_set_rows = {MICA_OP_set_rows, "set_rows", 3,       3, 0, kOpState, -1,
+                           infer_set_rows,   nullptr,    set_rows};
 
 }  // namespace mica
 
@@ -148,8 +147,9 @@ mica_tensor mica_set_rows(mica_graph* graph, mica_tensor dst, mica_tensor src, m
 namespace mica::conformance {
 namespace {
 
-constexpr mica_dtype kEncodable[] = {MICA_F32,  MICA_F16,  MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q5_0,
-                                     MICA_Q5_1, MICA_Q8_0, MICA_Q4_K, MICA_Q5_K, MICA_Q6_K};
+constexpr mica_dtype kEncodable[] = {MICA_F32,  MICA_F16,  MICA_BF16, MICA_Q4_0,
+                                     MICA_Q4_1, MICA_Q5_0, MICA_Q5_1, MICA_Q8_0,
+                                     MICA_Q4_K, MICA_Q5_K, MICA_Q6_K};
 
 std::string type_name(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
 

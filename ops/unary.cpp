@@ -99,8 +99,8 @@ mica_tensor build(mica_graph* graph, const OpDef& op, mica_tensor x) {
 
 }  // namespace
 
-const OpDef op_scale = {
-    MICA_OP_scale, "scale", 1, 1, sizeof(mica_scale_args), kOpPlain, 0, infer_scale, nullptr, scale};
+const OpDef op_scale = {MICA_OP_scale, "scale", 1,           1,       sizeof(mica_scale_args),
+                        kOpPlain,      0,       infer_scale, nullptr, scale};
 const OpDef op_silu = define<silu>(MICA_OP_silu, "silu");
 const OpDef op_gelu = define<gelu>(MICA_OP_gelu, "gelu");
 const OpDef op_gelu_erf = define<gelu_erf>(MICA_OP_gelu_erf, "gelu_erf");
@@ -149,10 +149,10 @@ struct Unary {
   const char* prefix;
   Builder build;
 };
-const Unary kUnaries[] = {{"scale", "", scale_only},     {"scale", "bias.", scale_bias},
-                          {"silu", "", mica_silu},       {"gelu", "", mica_gelu},
+const Unary kUnaries[] = {{"scale", "", scale_only},       {"scale", "bias.", scale_bias},
+                          {"silu", "", mica_silu},         {"gelu", "", mica_gelu},
                           {"gelu_erf", "", mica_gelu_erf}, {"tanh", "", mica_tanh},
-                          {"relu", "", mica_relu},       {"sigmoid", "", mica_sigmoid}};
+                          {"relu", "", mica_relu},         {"sigmoid", "", mica_sigmoid}};
 
 std::string type_name(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
 
@@ -180,17 +180,17 @@ void add_unary(CaseList& list, const Unary& unary) {
     });
     // Large numbers, subnormals, signed zeros and what is not a number.
     list.add(unary.op, name + ".special", [=](CaseBuilder& b) {
-      const Values values = mica::conformance::list({0, -0.0, 1e-40, -1e-40, 1e-7, -1e-7, 1000, -1000,
-                                                     60000, -60000, __builtin_inf(),
-                                                     __builtin_nan("")});
+      const Values values =
+          mica::conformance::list({0, -0.0, 1e-40, -1e-40, 1e-7, -1e-7, 1000, -1000, 60000, -60000,
+                                   __builtin_inf(), __builtin_nan("")});
       b.output(build(b.graph(), b.input("x", type, {12, 3}, values)));
     });
   }
-  list.add(unary.op, prefix + "f32.one", [=](CaseBuilder& b) {
-    b.output(build(b.graph(), b.input("x", MICA_F32, {1})));
-  });
+  list.add(unary.op, prefix + "f32.one",
+           [=](CaseBuilder& b) { b.output(build(b.graph(), b.input("x", MICA_F32, {1}))); });
   list.add(unary.op, prefix + "f32.huge", [=](CaseBuilder& b) {
-    b.output(build(b.graph(), b.input("x", MICA_F32, {4}, mica::conformance::list({1e30, -1e30, 3e38, -3e38}))));
+    b.output(build(b.graph(), b.input("x", MICA_F32, {4},
+                                      mica::conformance::list({1e30, -1e30, 3e38, -3e38}))));
   });
 }
 

@@ -195,8 +195,8 @@ bool narrow(mica_graph* graph, const char* op, const char* what, uint32_t n, con
   for (uint32_t i = 0; i < n; ++i) {
     if (from[i] < smallest || from[i] > int64_t{UINT32_MAX}) {
       char text[96];
-      Writer(text, sizeof text).put(what, "[", i, "] is ", from[i], ", not ", smallest, " to ",
-                                    UINT32_MAX);
+      Writer(text, sizeof text)
+          .put(what, "[", i, "] is ", from[i], ", not ", smallest, " to ", UINT32_MAX);
       builder_error(graph, op, text);
       return false;
     }
@@ -222,14 +222,14 @@ bool narrow_dims(mica_graph* graph, const char* op, uint32_t rank, const int64_t
 
 }  // namespace
 
-const OpDef op_view = {
-    MICA_OP_view, "view", 1, 1, sizeof(mica_view_args), kOpView, -1, infer_view, view_offset, nullptr};
-const OpDef op_reshape = {MICA_OP_reshape,          "reshape", 1,  1,
-                          sizeof(mica_reshape_args), kOpView,  -1, infer_reshape,
-                          nullptr,                   nullptr};
-const OpDef op_permute = {MICA_OP_permute,          "permute", 1,  1,
-                          sizeof(mica_permute_args), kOpView,  -1, infer_permute,
-                          nullptr,                   nullptr};
+const OpDef op_view = {MICA_OP_view, "view", 1,          1,           sizeof(mica_view_args),
+                       kOpView,      -1,     infer_view, view_offset, nullptr};
+const OpDef op_reshape = {
+    MICA_OP_reshape, "reshape", 1,      1, sizeof(mica_reshape_args), kOpView, -1,
+    infer_reshape,   nullptr,   nullptr};
+const OpDef op_permute = {
+    MICA_OP_permute, "permute", 1,      1, sizeof(mica_permute_args), kOpView, -1,
+    infer_permute,   nullptr,   nullptr};
 
 }  // namespace mica
 
@@ -322,7 +322,8 @@ void add_reshapes(CaseList& list) {
 }
 
 void add_permutes(CaseList& list) {
-  const uint32_t orders[][4] = {{1, 0, 2, 3}, {0, 2, 1, 3}, {2, 1, 0, 3}, {3, 2, 1, 0}, {1, 2, 3, 0}};
+  const uint32_t orders[][4] = {
+      {1, 0, 2, 3}, {0, 2, 1, 3}, {2, 1, 0, 3}, {3, 2, 1, 0}, {1, 2, 3, 0}};
   for (const auto& a : orders) {
     const uint32_t a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
     std::string name = "f32.";
@@ -339,9 +340,8 @@ void add_permutes(CaseList& list) {
   list.add("permute", "f32.new_rank", [](CaseBuilder& b) {
     out(b, mica_permute(b.graph(), b.input("x", MICA_F32, {6, 5}), 0, 2, 1, 3));
   });
-  list.add("permute", "f32.vector", [](CaseBuilder& b) {
-    out(b, mica_transpose(b.graph(), b.input("x", MICA_F32, {6})));
-  });
+  list.add("permute", "f32.vector",
+           [](CaseBuilder& b) { out(b, mica_transpose(b.graph(), b.input("x", MICA_F32, {6}))); });
 }
 
 }  // namespace

@@ -10,28 +10,34 @@
 using mica::HostTensor;
 using mica::OpDef;
 
-struct mica_b_device {
+namespace {
+
+struct Device {
   const mica_host* host;
   mica_numerics numerics;
   bool bound;
 };
 
-struct mica_b_buffer {
+struct Memory {
   const mica_allocator* allocator;
   char* data;
   uint64_t bytes;
 };
 
-struct mica_b_plan {
-  explicit mica_b_plan(const mica_allocator& a) : bases(a), is_read(a) {}
-  mica_b_device* device = nullptr;
+struct Plan {
+  explicit Plan(const mica_allocator& a) : bases(a), is_read(a) {}
+  Device* device = nullptr;
   const mica_b_partition* partition = nullptr;
   mica::Vec<char*> bases;       // of the buffers
   mica::Vec<uint8_t> is_read;   // per value: some node reads it
   mica_status status = MICA_OK;  // of the step, told by wait
 };
 
-namespace {
+// The boundary's handles are opaque: each backend keeps its own types behind them, in a namespace of
+// its own, so that two backends in one program never share an inline function.
+Device* of(mica_b_device* d) { return reinterpret_cast<Device*>(d); }
+Memory* of(mica_b_buffer* b) { return reinterpret_cast<Memory*>(b); }
+Plan* of(mica_b_plan* p) { return reinterpret_cast<Plan*>(p); }
 
 constexpr struct {
   const char* name;
@@ -62,51 +68,52 @@ mica_status device_open(const mica_host* host, const char* option, mica_b_device
   for (const auto& o : kOptions) {
     if (std::strlen(o.name) != length || std::memcmp(o.name, option, length) != 0) continue;
     if (option[length] != '\0' && !bound) break;
-    *out = mica::create<mica_b_device>(*host->allocator);
-    if (*out == nullptr) return fail(host, MICA_OUT_OF_MEMORY, "out of memory: device");
-    **out = {host, o.numerics, bound};
+    auto* d = mica::create<Device>(*host->allocator);
+    if (d == nullptr) return fail(host, MICA_OUT_OF_MEMORY, "out of memory: device");
+    *d = {host, o.numerics, bound};
+    *out = reinterpret_cast<mica_b_device*>(d);
     return MICA_OK;
   }
   return fail(host, MICA_NOT_FOUND,
               "ref has no such option; there are: f64, f32, f16, bf16, q8_32, q8_256");
 }
 
-void device_close(mica_b_device* d) { mica::destroy(*d->host->allocator, d); }
+void device_close(mica_b_device* d) { mica::destroy(*of(d)->host->allocator, of(d)); }
 
 mica_status buffer_create(mica_b_device* d, uint64_t bytes, mica_b_buffer** out) {
-  auto* b = mica::create<mica_b_buffer>(*d->host->allocator);
+  const mica_allocator* a = of(d)->host->allocator;
+  auto* b = mica::create<Memory>(*a);
   if (b == nullptr) return MICA_OUT_OF_MEMORY;
-  *b = {d->host->allocator,
-        static_cast<char*>(mica::allocate(*d->host->allocator, static_cast<size_t>(bytes), 256)),
-        bytes};
+  *b = {a, static_cast<char*>(mica::allocate(*a, static_cast<size_t>(bytes), 256)), bytes};
   if (b->data == nullptr) {
-    mica::destroy(*d->host->allocator, b);
+    mica::destroy(*a, b);
     return MICA_OUT_OF_MEMORY;
   }
   std::memset(b->data, 0, static_cast<size_t>(bytes));
-  *out = b;
+  *out = reinterpret_cast<mica_b_buffer*>(b);
   return MICA_OK;
 }
 
-void buffer_free(mica_b_buffer* b) {
+void buffer_free(mica_b_buffer* buffer) {
+  Memory* b = of(buffer);
   const mica_allocator& a = *b->allocator;
   mica::deallocate(a, b->data, static_cast<size_t>(b->bytes));
   mica::destroy(a, b);
 }
 
-void* buffer_map(mica_b_buffer* b) { return b->data; }
+void* buffer_map(mica_b_buffer* b) { return of(b)->data; }
 
 mica_status buffer_write(mica_b_buffer* b, uint64_t offset, const void* src, uint64_t bytes) {
-  std::memcpy(b->data + offset, src, static_cast<size_t>(bytes));
+  std::memcpy(of(b)->data + offset, src, static_cast<size_t>(bytes));
   return MICA_OK;
 }
 mica_status buffer_read(mica_b_buffer* b, uint64_t offset, void* dst, uint64_t bytes) {
-  std::memcpy(dst, b->data + offset, static_cast<size_t>(bytes));
+  std::memcpy(dst, of(b)->data + offset, static_cast<size_t>(bytes));
   return MICA_OK;
 }
 mica_status buffer_copy(mica_b_buffer* dst, uint64_t to, mica_b_buffer* src, uint64_t from,
                         uint64_t bytes) {
-  std::memmove(dst->data + to, src->data + from, static_cast<size_t>(bytes));
+  std::memmove(of(dst)->data + to, of(src)->data + from, static_cast<size_t>(bytes));
   return MICA_OK;
 }
 
@@ -159,17 +166,18 @@ mica_status claims(mica_b_device*, const mica_b_partition*, uint32_t, char* reas
 
 mica_status query(mica_b_device* d, const mica_b_partition*, uint32_t, mica_b_need* out) {
   out->workspace_bytes = 0;
-  out->numerics = static_cast<uint32_t>(d->numerics);
+  out->numerics = static_cast<uint32_t>(of(d)->numerics);
   mica::Writer(out->kernel, sizeof out->kernel).put("reference");
   return MICA_OK;
 }
 
-mica_status compile(mica_b_device* d, const mica_b_partition* partition,
+mica_status compile(mica_b_device* device, const mica_b_partition* partition,
                     mica_b_buffer* const* buffers, mica_b_plan** out) {
+  Device* d = of(device);
   const mica_allocator& a = *d->host->allocator;
-  auto* p = mica::create<mica_b_plan>(a, a);
+  auto* p = mica::create<Plan>(a, a);
   bool ok = p != nullptr && p->is_read.resize(partition->n_values);
-  for (uint32_t i = 0; ok && i < partition->n_buffers; ++i) ok = p->bases.push(buffers[i]->data);
+  for (uint32_t i = 0; ok && i < partition->n_buffers; ++i) ok = p->bases.push(of(buffers[i])->data);
   if (!ok) {
     mica::destroy(a, p);
     return fail(d->host, MICA_OUT_OF_MEMORY, "out of memory: plan");
@@ -186,11 +194,11 @@ mica_status compile(mica_b_device* d, const mica_b_partition* partition,
       }
   p->device = d;
   p->partition = partition;
-  *out = p;
+  *out = reinterpret_cast<mica_b_plan*>(p);
   return MICA_OK;
 }
 
-HostTensor bind(const mica_b_plan* p, uint32_t value) {
+HostTensor bind(const Plan* p, uint32_t value) {
   HostTensor t;
   if (value == MICA_B_NONE) return t;
   const mica_b_value& v = p->partition->values[value];
@@ -226,7 +234,7 @@ mica_status run_bound(const OpDef& op, mica::RefCall& call) {
   return MICA_OK;
 }
 
-mica_status run_unit(const mica_b_plan* p, const mica_b_unit& unit) {
+mica_status run_unit(const Plan* p, const mica_b_unit& unit) {
   const mica_b_node& node = p->partition->nodes[unit.node];
   const OpDef& op = *mica::find_op(node.op);
   HostTensor in[MICA_B_MAX_INPUTS];
@@ -241,7 +249,8 @@ mica_status run_unit(const mica_b_plan* p, const mica_b_unit& unit) {
   return op.reference(call);
 }
 
-mica_status submit(mica_b_plan* p) {
+mica_status submit(mica_b_plan* plan) {
+  Plan* p = of(plan);
   const mica_host* host = p->device->host;
   p->status = MICA_OK;
   for (uint32_t i = 0; i < p->partition->n_units && p->status == MICA_OK; ++i) {
@@ -255,9 +264,9 @@ mica_status submit(mica_b_plan* p) {
   return MICA_OK;
 }
 
-mica_status wait(mica_b_plan* p) { return p->status; }
+mica_status wait(mica_b_plan* p) { return of(p)->status; }
 
-void plan_release(mica_b_plan* p) { mica::destroy(*p->device->host->allocator, p); }
+void plan_release(mica_b_plan* p) { mica::destroy(*of(p)->device->host->allocator, of(p)); }
 
 const mica_backend kBackend = {
     sizeof(mica_backend), MICA_BACKEND_ABI, "ref", device_count, device_info, device_open,

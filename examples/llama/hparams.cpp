@@ -18,7 +18,7 @@ void in_range(const char* what, uint64_t value, uint64_t low, uint64_t high) {
                           std::to_string(low) + " to " + std::to_string(high));
 }
 
-void in_range(const char* what, float value, float low, float high) {
+void finite_in_range(const char* what, float value, float low, float high) {
   if (std::isfinite(value) && value >= low && value <= high) return;
   fail(MICA_BAD_FILE, std::string(what) + " is " + std::to_string(value) + ", it must be " +
                           std::to_string(low) + " to " + std::to_string(high));
@@ -42,7 +42,7 @@ void read_rope(const Metadata& file, const std::string& arch, Hparams& h) {
   float factor = file.f32(scaling + "factor").value_or(0.0f);
   if (factor == 0.0f) factor = file.f32(rope + "scale_linear").value_or(0.0f);
   if (factor == 0.0f) factor = 1.0f;  // 0 stands for "not scaled" in older files
-  in_range("the rope scaling factor", factor, 1e-3f, 1e6f);
+  finite_in_range("the rope scaling factor", factor, 1e-3f, 1e6f);
   h.rope_linear_scale = 1.0f / factor;
   if (type != "yarn") return;
   h.yarn_ext_factor = file.f32(scaling + "yarn_ext_factor").value_or(1.0f);
@@ -92,15 +92,15 @@ void Hparams::validate() const {
   in_range("the size of the vocabulary", n_vocab, 1, kMaxVocab);
   in_range("the context length", n_ctx_train, 1, kMaxContext);
   in_range("the sliding window", window, 0, kMaxContext);
-  in_range("epsilon of the norms", norm_eps, 0.0f, 1.0f);
+  finite_in_range("epsilon of the norms", norm_eps, 0.0f, 1.0f);
   in_range("the number of rotated dimensions", n_rot, 0, head_dim_k);
   if (n_rot % 2 != 0) fail(MICA_BAD_FILE, "the number of rotated dimensions is odd");
-  in_range("the rope base", rope_base, 1.0f, 1e12f);
-  in_range("the rope scale", rope_linear_scale, 1e-6f, 1e3f);
-  in_range("the YaRN extrapolation factor", yarn_ext_factor, 0.0f, 1.0f);
-  in_range("the YaRN attention factor", yarn_attn_factor, 1e-3f, 1e3f);
-  in_range("the YaRN fast beta", yarn_beta_fast, 1e-3f, 1e6f);
-  in_range("the YaRN slow beta", yarn_beta_slow, 1e-3f, 1e6f);
+  finite_in_range("the rope base", rope_base, 1.0f, 1e12f);
+  finite_in_range("the rope scale", rope_linear_scale, 1e-6f, 1e3f);
+  finite_in_range("the YaRN extrapolation factor", yarn_ext_factor, 0.0f, 1.0f);
+  finite_in_range("the YaRN attention factor", yarn_attn_factor, 1e-3f, 1e3f);
+  finite_in_range("the YaRN fast beta", yarn_beta_fast, 1e-3f, 1e6f);
+  finite_in_range("the YaRN slow beta", yarn_beta_slow, 1e-3f, 1e6f);
   in_range("the original context length", rope_n_ctx_orig, 1, kMaxContext);
 }
 

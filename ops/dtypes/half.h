@@ -43,9 +43,7 @@ static inline uint16_t f32_to_f16(float f) {
   return static_cast<uint16_t>(sign | (x < 0x477ff000u ? finite : special));
 }
 
-static inline float bf16_to_f32(uint16_t h) {
-  return bits_float(static_cast<uint32_t>(h) << 16);
-}
+static inline float bf16_to_f32(uint16_t h) { return bits_float(static_cast<uint32_t>(h) << 16); }
 
 // Half to even, subnormals included; what rounds above the largest finite value becomes infinity;
 // a NaN stays one (quiet bit set).

@@ -7,7 +7,7 @@ namespace mica {
 namespace {
 
 // Candidate steps: the full range is spread over q_last + offset quants.
-constexpr float kOffsets[] = {-1.2f, -0.9f, -0.6f, -0.3f, 0.0f, 0.3f, 0.6f};
+constexpr float kOffsets[] = {-2.4f, -2.0f, -1.6f, -1.2f, -0.8f, -0.4f, 0.0f, 0.4f};
 
 // Sums over the 32 elements for one choice of quants.
 struct Sums {
@@ -27,6 +27,23 @@ Sums sums_of_step(const float* x, const float* weight, float low, float inverse,
     s.qx += wq * x[i];
   }
   return s;
+}
+
+// Quants of a group for a given step and shift (x is about step * q - shift); the weighted squared
+// error is returned.
+float quantize_group(const float* x, const float* weight, float step, float shift, int32_t q_last,
+                     int32_t* out_q) {
+  const float inverse = step > 0 ? 1.0f / step : 0.0f;
+  const auto last = static_cast<float>(q_last);
+  float error = 0;
+  for (int i = 0; i < 32; ++i) {
+    float q = (x[i] + shift) * inverse;
+    q = q > last ? last : q < 0 ? 0 : q;
+    out_q[i] = round_even(q);
+    const float miss = step * static_cast<float>(out_q[i]) - shift - x[i];
+    error += weight[i] * miss * miss;
+  }
+  return error;
 }
 
 }  // namespace
@@ -66,7 +83,8 @@ ScaleMin fit_scale_min(const float* x, const float* weight, int32_t q_last) {
     }
     if (!(scale > 0)) continue;
     // The weighted squared error without its constant part, the sum of weight * x * x.
-    const float error = scale * (scale * s.qq - 2 * min * s.q - 2 * s.qx) + min * (min * w + 2 * wx);
+    const float error =
+        scale * (scale * s.qq - 2 * min * s.q - 2 * s.qx) + min * (min * w + 2 * wx);
     if (error < least) {
       least = error;
       best = {scale, min};
@@ -106,14 +124,14 @@ float fit_scale(const float* x, const float* weight, int n, int32_t q_half) {
 
 void fit_k_block(const float* x, int32_t q_last, KBlockFit& out) {
   float value[256];
+  float weight[256];
   ScaleMin fit[8];
   float largest_scale = 0;
   float largest_min = 0;
   for (int i = 0; i < 256; ++i) value[i] = within(x[i], kLimitK);
   for (int g = 0; g < 8; ++g) {
-    float weight[32];
-    k_weights(value + 32 * g, 32, weight);
-    fit[g] = fit_scale_min(value + 32 * g, weight, q_last);
+    k_weights(value + 32 * g, 32, weight + 32 * g);
+    fit[g] = fit_scale_min(value + 32 * g, weight + 32 * g, q_last);
     largest_scale = fit[g].scale > largest_scale ? fit[g].scale : largest_scale;
     largest_min = fit[g].min > largest_min ? fit[g].min : largest_min;
   }
@@ -121,20 +139,24 @@ void fit_k_block(const float* x, int32_t q_last, KBlockFit& out) {
   out.dmin = f32_to_f16(largest_min / 63.0f);
   const float d = f16_to_f32(out.d);
   const float dmin = f16_to_f32(out.dmin);
-  const float inverse_d = inverse_scale(d, out.d);
-  const float inverse_dmin = inverse_scale(dmin, out.dmin);
   for (int g = 0; g < 8; ++g) {
-    const int32_t scale = clamp_int(round_even(fit[g].scale * inverse_d), 0, 63);
-    const int32_t min = clamp_int(round_even(fit[g].min * inverse_dmin), 0, 63);
-    out.scale[g] = static_cast<uint8_t>(scale);
-    out.min[g] = static_cast<uint8_t>(min);
-    const float step = d * static_cast<float>(scale);
-    const float shift = dmin * static_cast<float>(min);
-    const float inverse = step > 0 ? 1.0f / step : 0.0f;
-    for (int i = 32 * g; i < 32 * g + 32; ++i) {
-      const float q = (value[i] + shift) * inverse;
-      out.q[i] = q > 0 ? round_even(q < static_cast<float>(q_last) ? q : static_cast<float>(q_last))
-                       : 0;
+    // The integers below and above each of the two numbers: the best of the four pairs.
+    const auto scale = static_cast<int32_t>(fit[g].scale * inverse_scale(d, out.d));
+    const auto min = static_cast<int32_t>(fit[g].min * inverse_scale(dmin, out.dmin));
+    float least = INFINITY;
+    for (int k = 0; k < 4; ++k) {
+      const int32_t try_scale = clamp_int(scale + k % 2, 0, 63);
+      const int32_t try_min = clamp_int(min + k / 2, 0, 63);
+      int32_t q[32];
+      const float error =
+          quantize_group(value + 32 * g, weight + 32 * g, d * static_cast<float>(try_scale),
+                         dmin * static_cast<float>(try_min), q_last, q);
+      if (error < least) {
+        least = error;
+        out.scale[g] = static_cast<uint8_t>(try_scale);
+        out.min[g] = static_cast<uint8_t>(try_min);
+        std::memcpy(out.q + 32 * g, q, sizeof q);
+      }
     }
   }
 }

@@ -1,6 +1,7 @@
-// The eight 6-bit scales and eight 6-bit mins of q4_k and q5_k, in 12 bytes: bytes 0...3 hold scales
-// 0...3, bytes 4...7 mins 0...3 in their low 6 bits; bytes 8...11 hold the low 4 bits of scales
-// 4...7 (low nibble) and mins 4...7 (high nibble), whose upper 2 bits are the top of bytes 0...7.
+// The eight 6-bit scales and eight 6-bit mins of q4_k and q5_k, in 12 bytes: bytes 0...3 hold
+// scales 0...3, bytes 4...7 mins 0...3 in their low 6 bits; bytes 8...11 hold the low 4 bits of
+// scales 4...7 (low nibble) and mins 4...7 (high nibble), whose upper 2 bits are the top of bytes
+// 0...7.
 #pragma once
 #include <stdint.h>
 

@@ -1,4 +1,5 @@
-// Block layout of q4_k: 256 elements in 8 groups of 32, value d * scale * q - dmin * min. Little-endian.
+// Block layout of q4_k: 256 elements in 8 groups of 32, value d * scale * q - dmin * min.
+// Little-endian.
 #pragma once
 #include <stdint.h>
 

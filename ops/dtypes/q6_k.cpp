@@ -26,8 +26,8 @@ void store_quants(const int32_t q[256], mica_block_q6_k& b) {
       const int32_t* p = q + 128 * half + i;
       b.ql[64 * half + i] = static_cast<uint8_t>((p[0] & 15) | (p[64] & 15) << 4);
       b.ql[64 * half + 32 + i] = static_cast<uint8_t>((p[32] & 15) | (p[96] & 15) << 4);
-      b.qh[32 * half + i] = static_cast<uint8_t>(p[0] >> 4 | p[32] >> 4 << 2 | p[64] >> 4 << 4 |
-                                                 p[96] >> 4 << 6);
+      b.qh[32 * half + i] =
+          static_cast<uint8_t>(p[0] >> 4 | p[32] >> 4 << 2 | p[64] >> 4 << 4 | p[96] >> 4 << 6);
     }
   }
 }

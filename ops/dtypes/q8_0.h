@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 typedef struct mica_block_q8_0 {
-  uint16_t d;    /* f16 */
+  uint16_t d; /* f16 */
   int8_t qs[32];
 } mica_block_q8_0;
 

@@ -90,8 +90,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_matmul = {MICA_OP_matmul, "matmul", 2,       2,        0, kOpPlain, -1,
-                         infer,          nullptr,  reference};
+const OpDef op_matmul = {MICA_OP_matmul, "matmul", 2,     2,       0,
+                         kOpPlain,       -1,       infer, nullptr, reference};
 
 }  // namespace mica
 

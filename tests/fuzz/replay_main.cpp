@@ -1,5 +1,5 @@
-// Runs a fuzz target over files and folders of files named on the command line: a corpus is replayed
-// by any compiler, without libFuzzer.
+// Runs a fuzz target over files and folders of files named on the command line: a corpus is
+// replayed by any compiler, without libFuzzer.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>

@@ -87,10 +87,10 @@ TEST(RangeFits, AgreesWithExactArithmetic) {
   const std::vector<uint64_t> all = values<uint64_t>();
   for (const uint64_t offset : all) {
     for (const uint64_t length : all) {
-      for (const uint64_t size : {uint64_t{0}, all[random() % all.size()], offset, length,
-                                  offset + length, UINT64_MAX}) {
-        const bool expected = static_cast<Wide>(offset) + static_cast<Wide>(length) <=
-                              static_cast<Wide>(size);
+      for (const uint64_t size :
+           {uint64_t{0}, all[random() % all.size()], offset, length, offset + length, UINT64_MAX}) {
+        const bool expected =
+            static_cast<Wide>(offset) + static_cast<Wide>(length) <= static_cast<Wide>(size);
         ASSERT_EQ(mica::range_fits(offset, length, size), expected)
             << offset << " " << length << " " << size;
       }

@@ -3,7 +3,7 @@
 #include <sys/stat.h>
 
 #include <chrono>
-#include <cstdio>
+#include <filesystem>
 #include <random>
 
 #include "gguf_builder.h"
@@ -77,8 +77,8 @@ TEST_F(GgufBad, Class1Counts) {
 }
 
 TEST_F(GgufBad, Class2StringLengths) {
-  for (const uint64_t n : {uint64_t{1000000}, uint64_t{1} << 32, uint64_t{1} << 63, UINT64_MAX - 8,
-                           UINT64_MAX}) {
+  for (const uint64_t n :
+       {uint64_t{1000000}, uint64_t{1} << 32, uint64_t{1} << 63, UINT64_MAX - 8, UINT64_MAX}) {
     Bytes value;
     value.text("s").u32(MICA_GGUF_STRING).u64(n);
     expect_key(value.data, "key 's': the file is cut off");
@@ -88,7 +88,8 @@ TEST_F(GgufBad, Class2StringLengths) {
   }
   expect_key(key<uint8_t>("", MICA_GGUF_U8, 1), "empty name");
   expect_key(key<uint8_t>(std::string(65536, 'k'), MICA_GGUF_U8, 1), "65536 bytes");
-  expect_key(key<uint8_t>(std::string("h\0i", 3), MICA_GGUF_U8, 1), "NUL byte in its name 'h\\x00i'");
+  expect_key(key<uint8_t>(std::string("h\0i", 3), MICA_GGUF_U8, 1),
+             "NUL byte in its name 'h\\x00i'");
   expect_tensor(tensor("", {8}, MICA_F32, 0), "empty name");
   expect_tensor(tensor(std::string(65, 't'), {8}, MICA_F32, 0), "65 bytes, more than 64");
   expect_tensor(tensor(std::string("a\0", 2), {8}, MICA_F32, 0), "NUL byte");
@@ -161,7 +162,7 @@ TEST_F(GgufBad, Class6Offsets) {
   expect_tensor(tensor("t", {33}, MICA_F32, 0), "reach past");  // 132 bytes
   expect_tensor(tensor("t", {8}, MICA_F32, 64), "overlap");     // the same place as b.weight
   expect_tensor(tensor("t", {17}, MICA_F32, 0), "'t' and 'b.weight' overlap");  // by 4 bytes
-  expect_tensor(tensor("t", {16}, MICA_F32, 0), "", MICA_OK);   // up to it
+  expect_tensor(tensor("t", {16}, MICA_F32, 0), "", MICA_OK);                   // up to it
   File f = sample();
   f.data.resize(129);  // the last tensor lacks its last byte
   expect(f.bytes(), MICA_BAD_FILE, "tensor 'c': 2 bytes at offset 128 reach past");
@@ -293,6 +294,23 @@ TEST_F(GgufBad, HugeMetadataOfASparseFile) {
   const MemFile mem(f.bytes());
   ASSERT_EQ(ftruncate(mem.fd(), static_cast<off_t>(two_gib + 4096)), 0);
   expect_path(mem.path(), MICA_BAD_FILE, "longer than 1 GiB");
+}
+
+// The fuzz target's seeds (tests/fuzz/make_corpus.py): those named bad_... must be refused.
+TEST_F(GgufBad, Corpus) {
+  const std::filesystem::path here(__FILE__);
+  const std::filesystem::path folder = here.parent_path().parent_path() / "fuzz/corpus/gguf";
+  int n = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string path = entry.path().string();
+    const bool bad = entry.path().filename().string().rfind("bad_", 0) == 0;
+    for (const mica_gguf_mode mode : {MICA_GGUF_MAP, MICA_GGUF_READ}) {
+      EXPECT_EQ(gguf_walk::walk(context_, path.c_str(), mode) != MICA_OK, bad)
+          << path << ": " << error();
+    }
+    ++n;
+  }
+  EXPECT_GE(n, 28);
 }
 
 TEST_F(GgufBad, RandomMutants) {

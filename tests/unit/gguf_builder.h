@@ -126,9 +126,9 @@ inline File sample() {
                     Bytes().u32(MICA_GGUF_STRING).u64(1).text("x").data),
   };
   f.tensors = {
-      tensor("b.weight", {32, 2}, MICA_Q4_0, 64),   // 36 bytes
-      tensor("a.weight", {4, 1, 2}, MICA_F32, 0),   // 32 bytes
-      tensor("c", {1}, MICA_F16, 128),              // 2 bytes, the file's last
+      tensor("b.weight", {32, 2}, MICA_Q4_0, 64),  // 36 bytes
+      tensor("a.weight", {4, 1, 2}, MICA_F32, 0),  // 32 bytes
+      tensor("c", {1}, MICA_F16, 128),             // 2 bytes, the file's last
   };
   f.data.assign(130, '\0');
   for (size_t i = 0; i < f.data.size(); ++i) f.data[i] = static_cast<char>(i);

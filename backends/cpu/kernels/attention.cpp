@@ -188,25 +188,31 @@ static void softmax_rows(const Tile& t, const View& w, int64_t run0, int64_t run
   }
 }
 
-// One entry of the cache against the tile.
-static void add_entry(const Tile& t, const Entry& e, int64_t cells_before) {
+static const char* head_at(const Tensor& state, const KvPage& page, const Entry& e,
+                           int64_t kv_head) {
+  return state.data + e.page * page.page_bytes + kv_head * page.head_bytes;
+}
+
+// One entry of the cache against the tile. `next`: the entry after it.
+static void add_entry(const Tile& t, const Entry& e, const Entry& next, int64_t cells_before) {
   const Shape& s = *t.shape;
   View w;
   if (!view_entry(t, e, &w)) return;
   w.column = cells_before - e.first_cell;
-  const char* k_head =
-      t.call->in[kK].data + e.page * s.k.page_bytes + t.kv_head * s.k.head_bytes;
-  const char* v_head =
-      t.call->in[kV].data + e.page * s.v.page_bytes + t.kv_head * s.v.head_bytes;
+  const Tensor& k_state = t.call->in[kK];
+  const Tensor& v_state = t.call->in[kV];
   const int64_t run0 = w.cell0 / 16;
   const int64_t run1 = div_up_i64(w.cell1, 16);
   const int64_t n_rows = w.row1 - w.row0;
-  const TileOperand k = k_operand(s.k, k_head, n_rows, run0, run1, t.scratch.k);
+  const TileOperand k =
+      k_operand(s.k, head_at(k_state, s.k, e, t.kv_head), n_rows, run0, run1,
+                head_at(k_state, s.k, next, t.kv_head), t.scratch.k);
   scores_of(k, t.scratch.q + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
             t.scratch.scores + w.row0 * kPageCells);
   softmax_rows(t, w, run0, run1);
   const TileOperand v =
-      v_operand(s.v, v_head, n_rows, w.cell0, w.cell1, s.dim_v_pad, t.scratch.v);
+      v_operand(s.v, head_at(v_state, s.v, e, t.kv_head), n_rows, w.cell0, w.cell1, s.dim_v_pad,
+                head_at(v_state, s.v, next, t.kv_head), t.scratch.v);
   add_values(v, t.scratch.scores + w.row0 * kPageCells, n_rows, w.cell0, w.cell1, s.dim_v_pad,
              t.scratch.sums + w.row0 * s.dim_v_pad);
 }
@@ -292,10 +298,14 @@ static void run_unit(const Call& call, const Cut& cut, const Unit& unit, int64_t
       cells_before += table_entry(cut.table, i).n_cells;
     }
   }
-  for (int64_t i = unit.entries.begin; i < unit.entries.end; ++i) {
-    const Entry e = table_entry(cut.table, i);
-    add_entry(t, e, cells_before);
-    cells_before += e.n_cells;
+  if (unit.entries.size() > 0) {
+    Entry e = table_entry(cut.table, unit.entries.begin);
+    for (int64_t i = unit.entries.begin; i < unit.entries.end; ++i) {
+      const Entry next = table_entry(cut.table, min_i64(i + 1, unit.entries.end - 1));
+      add_entry(t, e, next, cells_before);
+      cells_before += e.n_cells;
+      e = next;
+    }
   }
   if (unit.slot >= 0) {
     keep(t, unit.slot);

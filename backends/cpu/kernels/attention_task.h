@@ -162,8 +162,9 @@ static Cut attention_cut(const Call& call) {
   Cut c;
   attention_shape(call, &c.shape);
   c.table = attention_table(call);
-  c.chunk_entries =
-      max_i64(kMinChunkEntries, div_up_i64(c.table.n_entries, c.shape.target_chunks));
+  const int64_t n = c.table.n_entries;
+  c.chunk_entries = max_i64(max_i64(kMinChunkEntries, min_i64(2 * kMinChunkEntries, n / 4)),
+                            div_up_i64(n, c.shape.target_chunks));
   return c;
 }
 

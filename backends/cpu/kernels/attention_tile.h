@@ -21,7 +21,12 @@ struct PanelArgs {
   int64_t n_k;
   float* c;
   int64_t s_c;  // a row of c
+  // Pages lie anywhere and the hardware does not see the next one coming: each step asks for two of
+  // its lines, so that they come while this one is worked on.
+  const char* ahead;
+  int64_t s_ahead;  // 128, or 0 when there is nothing to ask for
 };
+constexpr int64_t kAheadBytes = 128;
 
 template <class E, int R, int V, int kRowStride, bool kAdd>
 static __attribute__((noinline)) void panel(const PanelArgs& p) {
@@ -34,7 +39,10 @@ static __attribute__((noinline)) void panel(const PanelArgs& p) {
   const float* a = p.a;
   const typename E::T* b = static_cast<const typename E::T*>(p.b);
   const int64_t s_bv = p.s_bv;
-  for (int64_t k = p.n_k; k > 0; --k, a += p.s_k, b += p.s_bk) {
+  const char* ahead = p.ahead;
+  for (int64_t k = p.n_k; k > 0; --k, a += p.s_k, b += p.s_bk, ahead += p.s_ahead) {
+    __builtin_prefetch(ahead, 0, 2);
+    __builtin_prefetch(ahead + 64, 0, 2);
     f32x16 x[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) x[v] = E::get(b + v * s_bv);
@@ -79,11 +87,13 @@ static void row_block(PanelArgs p, int64_t n_v) {
     p.b = b + v * vector;
     p.c = c + v * 16;
     panel<E, R, kVectors<R>, kRowStride, kAdd>(p);
+    p.ahead += p.n_k * p.s_ahead;
   }
   for (; v < n_v; ++v) {
     p.b = b + v * vector;
     p.c = c + v * 16;
     panel<E, R, 1, kRowStride, kAdd>(p);
+    p.ahead += p.n_k * p.s_ahead;
   }
 }
 
@@ -106,6 +116,7 @@ static void all_rows(PanelArgs p, int64_t n_rows, int64_t n_v) {
     p.a = a + row * kRowStride;
     p.c = c + row * p.s_c;
     row_block_of<E, kMaxRows, kRowStride, kAdd>(p, n_rows * (i + 1) / n_blocks - row, n_v);
+    p.s_ahead = 0;
   }
 }
 
@@ -114,6 +125,7 @@ struct TileOperand {
   mica_dtype dtype;  // F32, F16 or BF16
   const char* data;  // of run 0 or cell 0
   int64_t row_elems;  // K: elements between two runs; V: between two cells
+  const char* ahead;  // the head's part of the next page
 };
 
 template <int kRowStride, bool kAdd>
@@ -137,6 +149,8 @@ static void scores_of(const TileOperand& k, const float* q, int64_t s_q, int64_t
   p.n_k = dim_k;
   p.c = scores + run0 * 16;
   p.s_c = kPageCells;
+  p.ahead = k.ahead;
+  p.s_ahead = kAheadBytes;
   product<1, false>(k.dtype, p, n_rows, run1 - run0);
 }
 
@@ -152,6 +166,8 @@ static void add_values(const TileOperand& v, const float* weights, int64_t n_row
   p.n_k = cell1 - cell0;
   p.c = sums;
   p.s_c = dim_v_pad;
+  p.ahead = v.ahead;
+  p.s_ahead = kAheadBytes;
   product<static_cast<int>(kPageCells), true>(v.dtype, p, n_rows, dim_v_pad / 16);
 }
 
@@ -218,9 +234,9 @@ static void decode_v(const KvPage& p, const char* head, int64_t cell0, int64_t c
 constexpr int64_t kDirectRows = 4 * kMaxRows;
 
 static TileOperand k_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t run0,
-                             int64_t run1, float* room) {
+                             int64_t run1, const char* ahead, float* room) {
   if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
-    return {p.dtype, head, p.head_dim * 16};
+    return {p.dtype, head, p.head_dim * 16, ahead};
   }
   const int64_t run_elems = p.row_elems * 16;
   if (p.elem_bytes != 0) {
@@ -229,13 +245,14 @@ static TileOperand k_operand(const KvPage& p, const char* head, int64_t n_rows, 
   } else {
     decode_k(p, head, run0, run1, room);
   }
-  return {MICA_F32, reinterpret_cast<const char*>(room), run_elems};
+  return {MICA_F32, reinterpret_cast<const char*>(room), run_elems, ahead};
 }
 
 static TileOperand v_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t cell0,
-                             int64_t cell1, int64_t dim_v_pad, float* room) {
+                             int64_t cell1, int64_t dim_v_pad, const char* ahead,
+                             float* room) {
   if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
-    return {p.dtype, head, p.row_elems};
+    return {p.dtype, head, p.row_elems, ahead};
   }
   if (p.elem_bytes != 0) {
     widen_of(p.dtype, head + cell0 * p.row_elems * 2, (cell1 - cell0) * p.row_elems,
@@ -243,7 +260,7 @@ static TileOperand v_operand(const KvPage& p, const char* head, int64_t n_rows, 
   } else {
     decode_v(p, head, cell0, cell1, dim_v_pad, room);
   }
-  return {MICA_F32, reinterpret_cast<const char*>(room), dim_v_pad};
+  return {MICA_F32, reinterpret_cast<const char*>(room), dim_v_pad, ahead};
 }
 
 MICA_CPU_END

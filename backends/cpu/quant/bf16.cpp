@@ -6,6 +6,8 @@ MICA_CPU_BEGIN
 using Format = Elements<WordBF16>;
 
 #if defined(__AVX512F__)
+namespace {
+
 struct Pairs {
   static constexpr uint32_t kNumerics = MICA_NUM_BF16;
   static constexpr uint32_t kRecordBytes = Format::kRecordBytes;
@@ -36,6 +38,9 @@ struct Pairs {
     }
   }
 };
+
+}  // namespace
+
 MICA_CPU_ROWS16(bf16, Format, Format, &row_math<Pairs>)
 #else
 MICA_CPU_ROWS16(bf16, Format, Format, nullptr)

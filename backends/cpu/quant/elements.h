@@ -5,6 +5,8 @@
 
 MICA_CPU_BEGIN
 
+namespace {
+
 struct WordF32 {
   static constexpr uint32_t kBytes = 4;
   static constexpr bool kPairs = false;
@@ -101,5 +103,7 @@ struct Elements {
     }
   }
 };
+
+}  // namespace
 
 MICA_CPU_END

@@ -77,7 +77,7 @@ constexpr auto tile_or_null() -> void (*)(const uint8_t*, int64_t, const char*, 
 }
 
 template <class Step>
-constexpr RowMath row_math = {
+static constexpr RowMath row_math = {
     Step::kNumerics,
     kPanelColumns,
     Step::kColumnBytes,

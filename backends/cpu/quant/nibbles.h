@@ -96,6 +96,8 @@ MICA_INLINE void add_block(const u8x64* q, f32x16 scale, f32x16 min, const char*
   columns += 40 * kColumns;
 }
 
+namespace {
+
 // A record is two blocks of 16 rows: F16 scales [2][16], mins [2][16], fifth bits [2][64],
 // quants [2][256].
 template <int kBits, bool kMin>
@@ -162,5 +164,7 @@ struct Nibbles {
     }
   }
 };
+
+}  // namespace
 
 MICA_CPU_END

@@ -5,6 +5,8 @@
 
 MICA_CPU_BEGIN
 
+namespace {
+
 struct Q6_K {
   static constexpr uint32_t kNumerics = MICA_NUM_Q8_256;
   static constexpr uint32_t kBlockElems = 256;
@@ -135,5 +137,8 @@ struct Q6_K {
     q[3] = add_bits<3, 6>(q[3], top);
   }
 };
+
+}  // namespace
+
 MICA_CPU_ROWS16(q6_k, Q6_K, Q6_K, nullptr)
 MICA_CPU_END

@@ -4,6 +4,8 @@
 
 MICA_CPU_BEGIN
 
+namespace {
+
 struct Q8_0 {
   static constexpr uint32_t kNumerics = MICA_NUM_Q8_32;
   static constexpr uint32_t kBlockElems = 32;
@@ -45,5 +47,8 @@ struct Q8_0 {
     }
   }
 };
+
+}  // namespace
+
 MICA_CPU_ROWS16(q8_0, Q8_0, Q8_0, nullptr)
 MICA_CPU_END

@@ -18,6 +18,8 @@ MICA_INLINE float round_256(const float* v, int8_t* q, int64_t s_q, float* sum) 
   return r.scale;
 }
 
+namespace {
+
 template <int kBits>
 struct SuperBlocks {
   static constexpr uint32_t kNumerics = MICA_NUM_Q8_256;
@@ -176,5 +178,7 @@ struct SuperBlocks {
     }
   }
 };
+
+}  // namespace
 
 MICA_CPU_END

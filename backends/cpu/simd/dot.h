@@ -5,8 +5,12 @@
 
 MICA_CPU_BEGIN
 
-// So that arrays over columns and vectors become registers.
+// So that arrays over columns and vectors become registers; where there are none, code stays small.
+#if defined(__AVX2__)
 #define MICA_UNROLL _Pragma("GCC unroll 16")
+#else
+#define MICA_UNROLL _Pragma("GCC unroll 1")
+#endif
 #define MICA_INLINE_MEMBER static inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)

@@ -54,7 +54,7 @@ typedef struct mica_host {
   void (*set_error)(void* user, mica_status status, const char* text); /* text of a failing call */
 } mica_host;
 
-typedef struct mica_b_device mica_b_device; /* defined by each backend */
+typedef struct mica_b_device mica_b_device; /* opaque: a backend casts to types of its own */
 typedef struct mica_b_buffer mica_b_buffer;
 typedef struct mica_b_plan mica_b_plan;
 

@@ -1,6 +1,8 @@
 // Byte-level BPE: the byte alphabet of GPT-2, merge rules by symbol ids, words by pre-tokenizer.
 #include "bpe.h"
 
+#include <optional>
+
 #include "utf8.h"
 
 namespace mica_llama {
@@ -64,7 +66,8 @@ bool Bpe::add_merges(const std::vector<std::string>& merges, std::string& error)
     // The alphabet has no space, so the one between the parts is the first.
     const size_t space = merge.find(' ', 1);
     if (space == merge.npos || space + 1 == merge.size()) {
-      error = "merge " + std::to_string(i) + " '" + merges[i] + "' is not two parts with a space";
+      error = "merge " + std::to_string(i) + " '" + utf8_excerpt(merge) +
+              "' is not two parts with a space";
       return false;
     }
     const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);

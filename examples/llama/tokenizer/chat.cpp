@@ -18,13 +18,23 @@ std::string unescape(std::string_view literal) {
     }
     const char next = literal[++i];
     switch (next) {
-      case 'n': text += '\n'; break;
-      case 't': text += '\t'; break;
-      case 'r': text += '\r'; break;
+      case 'n':
+        text += '\n';
+        break;
+      case 't':
+        text += '\t';
+        break;
+      case 'r':
+        text += '\r';
+        break;
       case '\\':
       case '\'':
-      case '"': text += next; break;
-      default: text += '\\'; text += next;
+      case '"':
+        text += next;
+        break;
+      default:
+        text += '\\';
+        text += next;
     }
   }
   return text;
@@ -33,8 +43,10 @@ std::string unescape(std::string_view literal) {
 // Whether `body`, opened with `quote`, still is inside that literal at its end.
 bool stays_in_literal(std::string_view body, char quote) {
   for (size_t i = 0; i < body.size(); ++i) {
-    if (body[i] == '\\') ++i;
-    else if (body[i] == quote) return false;
+    if (body[i] == '\\')
+      ++i;
+    else if (body[i] == quote)
+      return false;
   }
   return true;
 }

@@ -15,7 +15,8 @@ bool is_chatml(std::string_view template_text);
 std::string chatml_default_system(std::string_view template_text);
 
 // One user turn, ready for the model's answer:
-//   <|im_start|>system\n SYSTEM <|im_end|>\n<|im_start|>user\n USER <|im_end|>\n<|im_start|>assistant\n
+//   <|im_start|>system\n SYSTEM <|im_end|>\n<|im_start|>user\n USER
+//   <|im_end|>\n<|im_start|>assistant\n
 // An empty `system_prompt` means the template's own; no system turn when that is empty too.
 // Encode the result with parse_special.
 std::string wrap_chatml(std::string_view template_text, std::string_view user_prompt,

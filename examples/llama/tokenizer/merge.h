@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <queue>
+#include <utility>
 #include <vector>
 
 namespace mica_llama {
@@ -47,7 +48,8 @@ void merge_symbols(std::vector<Symbol>& symbols, const FindMerge& find_merge) {
     if (left == Symbol::kNone || right == Symbol::kNone) return;
     const std::optional<Merged> merged = find_merge(symbols[left], symbols[right]);
     if (!merged) return;
-    add(Pair{merged->cost, left, right, symbols[left].n_bytes + symbols[right].n_bytes, merged->id});
+    add(Pair{merged->cost, left, right, symbols[left].n_bytes + symbols[right].n_bytes,
+             merged->id});
   };
   for (size_t i = 0; i + 1 < symbols.size(); ++i) {
     look(i, i + 1, [&](const Pair& pair) { found.push_back(pair); });

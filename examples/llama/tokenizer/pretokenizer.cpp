@@ -8,10 +8,13 @@
 #include <iterator>
 #include <new>
 
+#include "utf8.h"
+
 // Unicode's White_Space, written out because PCRE2's \s also takes U+180E, which the models' own
 // tokenizers do not. To be put between [ and ].
 #define MICA_SPACE \
-  "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+  "\\t-\\r "       \
+  "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 // Spaces up to the last one before a word, which the word takes; or all that are left.
 #define MICA_SPACES "[" MICA_SPACE "]+(?![^" MICA_SPACE "])|[" MICA_SPACE "]+"
 
@@ -25,13 +28,12 @@ struct Chain {
 };
 
 // openai-community/gpt2: the pattern of its encoder.
-#define MICA_GPT2                                                      \
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" MICA_SPACE        \
-  "\\p{L}\\p{N}]+|" MICA_SPACES
+#define MICA_GPT2 \
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" MICA_SPACE "\\p{L}\\p{N}]+|" MICA_SPACES
 
 // meta-llama/Meta-Llama-3-8B; Qwen/Qwen2 differs only in how many digits make a word. Both say
-// (?i:…) for the contractions; ASCII case only is what their peers' ids show (no U+017F as s).
-#define MICA_LLAMA3(digits)                                                               \
+// (?i:…) for the contractions, which takes U+017F for an s; here as in llama.cpp it does not.
+#define MICA_LLAMA3(digits)                                                                     \
   "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits \
   "| ?[^" MICA_SPACE "\\p{L}\\p{N}]+[\\r\\n]*|[" MICA_SPACE "]*[\\r\\n]+|" MICA_SPACES
 
@@ -155,7 +157,7 @@ std::unique_ptr<PreTokenizer> PreTokenizer::create(std::string_view name, std::s
   const auto* family = std::find_if(std::begin(kFamilies), std::end(kFamilies),
                                     [&](const Family& row) { return row.name == name; });
   if (family == std::end(kFamilies)) {
-    error = "unknown pre-tokenizer '" + std::string(name) + "' (tokenizer.ggml.pre)";
+    error = "unknown pre-tokenizer '" + utf8_excerpt(name) + "' (tokenizer.ggml.pre)";
     return nullptr;
   }
   std::unique_ptr<PreTokenizer> made(new PreTokenizer());
@@ -176,8 +178,7 @@ std::unique_ptr<PreTokenizer> PreTokenizer::create(std::string_view name, std::s
 
 void PreTokenizer::split(std::string_view text, std::vector<std::string_view>& words) const {
   if (text.empty()) return;
-  const std::unique_ptr<pcre2_match_data, FreeMatchData> data(
-      pcre2_match_data_create(1, nullptr));
+  const std::unique_ptr<pcre2_match_data, FreeMatchData> data(pcre2_match_data_create(1, nullptr));
   if (!data) throw std::bad_alloc();
   std::vector<std::string_view> now{text}, next;
   for (const Code& code : impl_->codes) {

@@ -2,6 +2,7 @@
 #include "special_tokens.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <tuple>
 
@@ -25,8 +26,10 @@ void SpecialTokens::add(std::string_view text, int32_t id, bool always) {
     if (to == 0) {
       to = static_cast<uint32_t>(nodes_.size());
       nodes_.emplace_back();
-      if (node == 0) first_[static_cast<unsigned char>(byte)] = to;
-      else nodes_[node].children.emplace_back(byte, to);
+      if (node == 0)
+        first_[static_cast<unsigned char>(byte)] = to;
+      else
+        nodes_[node].children.emplace_back(byte, to);
     }
     node = to;
   }

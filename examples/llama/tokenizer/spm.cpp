@@ -2,6 +2,7 @@
 #include "spm.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "merge.h"
 #include "utf8.h"
@@ -24,8 +25,10 @@ void Spm::encode(std::string_view text, bool prefix, std::vector<int32_t>& ids) 
   std::string marked(prefix ? kSpace : std::string_view());
   marked.reserve(marked.size() + text.size());
   for (const char byte : text) {
-    if (byte == ' ') marked += kSpace;
-    else marked += byte;
+    if (byte == ' ')
+      marked += kSpace;
+    else
+      marked += byte;
   }
   const std::string_view all = marked;
   std::vector<Symbol> symbols;
@@ -44,8 +47,10 @@ void Spm::encode(std::string_view text, bool prefix, std::vector<int32_t>& ids) 
   });
   for (const Symbol& symbol : symbols) {
     if (symbol.n_bytes == 0) continue;
-    if (symbol.id >= 0) ids.push_back(symbol.id);
-    else append_bytes(all.substr(symbol.begin, symbol.n_bytes), ids);
+    if (symbol.id >= 0)
+      ids.push_back(symbol.id);
+    else
+      append_bytes(all.substr(symbol.begin, symbol.n_bytes), ids);
   }
 }
 

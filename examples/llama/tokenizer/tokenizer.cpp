@@ -10,18 +10,32 @@
 #include "special_tokens.h"
 #include "spm.h"
 #include "token_index.h"
+#include "utf8.h"
 
 namespace mica_llama {
 namespace {
 
-// Texts that end a generation in the families that use them. Converters often leave such a token
-// without its control type (so the peers' ids show): in any vocabulary that has it, it is one.
+// Texts that end a generation in the families that use them. Some converters leave such a token
+// without its control type: as in llama.cpp, it is a control token in any vocabulary that has it.
 constexpr std::string_view kEndTexts[] = {
-    "</s>",          "<eos>",           "<|im_end|>",          "<|eot_id|>",
-    "<|eom_id|>",    "<|end|>",         "<|endoftext|>",       "<|end_of_text|>",
-    "<end_of_turn>", "<EOT>",           "_<EOT>",              "[EOT]",
-    "[EOS]",         "<|return|>",      "<|call|>",            "<end_of_utterance>",
-    "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",  // DeepSeek
+    "</s>",
+    "<eos>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_utterance>",
+    "<\xEF\xBD\x9C"
+    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",  // DeepSeek
 };
 
 bool is_special(TokenType type) {
@@ -63,7 +77,7 @@ struct Tokenizer::Impl {
 bool Tokenizer::Impl::check_sizes(std::string& error) const {
   const size_t n_tokens = vocab.tokens.size();
   if (vocab.model != "llama" && vocab.model != "gpt2") {
-    error = "unknown tokenizer model '" + vocab.model + "', known are llama and gpt2";
+    error = "unknown tokenizer model '" + utf8_excerpt(vocab.model) + "', known are llama and gpt2";
   } else if (n_tokens == 0) {
     error = "the vocabulary has no tokens";
   } else if (n_tokens > (1u << 30) || vocab.merges.size() > (1u << 28)) {
@@ -78,8 +92,10 @@ bool Tokenizer::Impl::check_sizes(std::string& error) const {
 }
 
 bool Tokenizer::Impl::check_ids(std::string& error) const {
-  const std::pair<const char*, int32_t> ids[] = {{"bos", vocab.bos}, {"eos", vocab.eos},
-                                                 {"eot", vocab.eot}, {"eom", vocab.eom},
+  const std::pair<const char*, int32_t> ids[] = {{"bos", vocab.bos},
+                                                 {"eos", vocab.eos},
+                                                 {"eot", vocab.eot},
+                                                 {"eom", vocab.eom},
                                                  {"unk", vocab.unk}};
   for (const auto& [name, id] : ids) {
     if (id == -1 || valid(id)) continue;
@@ -102,8 +118,8 @@ bool Tokenizer::Impl::set_types(std::string& error) {
     const int32_t type = vocab.types[i];
     types[i] = type >= 0 && type <= 6 ? static_cast<TokenType>(type) : TokenType::kUndefined;
     if (types[i] == TokenType::kByte && !is_byte) {
-      error = "token " + std::to_string(i) + " is a byte, but its text '" + vocab.tokens[i] +
-              "' is not <0xHH>";
+      error = "token " + std::to_string(i) + " is a byte, but its text '" +
+              utf8_excerpt(vocab.tokens[i]) + "' is not <0xHH>";
       return false;
     }
   }
@@ -186,11 +202,18 @@ void Tokenizer::Impl::append_piece(int32_t id, bool render_special, std::string&
     case TokenType::kControl:
       if (render_special) bytes += text(id);
       break;
-    case TokenType::kUserDefined: bytes += text(id); break;
-    case TokenType::kUnused: break;
-    case TokenType::kByte: bytes += static_cast<char>(Spm::byte_of(text(id))); break;
+    case TokenType::kUserDefined:
+      bytes += text(id);
+      break;
+    case TokenType::kUnused:
+      break;
+    case TokenType::kByte:
+      bytes += static_cast<char>(Spm::byte_of(text(id)));
+      break;
     case TokenType::kUndefined:
-    case TokenType::kNormal: bytes += spm ? Spm::to_bytes(text(id)) : Bpe::to_bytes(text(id)); break;
+    case TokenType::kNormal:
+      bytes += spm ? Spm::to_bytes(text(id)) : Bpe::to_bytes(text(id));
+      break;
   }
 }
 
@@ -223,8 +246,10 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special,
       prefix = impl.add_space_prefix;
       continue;
     }
-    if (impl.spm) impl.spm->encode(fragment.text, prefix, ids);
-    else impl.bpe->encode(fragment.text, ids);
+    if (impl.spm)
+      impl.spm->encode(fragment.text, prefix, ids);
+    else
+      impl.bpe->encode(fragment.text, ids);
     prefix = false;
   }
   if (add_special && impl.add_eos) ids.push_back(impl.vocab.eos);

@@ -50,8 +50,26 @@ size_t utf8_run(std::string_view text, bool valid) {
   return n_bytes;
 }
 
+std::string utf8_excerpt(std::string_view bytes) {
+  constexpr std::string_view kMore = "...";
+  constexpr size_t kMaxBytes = 60;
+  std::string text;
+  while (!bytes.empty()) {
+    const Utf8Step step = utf8_step(bytes);
+    const bool control = bytes[0] == 0x7F || (bytes[0] >= 0 && bytes[0] < ' ');
+    const bool shown = step.kind == Utf8Kind::kValid && !control;
+    const std::string_view next = shown ? bytes.substr(0, step.n_bytes) : "?";
+    if (text.size() + next.size() + kMore.size() > kMaxBytes) return text.append(kMore);
+    text.append(next);
+    bytes.remove_prefix(step.n_bytes);
+  }
+  return text;
+}
+
 std::string utf8_encode(char32_t code_point) {
-  const auto byte = [](char32_t bits) { return static_cast<char>(static_cast<unsigned char>(bits)); };
+  const auto byte = [](char32_t bits) {
+    return static_cast<char>(static_cast<unsigned char>(bits));
+  };
   const auto tail = [&](int shift) { return byte(0x80 | ((code_point >> shift) & 0x3F)); };
   if (code_point < 0x80) return {byte(code_point)};
   if (code_point < 0x800) return {byte(0xC0 | (code_point >> 6)), tail(0)};

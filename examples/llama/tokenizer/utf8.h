@@ -25,8 +25,12 @@ struct Utf8Step {
 Utf8Step utf8_step(std::string_view text);
 
 // Length in bytes of the run at the start of `text` in which all is valid (`valid` true) or
-// nothing is (`valid` false, an incomplete tail included). 0 when `text` begins with the other kind.
+// nothing is (`valid` false, an incomplete tail included). 0 when `text` begins with the other
+// kind.
 size_t utf8_run(std::string_view text, bool valid);
+
+// The start of any bytes, for a message: at most 60 bytes, valid UTF-8, no control characters.
+std::string utf8_excerpt(std::string_view bytes);
 
 // The UTF-8 form of a code point below U+110000.
 std::string utf8_encode(char32_t code_point);

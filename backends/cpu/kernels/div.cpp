@@ -1,0 +1,15 @@
+// div: a / b, b repeated over a.
+#include "backends/cpu/kernels/binary.h"
+
+MICA_CPU_BEGIN
+namespace {
+
+struct Fn {
+  static f32x16 apply(f32x16 a, f32x16 b) { return a / b; }
+};
+
+constexpr Kernel kRows[] = {binary_kernel<Fn>("div")};
+
+}  // namespace
+MICA_CPU_KERNELS(div, kRows)
+MICA_CPU_END

@@ -1,0 +1,16 @@
+// sigmoid: 1 / (1 + e^-x).
+#include "backends/cpu/kernels/unary.h"
+
+MICA_CPU_BEGIN
+namespace {
+
+struct Fn {
+  explicit Fn(const Call&) {}
+  f32x16 operator()(f32x16 x) const { return sigmoid(x); }
+};
+
+constexpr Kernel kRows[] = {unary_kernel<Fn>("sigmoid")};
+
+}  // namespace
+MICA_CPU_KERNELS(sigmoid, kRows)
+MICA_CPU_END

@@ -1,0 +1,398 @@
+// Sessions: cache, plans, and decoding in steps.
+#include "session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "mica/ops.h"
+
+namespace mica_llama {
+namespace {
+
+constexpr uint32_t kDefaultContext = 4096;
+constexpr uint32_t kDefaultBatch = 512;
+constexpr uint32_t kMaxContext = 1u << 24;
+constexpr uint32_t kMaxBatch = 1u << 16;
+
+uint32_t limited(const char* what, uint32_t value, uint32_t high) {
+  if (value <= high) return value;
+  fail(MICA_INVALID_ARGUMENT, std::string(what) + " is " + std::to_string(value) +
+                                  ", the most is " + std::to_string(high));
+}
+
+void check_graph(const mica_graph* graph) {
+  const char* text = nullptr;
+  const mica_status status = mica_graph_status(graph, &text);
+  if (status != MICA_OK) fail(status, text);
+}
+
+Graph new_graph(mica_context* context) {
+  mica_graph* graph = nullptr;
+  check(mica_graph_create(context, &graph), context);
+  return Graph(graph);
+}
+
+mica_tensor input_1d(mica_graph* g, const char* name, mica_extent extent, int64_t max) {
+  return mica_input(g, name, MICA_I32, 1, &max, extent);
+}
+
+// The op's inputs of one column a row of logits.
+mica_tensor sampled(mica_graph* g, mica_tensor logits, const char* prefix, mica_extent extent,
+                    int64_t n_rows) {
+  const int64_t dim[] = {4, n_rows};
+  const std::string params = std::string(prefix) + "_params", keys = std::string(prefix) + "_keys";
+  return mica_sample(g, logits, mica_input(g, params.c_str(), MICA_F32, 2, dim, extent),
+                     mica_input(g, keys.c_str(), MICA_I32, 2, dim, extent));
+}
+
+}  // namespace
+
+bool operator==(const SampleColumn& a, const SampleColumn& b) {
+  return std::equal(a.params, a.params + 4, b.params) && std::equal(a.keys, a.keys + 4, b.keys);
+}
+
+Session::Session(std::shared_ptr<Model> model, const mica_llama_session_params& params,
+                 bool for_use)
+    : model_(std::move(model)) {
+  read_params(params);
+  context_ = model_->new_context(params.n_threads, params.cancel);
+  device_ = model_->new_device(context_.get());
+  create_cache(params);
+  mica_session_params core = MICA_SESSION_PARAMS_INIT;
+  core.cache = cache_.get();
+  core.variant = variant_.empty() ? nullptr : variant_.c_str();
+  mica_session* session = nullptr;
+  check(mica_session_create(device_.get(), &core, &session), context_.get());
+  session_.reset(session);
+  const std::lock_guard<std::mutex> lock(model_->mutex());
+  compile();
+  if (!for_use) return;
+  if (model_->is_loaded()) {
+    allocate();
+    return;
+  }
+  const uint64_t need = memory().total_bytes, budget = model_->memory_budget_bytes();
+  if (budget != 0 && need > budget)
+    fail(MICA_OVER_BUDGET, "the model and its session need " + std::to_string(need) +
+                               " bytes, the budget is " + std::to_string(budget) +
+                               "; lower the context, the batch or the cache's types");
+}
+
+void Session::read_params(const mica_llama_session_params& p) {
+  const uint32_t n_ctx_train = model_->hparams().n_ctx_train;
+  n_ctx_ = limited("n_ctx", p.n_ctx != 0 ? p.n_ctx : std::min(kDefaultContext, n_ctx_train),
+                   kMaxContext);
+  n_seqs_ = limited("n_seqs", std::max(p.n_seqs, 1u), kMaxBatch);
+  n_batch_ = limited("n_batch", p.n_batch != 0 ? p.n_batch : kDefaultBatch, kMaxBatch);
+  n_batch_ = std::max(n_seqs_, n_batch_);
+  max_outputs_ = limited("n_outputs", p.n_outputs != 0 ? p.n_outputs : n_seqs_, kMaxBatch);
+  if (p.variant != nullptr) variant_ = p.variant;
+  wanted_.resize(n_seqs_);
+}
+
+void Session::create_cache(const mica_llama_session_params& p) {
+  const Hparams& h = model_->hparams();
+  std::vector<mica_kv_layer> layers(h.n_layers);
+  for (uint32_t i = 0; i < h.n_layers; ++i) {
+    mica_kv_layer layer = MICA_KV_LAYER_INIT;
+    layer.dtype_k = p.dtype_k;
+    layer.dtype_v = p.dtype_v;
+    model_->architecture().kv_layer(h, i, layer);
+    layers[i] = layer;
+  }
+  const uint64_t pages = (uint64_t{n_ctx_} + MICA_KV_PAGE_CELLS - 1) / MICA_KV_PAGE_CELLS;
+  const uint64_t n_cells = pages * MICA_KV_PAGE_CELLS * n_seqs_;
+  if (n_cells > INT32_MAX)
+    fail(MICA_INVALID_ARGUMENT, "n_ctx times n_seqs is too large");
+  mica_kv_params params = MICA_KV_PARAMS_INIT;
+  params.n_layers = h.n_layers;
+  params.layers = layers.data();
+  params.n_cells = static_cast<uint32_t>(n_cells);
+  params.max_seqs = n_seqs_;
+  params.max_step_tokens = n_batch_;
+  mica_kv_cache* cache = nullptr;
+  check(mica_kv_cache_create(device_.get(), &params, &cache), context_.get());
+  cache_.reset(cache);
+}
+
+Graph Session::build_step(uint32_t max_tokens, uint32_t max_outputs, bool with_sampling) {
+  Graph graph = new_graph(context_.get());
+  mica_graph* g = graph.get();
+  StepGraph step{};
+  step.graph = g;
+  step.cache = cache_.get();
+  step.weights = model_->weights();
+  step.model = model_.get();
+  step.n_tokens = mica_graph_extent(g, "n_tokens", max_tokens);
+  step.n_outputs = mica_graph_extent(g, "n_outputs", max_outputs);
+  step.max_tokens = max_tokens;
+  step.tokens = input_1d(g, "tokens", step.n_tokens, max_tokens);
+  step.out_ids = input_1d(g, "out_ids", step.n_outputs, max_outputs);
+  const mica_tensor logits = model_->architecture().build(model_->hparams(), step);
+  mica_output(g, logits, "logits");
+  if (with_sampling)
+    mica_output(g, sampled(g, logits, "sample", step.n_outputs, max_outputs), "sampled");
+  check_graph(g);
+  return graph;
+}
+
+Graph Session::build_sampler() {
+  Graph graph = new_graph(context_.get());
+  mica_graph* g = graph.get();
+  const int64_t dim[] = {model_->hparams().n_vocab, 1};
+  const mica_extent none = {0};
+  const mica_tensor logits = mica_input(g, "edited_logits", MICA_F32, 2, dim, none);
+  mica_output(g, sampled(g, logits, "edited", none, 1), "sampled");
+  check_graph(g);
+  return graph;
+}
+
+void Session::compile() {
+  std::vector<Graph> graphs;
+  graphs.push_back(build_step(n_seqs_, std::min(n_seqs_, max_outputs_), true));
+  graphs.push_back(build_sampler());
+  if (n_batch_ > n_seqs_)
+    graphs.push_back(build_step(n_batch_, std::min(n_batch_, max_outputs_), false));
+  std::vector<mica_graph*> handles;
+  for (const Graph& g : graphs) handles.push_back(g.get());
+  std::vector<mica_plan*> plans(handles.size());
+  check(mica_session_compile(session_.get(), static_cast<uint32_t>(handles.size()), handles.data(),
+                             plans.data()),
+        context_.get());
+  decode_plan_ = plans[0];
+  sampler_plan_ = plans[1];
+  if (plans.size() > 2) prompt_plan_ = plans[2];
+}
+
+void Session::allocate() {
+  check(mica_session_allocate(session_.get()), context_.get());
+  allocated_ = true;
+}
+
+mica_memory Session::memory() const {
+  mica_memory memory{};
+  check(mica_session_memory(session_.get(), &memory), context_.get());
+  return memory;
+}
+
+std::string Session::explain() const {
+  std::string text;
+  for (const mica_plan* plan : {decode_plan_, prompt_plan_}) {
+    if (plan == nullptr) continue;
+    size_t size = 0;
+    check(mica_plan_explain(plan, nullptr, 0, &size), context_.get());
+    std::vector<char> part(size + 1);
+    check(mica_plan_explain(plan, part.data(), part.size(), &size), context_.get());
+    text += plan == decode_plan_ ? "decode plan\n" : "prompt plan\n";
+    text.append(part.data(), std::min(size, part.size() - 1));
+  }
+  return text;
+}
+
+void Session::check_batch(const mica_llama_batch& batch) const {
+  if (batch.n_spans == 0 || batch.spans == nullptr || batch.tokens == nullptr)
+    fail(MICA_INVALID_ARGUMENT, "decode: the batch has no tokens");
+  std::vector<bool> seen(n_seqs_);
+  uint64_t n_tokens = 0, n_rows = 0;
+  for (uint32_t i = 0; i < batch.n_spans; ++i) {
+    const mica_llama_span span = batch.spans[i];
+    if (span.seq >= n_seqs_)
+      fail(MICA_INVALID_ARGUMENT, "decode: sequence " + std::to_string(span.seq) +
+                                      ", the session has " + std::to_string(n_seqs_));
+    if (seen[span.seq])
+      fail(MICA_INVALID_ARGUMENT,
+           "decode: sequence " + std::to_string(span.seq) + " is there twice");
+    seen[span.seq] = true;
+    if (span.n_tokens == 0) fail(MICA_INVALID_ARGUMENT, "decode: a span has no tokens");
+    const int64_t used = mica_kv_seq_next(cache_.get(), span.seq);
+    if (used + int64_t{span.n_tokens} > int64_t{n_ctx_})
+      fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) + " tokens is full: " +
+                                std::to_string(used) + " are used, " +
+                                std::to_string(span.n_tokens) + " more were to come");
+    for (uint32_t k = 0; k < span.n_tokens; ++k) {
+      const int32_t id = batch.tokens[n_tokens + k];
+      if (id < 0 || static_cast<uint32_t>(id) >= model_->hparams().n_vocab)
+        fail(MICA_INVALID_ARGUMENT, "decode: token " + std::to_string(id) + ", there are " +
+                                        std::to_string(model_->hparams().n_vocab));
+      if (batch.outputs != nullptr) n_rows += batch.outputs[n_tokens + k] != 0;
+    }
+    if (batch.outputs == nullptr) ++n_rows;
+    n_tokens += span.n_tokens;
+  }
+  if (n_rows > max_outputs_)
+    fail(MICA_INVALID_ARGUMENT, "decode: " + std::to_string(n_rows) + " rows of logits, the session "
+                                "was made for " + std::to_string(max_outputs_));
+}
+
+bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done,
+                         Chunk& chunk) const {
+  chunk = {};
+  size_t first = 0;  // of the span, in batch.tokens
+  for (uint32_t i = 0; i < batch.n_spans; ++i) {
+    const mica_llama_span span = batch.spans[i];
+    const auto room = n_batch_ - static_cast<uint32_t>(chunk.tokens.size());
+    const uint32_t n = std::min(span.n_tokens - done[i], room);
+    const int64_t next = mica_kv_seq_next(cache_.get(), span.seq);
+    for (uint32_t k = 0; k < n; ++k) {
+      const size_t at = first + done[i] + k;
+      const bool wanted = batch.outputs != nullptr ? batch.outputs[at] != 0
+                                                   : done[i] + k + 1 == span.n_tokens;
+      if (wanted) {
+        chunk.out_ids.push_back(static_cast<int32_t>(chunk.tokens.size()));
+        chunk.rows.push_back({span.seq, next + k, {}});
+      }
+      chunk.tokens.push_back(batch.tokens[at]);
+    }
+    if (n != 0) chunk.spans.push_back({span.seq, n});
+    done[i] += n;
+    first += span.n_tokens;
+  }
+  return !chunk.tokens.empty();
+}
+
+void Session::decode(const mica_llama_batch& batch) {
+  if (!allocated_) {
+    const std::lock_guard<std::mutex> lock(model_->mutex());
+    if (!model_->is_loaded()) fail(MICA_INVALID_ARGUMENT, "decode: load the model's weights first");
+    allocate();
+  }
+  check_batch(batch);
+  rows_.clear();
+  n_fetched_ = 0;
+  last_plan_ = nullptr;
+  std::vector<int64_t> before;
+  for (uint32_t i = 0; i < batch.n_spans; ++i)
+    before.push_back(mica_kv_seq_next(cache_.get(), batch.spans[i].seq));
+  std::vector<uint32_t> done(batch.n_spans);
+  Chunk chunk;
+  try {
+    while (next_chunk(batch, done, chunk)) run_chunk(chunk);
+  } catch (...) {
+    rows_.clear();
+    for (uint32_t i = 0; i < batch.n_spans; ++i)
+      (void)mica_kv_seq_rm(cache_.get(), batch.spans[i].seq, before[i], -1);
+    throw;
+  }
+}
+
+void Session::set(const char* input, const void* data, size_t bytes) {
+  check(mica_session_set(session_.get(), input, 0, data, bytes), context_.get());
+}
+
+void Session::run_chunk(Chunk& chunk) {
+  fetch();
+  const bool small = chunk.tokens.size() <= n_seqs_;
+  mica_plan* plan = small || prompt_plan_ == nullptr ? decode_plan_ : prompt_plan_;
+  const size_t n_rows = chunk.rows.size();
+  set("tokens", chunk.tokens.data(), chunk.tokens.size() * sizeof(int32_t));
+  if (n_rows != 0) set("out_ids", chunk.out_ids.data(), n_rows * sizeof(int32_t));
+  check(mica_session_set_extent(session_.get(), "n_outputs", static_cast<int64_t>(n_rows)),
+        context_.get());
+  if (plan == decode_plan_ && n_rows != 0) {
+    std::vector<float> params;
+    std::vector<int32_t> keys;
+    for (Row& r : chunk.rows) {
+      r.sampled_with = wanted_[r.seq];
+      r.sampled_with.keys[2] = static_cast<int32_t>(r.seq);
+      r.sampled_with.keys[3] = static_cast<int32_t>(r.position);
+      params.insert(params.end(), r.sampled_with.params, r.sampled_with.params + 4);
+      keys.insert(keys.end(), r.sampled_with.keys, r.sampled_with.keys + 4);
+    }
+    set("sample_params", params.data(), params.size() * sizeof(float));
+    set("sample_keys", keys.data(), keys.size() * sizeof(int32_t));
+  }
+  check(mica_kv_reserve(cache_.get(), static_cast<uint32_t>(chunk.spans.size()),
+                        chunk.spans.data()),
+        context_.get());
+  last_plan_ = nullptr;
+  const mica_status status = mica_plan_run(plan);
+  if (status != MICA_OK) mica_kv_abandon(cache_.get());
+  check(status, context_.get());
+  i_step_row_ = n_fetched_;
+  rows_.insert(rows_.end(), chunk.rows.begin(), chunk.rows.end());
+  last_plan_ = plan;
+}
+
+void Session::fetch() {
+  const size_t n_vocab = model_->hparams().n_vocab;
+  const size_t n = rows_.size() - n_fetched_;
+  if (n == 0 || last_plan_ == nullptr) return;
+  if (logits_.size() < rows_.size() * n_vocab) logits_.resize(rows_.size() * n_vocab);
+  check(mica_plan_read(last_plan_, "logits", 0, logits_.data() + n_fetched_ * n_vocab,
+                       n * n_vocab * sizeof(float)),
+        context_.get());
+  n_fetched_ = static_cast<uint32_t>(rows_.size());
+}
+
+const Session::Row& Session::row(uint32_t i_output) const {
+  if (i_output < rows_.size()) return rows_[i_output];
+  fail(MICA_INVALID_ARGUMENT, "row " + std::to_string(i_output) +
+                                  " of logits, the last decode left " +
+                                  std::to_string(rows_.size()));
+}
+
+const float* Session::logits(uint32_t i_output) {
+  (void)row(i_output);
+  fetch();
+  return logits_.data() + size_t{i_output} * model_->hparams().n_vocab;
+}
+
+int32_t Session::sample(uint32_t i_output, const mica_llama_sampler& s) {
+  const Row& r = row(i_output);
+  const bool penalized = s.repeat_penalty != 1.0f && s.n_previous != 0;
+  if (!(s.repeat_penalty > 0.0f))
+    fail(MICA_INVALID_ARGUMENT, "sample: the repeat penalty must be above 0");
+  if (penalized && s.previous == nullptr)
+    fail(MICA_INVALID_ARGUMENT, "sample: the previous tokens are missing");
+  const SampleColumn column{{s.temperature, static_cast<float>(s.top_k), s.top_p, s.min_p},
+                      {static_cast<int32_t>(static_cast<uint32_t>(s.seed)),
+                       static_cast<int32_t>(static_cast<uint32_t>(s.seed >> 32)),
+                       static_cast<int32_t>(r.seq), static_cast<int32_t>(r.position)}};
+  wanted_[r.seq] = column;
+  const bool in_step = last_plan_ == decode_plan_ && i_output >= i_step_row_;
+  if (penalized || !in_step || !(r.sampled_with == column))
+    return sample_again(i_output, s, column);
+  int32_t token = 0;
+  check(mica_plan_read(decode_plan_, "sampled", (i_output - i_step_row_) * sizeof token, &token,
+                       sizeof token),
+        context_.get());
+  return token;
+}
+
+int32_t Session::sample_again(uint32_t i_output, const mica_llama_sampler& s,
+                              const SampleColumn& column) {
+  const uint32_t n_vocab = model_->hparams().n_vocab;
+  const float* row = logits(i_output);
+  edited_.assign(row, row + n_vocab);
+  if (s.repeat_penalty != 1.0f) {
+    for (uint32_t i = 0; i < s.n_previous; ++i) {
+      if (s.previous[i] < 0 || static_cast<uint32_t>(s.previous[i]) >= n_vocab) continue;
+      const auto id = static_cast<size_t>(s.previous[i]);
+      // From the row, not from the edited copy: a token counts once however often it came.
+      edited_[id] = row[id] > 0 ? row[id] / s.repeat_penalty : row[id] * s.repeat_penalty;
+    }
+  }
+  set("edited_logits", edited_.data(), edited_.size() * sizeof(float));
+  set("edited_params", column.params, sizeof column.params);
+  set("edited_keys", column.keys, sizeof column.keys);
+  last_plan_ = nullptr;
+  check(mica_plan_run(sampler_plan_), context_.get());
+  int32_t token = 0;
+  check(mica_plan_read(sampler_plan_, "sampled", 0, &token, sizeof token), context_.get());
+  return token;
+}
+
+void Session::seq_rm(uint32_t seq, int64_t p0, int64_t p1) {
+  check(mica_kv_seq_rm(cache_.get(), seq, p0, p1), context_.get());
+}
+void Session::seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1) {
+  check(mica_kv_seq_cp(cache_.get(), src, dst, p0, p1), context_.get());
+}
+void Session::seq_keep(uint32_t seq) {
+  check(mica_kv_seq_keep(cache_.get(), seq), context_.get());
+}
+int64_t Session::seq_next(uint32_t seq) const {
+  return seq < n_seqs_ ? mica_kv_seq_next(cache_.get(), seq) : -1;
+}
+
+}  // namespace mica_llama

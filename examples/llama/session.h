@@ -1,0 +1,99 @@
+// A session: one use of a model, with its own plans, cache and threads.
+#pragma once
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model.h"
+
+namespace mica_llama {
+
+// One token's sampling in the graph: columns of the inputs sample_params and sample_keys.
+struct SampleColumn {
+  float params[4] = {0, 0, 1, 0};  // temperature, top_k, top_p, min_p
+  int32_t keys[4] = {0, 0, 0, 0};  // seed_lo, seed_hi, sequence, position
+};
+bool operator==(const SampleColumn& a, const SampleColumn& b);
+
+class Session {
+ public:
+  // Compiles the plans; allocates them when the weights are loaded and it is `for_use`, otherwise
+  // the first decode does.
+  Session(std::shared_ptr<Model> model, const mica_llama_session_params& params, bool for_use);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  mica_memory memory() const;
+  uint32_t n_ctx() const { return n_ctx_; }
+  std::string explain() const;
+
+  void decode(const mica_llama_batch& batch);
+  uint32_t n_outputs() const { return static_cast<uint32_t>(rows_.size()); }
+  const float* logits(uint32_t i_output);
+  int32_t sample(uint32_t i_output, const mica_llama_sampler& sampler);
+
+  void seq_rm(uint32_t seq, int64_t p0, int64_t p1);
+  void seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1);
+  void seq_keep(uint32_t seq);
+  int64_t seq_next(uint32_t seq) const;
+
+ private:
+  // A row of logits: the token it came from, and what the step sampled there if it did.
+  struct Row {
+    uint32_t seq;
+    int64_t position;
+    SampleColumn sampled_with;
+  };
+  // A part of a batch that one step runs.
+  struct Chunk {
+    std::vector<mica_kv_span> spans;
+    std::vector<int32_t> tokens;
+    std::vector<int32_t> out_ids;
+    std::vector<Row> rows;
+  };
+
+  void read_params(const mica_llama_session_params& params);
+  void create_cache(const mica_llama_session_params& params);
+  Graph build_step(uint32_t max_tokens, uint32_t max_outputs, bool with_sampling);
+  Graph build_sampler();
+  void compile();
+  void allocate();
+
+  void check_batch(const mica_llama_batch& batch) const;
+  // Cuts the next step's part off the batch; `done`: tokens of each span that ran. False at the end.
+  bool next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done, Chunk& chunk) const;
+  void run_chunk(Chunk& chunk);
+  void set(const char* input, const void* data, size_t bytes);
+  // Copies the last step's rows of logits to logits_, before another plan overwrites them.
+  void fetch();
+  const Row& row(uint32_t i_output) const;
+  int32_t sample_again(uint32_t i_output, const mica_llama_sampler& sampler,
+                       const SampleColumn& column);
+
+  std::shared_ptr<Model> model_;
+  uint32_t n_ctx_ = 0;
+  uint32_t n_batch_ = 0;
+  uint32_t n_seqs_ = 0;
+  uint32_t max_outputs_ = 0;
+  std::string variant_;
+
+  Context context_;
+  Device device_;
+  KvCache cache_;
+  CoreSession session_;
+  mica_plan* decode_plan_ = nullptr;   // up to n_seqs tokens, samples in the same step
+  mica_plan* prompt_plan_ = nullptr;   // up to n_batch tokens; nullptr when n_batch == n_seqs
+  mica_plan* sampler_plan_ = nullptr;  // one row of logits given by the host
+  bool allocated_ = false;
+
+  std::vector<SampleColumn> wanted_;  // of each sequence: what it was last sampled with
+  std::vector<Row> rows_;             // of the last decode
+  std::vector<float> logits_;         // rows fetched so far
+  uint32_t n_fetched_ = 0;
+  uint32_t i_step_row_ = 0;           // the first row of the last step
+  mica_plan* last_plan_ = nullptr;    // holds the last step's rows; nullptr: no plan does any more
+  std::vector<float> edited_;         // scratch of sample_again
+};
+
+}  // namespace mica_llama
