@@ -70,7 +70,7 @@ inline mica_status need_broadcast(const InferCall& call, const char* b_name, con
     if (b.dim[i] == 1 || b.dim[i] == a.dim[i]) continue;
     return call.error.fail(MICA_INVALID_ARGUMENT, b_name, " ", shape_text(b).text,
                            " does not repeat over ", a_name, " ", shape_text(a).text, ": dim[", i,
-                           "] is ", b.dim[i], ", not 1 or ", a.dim[i]);
+                           "] is ", b.dim[i], ", ", a_name, "'s is ", a.dim[i]);
   }
   if (b.extent != kNoExtent && (b.extent != a.extent || b.rank != a.rank)) {
     return call.error.fail(MICA_INVALID_ARGUMENT, "dim[", b.rank - 1, "] of ", b_name,
@@ -89,7 +89,7 @@ inline mica_status pack_output(const InferCall& call, mica_dtype dtype, uint32_t
                                const int64_t* dim, uint32_t extent) {
   uint64_t bytes = 0;
   if (!tensor_bytes(dtype_info(dtype), rank, dim, bytes, call.error)) {
-    return call.error.prefix("the result: ");
+    return call.error.prefix("the result");
   }
   call.out = make_desc(dtype, rank, dim, extent);
   return MICA_OK;

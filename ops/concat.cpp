@@ -118,7 +118,7 @@ void cases_concat(CaseList& list) {
       });
     }
     list.add("concat", type_name(type) + ".strided", [=](CaseBuilder& b) {
-      const int64_t dim[] = {5, 6}, start[] = {1, 2, 0, 0};
+      const int64_t dim[] = {5, 7}, start[] = {1, 2, 0, 0};
       const mica_tensor first = b.input("a", type, {6, 7}, integers(-9, 9));
       const mica_tensor second = b.input("b", type, {8, 9}, integers(-9, 9));
       b.output(mica_concat(

@@ -79,5 +79,55 @@ void mica_kv_append(mica_graph* graph, const mica_kv* kv, mica_tensor k, mica_te
 }
 
 #else
-#include "ops/attention/attention_cases.h"
+#include "ops/attention/attention_cases.inc"
+
+namespace mica::conformance {
+
+// With a window of 1 every query sees its own cell only, so that attention gives what was stored in
+// V; the wider window gives what was stored in K a part in the result.
+void cases_kv_append(CaseList& list) {
+  for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0}) {
+    for (const mica_dtype rows : {MICA_F32, MICA_F16, MICA_BF16}) {
+      for (const uint32_t window : {1u, 0u}) {
+        AttentionCase c;
+        c.n_heads = c.n_kv_heads = 3;
+        c.dtype_k = c.dtype_v = type;
+        c.dtype_rows = rows;
+        c.window = window;
+        c.max_seqs = 2;
+        c.max_step_tokens = 80;
+        c.steps = {{{{1, 30}, {0, 40}}, {}}, {{{0, 80}}, {}}, {{{0, 1}, {1, 2}}, {}}};
+        const std::string name = std::string(mica_dtype_get(type)->name) + "." +
+                                 mica_dtype_get(rows)->name + ".window" + std::to_string(window);
+        list.add("kv_append", name, [c](CaseBuilder& b) { build_attention(b, c); });
+        c.head_dim_k = 64 + 16;
+        c.head_dim_v = 32 + 8;
+        if (rows == MICA_F32)
+          list.add("kv_append", name + ".padded", [c](CaseBuilder& b) { build_attention(b, c); });
+      }
+    }
+  }
+  // Heads of a wider tensor: K and V inside a fused Q, K, V.
+  list.add("kv_append", "slices", [](CaseBuilder& b) {
+    mica_kv_layer layer = MICA_KV_LAYER_INIT;
+    layer.n_kv_heads = 2;
+    layer.head_dim_k = layer.head_dim_v = 64;
+    mica_kv_params params = MICA_KV_PARAMS_INIT;
+    params.n_layers = 1;
+    params.layers = &layer;
+    params.n_cells = 128;
+    params.max_step_tokens = 24;
+    mica_kv_cache* cache = b.cache(params, {{{{0, 20}}, {}}, {{{0, 1}}, {}}});
+    const mica_tensor qkv = b.input("qkv", MICA_F32, {64, 8, 24}, normal(), b.n_tokens());
+    const auto heads = [&](int64_t first, int64_t n) {
+      const int64_t dim[] = {64, n, 24}, start[] = {0, first, 0, 0};
+      return mica_view(b.graph(), qkv, 3, dim, start);
+    };
+    const mica_kv kv = mica_graph_kv(b.graph(), cache, 0, b.n_tokens());
+    mica_kv_append(b.graph(), &kv, heads(4, 2), heads(6, 2));
+    b.output(mica_attention(b.graph(), heads(0, 4), &kv, nullptr));
+  });
+}
+
+}  // namespace mica::conformance
 #endif

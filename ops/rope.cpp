@@ -245,6 +245,9 @@ void cases_rope(CaseList& list) {
   RopeCase narrow = yarn_case(0.5f, 1, 1);
   narrow.p.beta_fast = narrow.p.beta_slow = 4;
   add_rope(list, "yarn.narrow_ramp", narrow);
+  narrow.p.beta_fast = 1;
+  narrow.p.beta_slow = 32;
+  add_rope(list, "yarn.step", narrow);
   RopeCase all = yarn_case(0.125f, 1, 1);
   all.p.n_rot = 64;
   all.p.offset = 64;

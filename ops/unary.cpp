@@ -41,13 +41,14 @@ Result silu(double x) {
 }
 Result gelu(double x) {
   constexpr double kSqrt2OverPi = 0.79788456080286535588;
-  const double t = std::tanh(kSqrt2OverPi * (x + 0.044715 * x * x * x));
-  return {0.5 * x * (1 + t), 0.5 * std::fabs(x) * (1 + std::fabs(t))};
+  // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which keeps the digits of the far negative side.
+  const double u = kSqrt2OverPi * (x + 0.044715 * x * x * x);
+  return {x / (1 + std::exp(-2 * u)), 0.5 * std::fabs(x) * (1 + std::fabs(std::tanh(u)))};
 }
 Result gelu_erf(double x) {
   constexpr double kSqrtHalf = 0.70710678118654752440;
   const double e = std::erf(x * kSqrtHalf);
-  // erfc keeps the digits of the far negative side.
+  // 1 + erf(z) = erfc(-z), which keeps them here.
   return {0.5 * x * std::erfc(-x * kSqrtHalf), 0.5 * std::fabs(x) * (1 + std::fabs(e))};
 }
 // (exp(2x) - 1) / (exp(2x) + 1)

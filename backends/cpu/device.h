@@ -13,7 +13,9 @@ struct mica_b_device {
   mica::cpu::Features features{};
   mica::cpu::Pool pool;
 
-  bool cancelled() const { return host.cancel != nullptr && *host.cancel != 0; }
+  bool cancelled() const {
+    return host.cancel != nullptr && __atomic_load_n(host.cancel, __ATOMIC_RELAXED) != 0;
+  }
   mica_status fail(const mica::Error& error) const {
     if (host.set_error != nullptr) host.set_error(host.user, error.code(), error.text());
     return error.code();

@@ -17,7 +17,7 @@ constexpr int64_t kMaxBlockBytes = 256;
 
 struct Shape {
   const Rows16* type;
-  int64_t n_elems;    // of a row
+  int64_t n_elems;  // of a row
   int64_t n_rows;
   int64_t row_bytes;  // plain
 };
@@ -58,9 +58,9 @@ void pack_group(const Shape& s, const uint8_t* rows, int64_t n_rows, uint8_t* gr
   for (int64_t record = 0; record < n_records; ++record) {
     for (uint32_t i = 0; i < s.type->blocks; ++i) {
       for (int64_t r = 0; r < kGroupRows; ++r) {
-        block[r] = r < n_rows ? block_of(s, rows + r * s.row_bytes,
-                                         record * s.type->blocks + i, padded[r])
-                              : kZeros;
+        block[r] = r < n_rows
+                       ? block_of(s, rows + r * s.row_bytes, record * s.type->blocks + i, padded[r])
+                       : kZeros;
       }
       s.type->pack(block, i, group + record * s.type->record_bytes);
     }

@@ -321,5 +321,200 @@ mica_tensor mica_attention(mica_graph* graph, mica_tensor q, const mica_kv* kv,
 }
 
 #else
-#include "ops/attention/attention_cases.h"
+#include <cmath>
+
+#include "ops/attention/attention_cases.inc"
+
+namespace mica::conformance {
+namespace {
+
+constexpr mica_dtype kTypes[] = {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0};
+
+void add(CaseList& list, std::string name, AttentionCase c) {
+  if (c.steps.empty()) c.steps = prompt_and_decode(20, 2);
+  list.add("attention", std::move(name), [c](CaseBuilder& b) { build_attention(b, c); });
+}
+
+std::string type_name(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
+
+void add_types(CaseList& list) {
+  for (const mica_dtype k : kTypes) {
+    for (const mica_dtype v : kTypes) {
+      AttentionCase c;
+      c.dtype_k = k;
+      c.dtype_v = v;
+      add(list, "k_" + type_name(k) + ".v_" + type_name(v), c);
+    }
+    AttentionCase c;
+    c.dtype_k = c.dtype_v = k;
+    c.head_dim_k = c.head_dim_v = 80;  // whole blocks in storage only
+    add(list, type_name(k) + ".head80", c);
+    c.head_dim_k = c.head_dim_v = 128;
+    c.n_heads = 8;
+    c.n_cells = 384;
+    c.max_step_tokens = 128;
+    c.steps = {{{{0, 128}}, {}}, {{{0, 128}}, {}}, {{{0, 60}}, {}}, {{{0, 1}}, {}}, {{{0, 7}}, {}}};
+    add(list, type_name(k) + ".long", c);
+    c.head_dim_k = 96;
+    c.head_dim_v = 32;
+    c.steps = prompt_and_decode(70, 2);
+    add(list, type_name(k) + ".k96.v32", c);
+  }
+  for (const mica_dtype q : {MICA_F16, MICA_BF16}) {
+    AttentionCase c;
+    c.dtype_q = c.dtype_rows = q;
+    c.dtype_k = c.dtype_v = MICA_F16;
+    add(list, "q_" + type_name(q), c);
+  }
+}
+
+void add_heads(CaseList& list) {
+  const std::pair<uint32_t, uint32_t> heads[] = {{1, 1}, {4, 4}, {6, 1}, {9, 3}, {16, 2}, {7, 7}};
+  for (const auto& [n_heads, n_kv_heads] : heads) {
+    AttentionCase c;
+    c.n_heads = n_heads;
+    c.n_kv_heads = n_kv_heads;
+    c.dtype_k = c.dtype_v = MICA_F16;
+    const std::string name = "heads" + std::to_string(n_heads) + "_" + std::to_string(n_kv_heads);
+    add(list, name, c);
+    c.max_step_tokens = 70;
+    c.steps = prompt_and_decode(70, 1);
+    c.head_dim_k = c.head_dim_v = 40;
+    add(list, name + ".head40", c);
+  }
+}
+
+void add_options(CaseList& list) {
+  AttentionCase c;
+  c.dtype_k = c.dtype_v = MICA_F16;
+  c.max_step_tokens = 70;
+  c.steps = prompt_and_decode(70, 2);
+  const auto with = [&](const char* name, auto change) {
+    AttentionCase changed = c;
+    change(changed);
+    add(list, name, changed);
+  };
+  with("scale", [](AttentionCase& x) { x.scale = 0.3f; });
+  with("scale_negative", [](AttentionCase& x) { x.scale = -0.1f; });
+  with("peaked", [](AttentionCase& x) { x.sigma = 20; });
+  with("softcap", [](AttentionCase& x) { x.softcap = 1.5f; });
+  with("non_causal", [](AttentionCase& x) { x.non_causal = true; });
+  with("sinks", [](AttentionCase& x) { x.sinks = true; });
+  with("shared_layer", [](AttentionCase& x) { x.shared_layer = true; });
+  for (const uint32_t window : {1u, 2u, 9u, 64u, 65u, 500u}) {
+    with(("window" + std::to_string(window)).c_str(), [&](AttentionCase& x) { x.window = window; });
+    with(("window" + std::to_string(window) + ".first5").c_str(), [&](AttentionCase& x) {
+      x.window = window;
+      x.n_first = 5;
+    });
+  }
+  with("window30.rolls", [](AttentionCase& x) {
+    x.window = 30;
+    x.n_first = 3;
+    x.sinks = true;
+    for (int i = 0; i < 6; ++i) x.steps.push_back({{{0, 45}}, {}});
+  });
+  for (const mica_dtype type : {MICA_F32, MICA_F16}) {
+    with(("mask." + type_name(type)).c_str(), [&](AttentionCase& x) {
+      x.mask_dtype = type;
+      x.mask_heads = 1;
+    });
+    with(("mask.heads." + type_name(type)).c_str(), [&](AttentionCase& x) {
+      x.mask_dtype = type;
+      x.mask_heads = 4;
+      x.non_causal = true;
+    });
+  }
+  // Cells that are hidden, cells beyond the mask, and first tokens that see nothing at all.
+  with("mask.hides", [](AttentionCase& x) {
+    x.mask_heads = 1;
+    x.mask_cells = 67;
+    x.mask = mica::conformance::list({-HUGE_VAL, 0.5, -1, -HUGE_VAL, 2});
+  });
+  with("everything", [](AttentionCase& x) {
+    x.dtype_v = MICA_Q8_0;
+    x.window = 40;
+    x.n_first = 2;
+    x.softcap = 4;
+    x.sinks = true;
+    x.mask_heads = 4;
+    x.scale = 0.2f;
+    x.shared_layer = true;
+  });
+}
+
+mica_status copy_all(mica_kv_cache* cache, std::initializer_list<uint32_t> to, int64_t end) {
+  for (const uint32_t dst : to) {
+    const mica_status status = mica_kv_seq_cp(cache, 0, dst, 0, end);
+    if (status != MICA_OK) return status;
+  }
+  return MICA_OK;
+}
+
+void add_sequences(CaseList& list) {
+  for (const mica_dtype type : {MICA_F16, MICA_Q8_0}) {
+    AttentionCase c;
+    c.dtype_k = c.dtype_v = type;
+    c.max_seqs = 4;
+    c.n_cells = 640;
+    c.max_step_tokens = 90;
+    const auto with = [&](const std::string& name, std::vector<Step> steps) {
+      c.steps = std::move(steps);
+      add(list, type_name(type) + "." + name, c);
+    };
+    with("ragged", {{{{2, 40}, {0, 1}, {3, 33}, {1, 5}}, {}},
+                    {{{1, 1}, {0, 70}, {2, 1}}, {}},
+                    {{{0, 1}, {1, 1}, {2, 1}, {3, 1}}, {}}});
+    with("prefix", {{{{0, 70}}, {}},
+                    {{{0, 1}, {1, 2}, {3, 1}}, [](mica_kv_cache* k) { return copy_all(k, {1, 3}, -1); }},
+                    {{{3, 60}, {1, 1}}, {}},
+                    {{{2, 3}, {0, 1}}, [](mica_kv_cache* k) { return copy_all(k, {2}, 66); }},
+                    {{{2, 1}, {0, 1}, {1, 1}, {3, 1}}, {}}});
+    with("holes", {{{{0, 90}}, {}},
+                   {{{0, 4}, {1, 3}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 10, 30); }},
+                   {{{0, 1}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 60, 68); }},
+                   {{{0, 40}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 80, -1); }},
+                   {{{0, 1}, {1, 30}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 0, 5); }}});
+    with("keep", {{{{0, 50}, {1, 20}}, {}},
+                  {{{1, 1}, {0, 9}}, [](mica_kv_cache* k) { return mica_kv_seq_keep(k, 1); }}});
+    c.window = 33;
+    c.n_first = 2;
+    with("ragged.window", {{{{2, 40}, {0, 1}, {3, 33}}, {}},
+                           {{{1, 1}, {0, 70}, {2, 1}}, {}},
+                           {{{2, 60}, {3, 1}}, [](mica_kv_cache* k) {
+                              return mica_kv_seq_cp(k, 0, 1, 60, -1);
+                            }},
+                           {{{0, 1}, {1, 1}, {2, 1}, {3, 1}}, {}}});
+  }
+}
+
+void add_lengths(CaseList& list) {
+  AttentionCase c;
+  c.dtype_k = c.dtype_v = MICA_F16;
+  c.n_cells = 640;
+  c.max_step_tokens = 128;
+  for (const uint32_t n : {1u, 2u, 15u, 16u, 17u, 63u, 64u, 65u, 128u}) {
+    c.steps = prompt_and_decode(n, 2);
+    add(list, "prompt" + std::to_string(n), c);
+  }
+  c.steps = {{{{0, 70}}, {}}, {{{0, 57}}, {}}, {{{0, 1}}, {}}, {{{0, 1}}, {}}, {{{0, 1}}, {}}};
+  add(list, "decode_over_pages", c);
+  c.n_heads = 8;
+  c.steps = prompt_and_decode(128, 0);
+  for (int i = 0; i < 3; ++i) c.steps.push_back({{{0, 128}}, {}});
+  c.steps.push_back({{{0, 1}}, {}});
+  add(list, "decode_at513", c);
+}
+
+}  // namespace
+
+void cases_attention(CaseList& list) {
+  add_types(list);
+  add_heads(list);
+  add_options(list);
+  add_sequences(list);
+  add_lengths(list);
+}
+
+}  // namespace mica::conformance
 #endif

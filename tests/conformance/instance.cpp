@@ -84,8 +84,8 @@ class Instance final : public CaseBuilder {
   Instance(const Case& c, const RunOptions& options) : case_(c), options_(options) {}
   void open() {
     check(mica_context_create(nullptr, &context_));
-    check(mica_context_add_backend(context_, options.backend));
-    check(mica_device_open(context_, options.device.c_str(), &device_));
+    check(mica_context_add_backend(context_, options_.backend));
+    check(mica_device_open(context_, options_.device.c_str(), &device_));
     check(mica_weights_create(device_, &weights_));
     check(mica_graph_create(context_, &graph_));
   }

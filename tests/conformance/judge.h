@@ -5,6 +5,8 @@
 
 #include "tests/conformance/instance.h"
 
+#include "mica/backend.h"
+
 namespace mica::conformance {
 
 struct Verdict {

@@ -305,7 +305,7 @@ TEST_F(KvCache, SaysWhenItIsFull) {
 // What the model knows of one sequence: its values by position.
 using Line = std::map<int64_t, int64_t>;
 
-struct Random : Fixture {
+struct KvCacheRandom : Fixture {
   // Everything that a call that fails must leave as it was.
   using Bytes = std::vector<int64_t>;
   Bytes snapshot() const {
@@ -560,7 +560,7 @@ struct Random : Fixture {
   uint64_t n_copies = 0, n_full = 0, n_refused = 0;
 };
 
-TEST_F(Random, OneGroup) {
+TEST_F(KvCacheRandom, OneGroup) {
   for (uint32_t seed = 1; seed <= 6; ++seed) {
     ASSERT_EQ(make({layer()}, 64 * 14, 4, 90), MICA_OK);
     play(seed, 1500);
@@ -571,7 +571,7 @@ TEST_F(Random, OneGroup) {
   EXPECT_EQ(n_refused, 0u);
 }
 
-TEST_F(Random, WindowedBesideFull) {
+TEST_F(KvCacheRandom, WindowedBesideFull) {
   for (uint32_t seed = 11; seed <= 16; ++seed) {
     ASSERT_EQ(make({layer(), layer(40), layer(100, 70), layer(1)}, 64 * 20, 3, 130), MICA_OK);
     play(seed, 1000);
@@ -581,7 +581,7 @@ TEST_F(Random, WindowedBesideFull) {
   EXPECT_GT(n_refused, 10u);
 }
 
-TEST_F(Random, WindowedOnly) {
+TEST_F(KvCacheRandom, WindowedOnly) {
   for (uint32_t seed = 21; seed <= 24; ++seed) {
     ASSERT_EQ(make({layer(150), layer(10, 5)}, 0, 5, 80), MICA_OK);
     play(seed, 800);
@@ -590,7 +590,7 @@ TEST_F(Random, WindowedOnly) {
   EXPECT_GT(n_copies, 50u);
 }
 
-TEST_F(Random, FewEntries) {
+TEST_F(KvCacheRandom, FewEntries) {
   for (uint32_t seed = 31; seed <= 34; ++seed) {
     ASSERT_EQ(make({layer()}, 64 * 12, 4, 90, 14), MICA_OK);
     play(seed, 800);

@@ -110,6 +110,7 @@ void compare(const HostTensor& got, const HostTensor& want, size_t n_bytes, int6
 // What the conformance bounds rely on: no element is larger than the terms it is the sum of.
 void check_terms(const HostTensor& out, const std::vector<double>& magnitude, double n_terms) {
   EXPECT_GE(n_terms, 1);
+  if (out.dtype == MICA_I32 || out.dtype == MICA_I64) return;  // rounded by more than a share
   const int64_t n = out.dim[0];
   for (int64_t i = 0; i < out.elements(); ++i) {
     const int64_t i_row = i / n;

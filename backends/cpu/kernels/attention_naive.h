@@ -26,7 +26,8 @@ static float naive_score(const NaiveRow& r, const Entry& e, int64_t cell, int64_
     sum = r.args->softcap * __builtin_tanhf(sum / r.args->softcap);
   }
   const Tensor& mask = r.call->in[kMask];
-  if (mask.data == nullptr || column >= mask.dim[0]) return sum;
+  if (mask.data == nullptr) return sum;
+  if (column >= mask.dim[0]) return -__builtin_inff();
   const char* at = mask.data + column * mask.stride[0] + r.token * mask.stride[1] +
                    (mask.dim[2] == 1 ? 0 : r.head) * mask.stride[2];
   if (mask.dtype == MICA_F16) {
@@ -106,6 +107,8 @@ static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, ch
     r.token = item / r.shape.n_heads;
     r.head = item % r.shape.n_heads;
     r.kv_head = r.head / r.shape.group;
+    char* out = call.out.data + r.head * call.out.stride[1] + r.token * call.out.stride[2];
+    __builtin_memset(out, 0, static_cast<size_t>(r.shape.dim_v) * 4);
     const Tensor& x = call.in[kQ];
     const char* row = x.data + r.head * x.stride[1] + r.token * x.stride[2];
     for (int64_t i = 0; i < r.shape.dim_k; ++i) {

@@ -106,9 +106,9 @@ struct Entry {
 };
 static Entry table_entry(const Table& t, int64_t i) {
   const int32_t* w = t.words + MICA_KV_TABLE_ENTRIES(t.max_seqs) + i * MICA_KV_ENTRY_WORDS;
-  Entry e = {w[0], w[1], w[2], w[3], max_i64(1, w[4])};
+  Entry e = {w[0], w[1], w[2], w[3], w[4]};
   const bool wrong = e.page < 0 || e.page >= t.n_pages || e.first_cell < 0 || e.n_cells < 0 ||
-                     e.first_cell + e.n_cells > kPageCells;
+                     e.first_cell + e.n_cells > kPageCells || e.div < 1;
   if (wrong) e = {0, 0, 0, 0, 1};
   return e;
 }
@@ -188,6 +188,13 @@ static SeqCut cut_seq(const Cut& c, int64_t i_seq, int64_t* slot) {
   return s;
 }
 
+// The tokens before the first and behind the last sequence: their results are zeros.
+static Range covered_tokens(const Cut& c) {
+  if (c.table.n_seqs == 0) return {0, 0};
+  return {seq_tokens(c.table, c.shape, 0).begin,
+          seq_tokens(c.table, c.shape, c.table.n_seqs - 1).end};
+}
+
 struct Unit {
   Range tokens, entries;
   int64_t first_entry;  // of the sequence
@@ -201,9 +208,11 @@ static int64_t count_units(const Cut& c) {
     const SeqCut s = cut_seq(c, i, &slot);
     n += s.n_tiles * s.n_chunks;
   }
-  return n;
+  const Range covered = covered_tokens(c);
+  return covered.begin == 0 && covered.end == c.shape.n_tokens ? n : n + 1;
 }
 
+// False for the unit of tokens that no sequence has.
 static bool find_unit(const Cut& c, int64_t index, Unit* out) {
   int64_t slot = 0;
   for (int64_t i = 0; i < c.table.n_seqs; ++i) {

@@ -60,18 +60,21 @@ static __attribute__((noinline)) void panel(const PanelArgs& p) {
   }
 }
 
-// Registers: R * V sums, V loads, one broadcast. A sum takes one register of 32, two of 16, four of
-// 16.
+// Registers: R * V sums, V loads, one broadcast; a vector takes one of 32, two of 16, four of 16.
+// Beyond kDirectRows rows F16 and BF16 are widened once instead of by every block of rows.
 #if defined(__AVX512F__)
 constexpr int kMaxRows = 8;
+constexpr int64_t kDirectRows = 4 * kMaxRows;
 template <int R>
 constexpr int kVectors = R <= 6 ? 4 : 2;
 #elif defined(__AVX2__)
 constexpr int kMaxRows = 6;
+constexpr int64_t kDirectRows = 2 * kMaxRows;
 template <int R>
 constexpr int kVectors = R <= 3 ? 2 : 1;
 #else
 constexpr int kMaxRows = 2;
+constexpr int64_t kDirectRows = kMaxRows;
 template <int R>
 constexpr int kVectors = 1;
 #endif
@@ -229,9 +232,6 @@ static void decode_v(const KvPage& p, const char* head, int64_t cell0, int64_t c
     }
   }
 }
-
-// Rows beyond which a page is widened to F32 once instead of by every block of rows.
-constexpr int64_t kDirectRows = 4 * kMaxRows;
 
 static TileOperand k_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t run0,
                              int64_t run1, const char* ahead, float* room) {

@@ -71,11 +71,12 @@ MICA_INLINE float float_at(mica_dtype dtype, const char* p) {
 // in `buffer`.
 static inline const float* read_floats(const Tensor& t, const char* row, int64_t first, int64_t n,
                                        float* buffer) {
-  const char* p = row + first * t.stride[0];
   if (!dense_rows(t)) {
+    const char* p = row + first * t.stride[0];
     for (int64_t i = 0; i < n; ++i) buffer[i] = float_at(t.dtype, p + i * t.stride[0]);
     return buffer;
   }
+  const char* p = row + first * elem_bytes(t.dtype);
   if (t.dtype == MICA_F32) return reinterpret_cast<const float*>(p);
   const uint16_t* half = reinterpret_cast<const uint16_t*>(p);
   if (t.dtype == MICA_F16) {

@@ -25,13 +25,25 @@ inline int64_t glu_items(const Call& call, uint32_t) {
 }
 inline int64_t glu_grain(const Call& call, uint32_t) { return cut_grain(glu_cut(call)); }
 
-// Values between the members are rounded to their dtype, as the members themselves would.
+// Rounds to the dtype that the value between the members has.
+MICA_INLINE f32x16 rounded_to(mica_dtype dtype, f32x16 x) {
+  uint16_t half[16];
+  if (dtype == MICA_F16) {
+    store_f16(half, x);
+    return load_f16(half);
+  }
+  if (dtype == MICA_BF16) {
+    store_bf16(half, x);
+    return load_bf16(half);
+  }
+  return x;
+}
+
 template <class F>
 void glu_run(const Call& call, uint32_t, int64_t first, int64_t end, char*) {
   const Call& act = call.members[0];
   const Call& mul = call.members[1];
   const Cut c = glu_cut(call);
-  uint16_t half[16];
   float gate_buffer[kChunk], up_buffer[kChunk], out_buffer[kChunk];
   for (int64_t item = first; item < end; ++item) {
     const int64_t row = item / c.chunks;
@@ -41,18 +53,18 @@ void glu_run(const Call& call, uint32_t, int64_t first, int64_t end, char*) {
     const float* up = read_floats(mul.in[1], row_at(mul.in[1], row), at, n, up_buffer);
     char* out_row = row_at(mul.out, row);
     float* y = place_floats(mul.out, out_row, at, out_buffer);
-    const mica_dtype middle = act.out.dtype;
-    if (middle != MICA_F32) {
+    if (act.out.data != nullptr || act.out.dtype != MICA_F32) {
       for (int64_t i = 0; i < n; i += 16) {
         const int64_t m = min_i64(16, n - i);
-        const f32x16 g = F::apply(load_n(gate + i, m));
-        if (middle == MICA_F16) {
-          store_f16(half, g);
-        } else {
-          store_bf16(half, g);
-        }
-        const f32x16 rounded = middle == MICA_F16 ? load_f16(half) : load_bf16(half);
-        store_n(y + i, rounded * load_n(up + i, m), m);
+        store_n(gate_buffer + i, rounded_to(act.out.dtype, F::apply(load_n(gate + i, m))), m);
+      }
+      // Somebody outside the region reads it too.
+      if (act.out.data != nullptr) {
+        write_floats(act.out, row_at(act.out, row), at, n, gate_buffer);
+      }
+      for (int64_t i = 0; i < n; i += 16) {
+        const int64_t m = min_i64(16, n - i);
+        store_n(y + i, load_n(gate_buffer + i, m) * load_n(up + i, m), m);
       }
     } else {
       int64_t i = 0;

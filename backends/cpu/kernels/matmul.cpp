@@ -7,8 +7,7 @@ MICA_CPU_BEGIN
 
 static const char* activations(const Call& c) {
   const mica_dtype x = c.in[1].dtype;
-  return x == MICA_F32 || x == MICA_F16 || x == MICA_BF16 ? nullptr
-                                                          : "x is not F32, F16 or BF16";
+  return x == MICA_F32 || x == MICA_F16 || x == MICA_BF16 ? nullptr : "x is not F32, F16 or BF16";
 }
 
 namespace rows16 {
@@ -16,10 +15,6 @@ namespace rows16 {
 static const char* supports(const Call& c) {
   if (c.in[0].layout != kLayoutRows16) return "w is not a packed weight";
   return activations(c);
-}
-static const char* supports_one(const Call& c) {
-  if (c.in[1].dim[1] * c.in[1].dim[2] * c.in[1].dim[3] != 1) return "x has several columns";
-  return supports(c);
 }
 static uint32_t numerics(const Call& c) { return math_of(c).numerics; }
 
@@ -33,36 +28,27 @@ static int64_t items(const Call& c, uint32_t phase) {
   const Problem p(c);
   // A single column is rounded by every thread that needs it: cheaper than a barrier.
   if (phase == 0) return p.n_columns == 1 ? 0 : p.n_slices * p.n_columns;
-  return p.n_columns == 1 ? p.n_slices * p.stream_items()
-                          : p.n_slices * p.column_tiles() * p.n_groups;
+  return p.n_slices * p.n_groups * (p.n_columns == 1 ? 1 : p.column_tiles());
 }
 static int64_t grain(const Call& c, uint32_t phase) {
   const Problem p(c);
   if (phase == 0) return p.n_columns >= 4 * kPanelColumns ? kPanelColumns : 1;
-  return p.n_columns == 1 ? p.stream_grain() : p.tile_grain();
+  return p.n_columns == 1 ? p.single_grain() : p.tile_grain();
 }
 static void run(const Call& c, uint32_t phase, int64_t first, int64_t end, char* thread_scratch) {
   const Problem p(c);
-  if (p.n_columns == 1) {
-    if (phase == 1) run_streams(c, p, first, end, thread_scratch);
-  } else if (phase == 0) {
+  if (phase == 0) {
     prepare_columns(c, p, first, end);
+  } else if (p.n_columns == 1) {
+    run_single(c, p, first, end, thread_scratch);
   } else {
     run_tiles(c, p, first, end);
   }
 }
 
-static int64_t items_one(const Call& c, uint32_t) { return items(c, 1); }
-static int64_t grain_one(const Call& c, uint32_t) { return grain(c, 1); }
-static void run_one(const Call& c, uint32_t, int64_t first, int64_t end, char* thread_scratch) {
-  run(c, 1, first, end, thread_scratch);
-}
-
 }  // namespace rows16
 
 static const Kernel rows[] = {
-    {"matmul", "", 1, rows16::supports_one, rows16::numerics, nullptr, rows16::scratch,
-     rows16::items_one, rows16::run_one, rows16::grain_one},
     {"matmul", "", 2, rows16::supports, rows16::numerics, rows16::workspace, rows16::scratch,
      rows16::items, rows16::run, rows16::grain},
     {"matmul", "", 1, plain_rows::supports, plain_rows::numerics, nullptr, plain_rows::scratch,

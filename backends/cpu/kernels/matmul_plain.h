@@ -1,5 +1,6 @@
-// Plain rows times plain columns: both run along K, so elements meet 16 at a time and lanes are summed
-// at the end. For computed tensors and for quantized inputs of the step; and the naive kernel.
+// Plain rows times plain columns: both run along K, so elements meet 16 at a time and lanes are
+// summed at the end. For computed tensors and for quantized inputs of the step; and the naive
+// kernel.
 #pragma once
 #include "backends/cpu/quant/prepare.h"
 
@@ -14,8 +15,7 @@ static inline const char* supports(const Call& c) {
   if (find_rows16(c.in[0].dtype) == nullptr || find_rows16(c.in[0].dtype)->blocks == 0) {
     return "w is not of a type that can be multiplied";
   }
-  return x == MICA_F32 || x == MICA_F16 || x == MICA_BF16 ? nullptr
-                                                          : "x is not F32, F16 or BF16";
+  return x == MICA_F32 || x == MICA_F16 || x == MICA_BF16 ? nullptr : "x is not F32, F16 or BF16";
 }
 static inline uint32_t numerics(const Call&) { return MICA_NUM_F32; }
 
@@ -90,9 +90,8 @@ static inline void run(const Call& c, uint32_t, int64_t first, int64_t end, char
       s_row = padded(c);
     }
     for (int64_t i1 = 0; i1 < x.dim[1]; ++i1) {
-      const float* column =
-          floats_of(x.dtype, x.data + i1 * x.stride[1] + i2 * x.stride[2] + i3 * x.stride[3], n,
-                    x_row);
+      const float* column = floats_of(
+          x.dtype, x.data + i1 * x.stride[1] + i2 * x.stride[2] + i3 * x.stride[3], n, x_row);
       char* out_row =
           c.out.data + i1 * c.out.stride[1] + i2 * c.out.stride[2] + i3 * c.out.stride[3];
       float* out = reinterpret_cast<float*>(out_row) + begin;

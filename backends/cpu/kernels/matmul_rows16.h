@@ -16,20 +16,21 @@ constexpr int64_t kMaxTileColumns = 256;
 
 struct Problem {
   const RowMath* math;
-  int64_t n_rows;      // of a slice of w
-  int64_t n_slices;    // of w
-  int64_t n_columns;   // of x that meet one slice of w
-  int64_t n_records;   // of a row of w
+  int64_t n_elems;    // of a row
+  int64_t n_rows;     // of a slice of w
+  int64_t n_slices;   // of w
+  int64_t n_columns;  // of x that meet one slice of w
+  int64_t n_records;  // of a row of w
   int64_t group_bytes;
   int64_t column_bytes;
-  int64_t n_groups;    // of 16 rows that a slice may touch
-  int64_t n_streams;   // groups read at once for a single column
+  int64_t n_groups;  // of 16 rows that a slice may touch
 
   explicit Problem(const Call& c) {
     const Tensor& w = c.in[0];
     const Tensor& x = c.in[1];
     const Rows16& t = *find_rows16(w.dtype);
     math = &math_of(c);
+    n_elems = w.dim[0];
     n_rows = w.dim[1];
     n_slices = w.dim[2] * w.dim[3];
     n_columns = x.dim[1] * (x.dim[2] / w.dim[2]) * (x.dim[3] / w.dim[3]);
@@ -38,12 +39,12 @@ struct Problem {
     column_bytes = n_records * math->column_bytes;
     // A slice need not begin at a group.
     n_groups = div_up_i64(n_rows, kGroupRows) + (n_slices > 1 && n_rows % kGroupRows != 0 ? 1 : 0);
-    n_streams = n_groups >= 32 ? 4 : n_groups >= 8 ? 2 : 1;
   }
 
-  int64_t stream_items() const { return div_up_i64(n_groups, n_streams); }
-  // At least 128 rows, so that rounding the column once a turn costs little beside reading them.
-  int64_t stream_grain() const { return 8 / n_streams; }
+  // Groups worth taking at a time for a single column: at least 128 rows, so that rounding the
+  // column once a turn costs little; many of a large weight, for every turn begins with a pause
+  // until the memory's stream is up to speed.
+  int64_t single_grain() const { return max_i64(8, min_i64(64, n_groups / 8)); }
 
   int64_t tile_columns() const {
     const int64_t most =
@@ -52,10 +53,10 @@ struct Problem {
     return div_up_i64(div_up_i64(n_columns, n_tiles), kPanelColumns) * kPanelColumns;
   }
   int64_t column_tiles() const { return div_up_i64(n_columns, tile_columns()); }
-  // About a million multiplications a turn, or a few KiB of weights.
+  // About a million multiplications a turn.
   int64_t tile_grain() const {
-    const int64_t work = kGroupRows * n_records * 64 * min_i64(n_columns, tile_columns());
-    return max_i64(1, min_i64(n_groups / 16, (1 << 20) / max_i64(work, 1)));
+    const int64_t work = kGroupRows * n_elems * min_i64(n_columns, tile_columns());
+    return max_i64(1, min_i64(n_groups / 8, (1 << 20) / max_i64(work, 1)));
   }
 };
 
@@ -106,9 +107,9 @@ static inline void prepare_columns(const Call& c, const Problem& p, int64_t firs
 // Group `i` of a slice: its weights and which of its 16 rows belong to the slice.
 struct Group {
   const uint8_t* data;
-  int64_t row;    // of the slice, of the first lane that belongs to it
-  int64_t lane;   // that lane
-  int64_t n;      // lanes; may be 0
+  int64_t row;   // of the slice, of the first lane that belongs to it
+  int64_t lane;  // that lane
+  int64_t n;     // lanes; may be 0
 };
 static inline Group group_of(const Call& c, const Problem& p, int64_t slice, int64_t i) {
   const int64_t begin = slice * p.n_rows;
@@ -149,26 +150,25 @@ static inline void run_tiles(const Call& c, const Problem& p, int64_t first, int
   }
 }
 
-static inline void run_streams(const Call& c, const Problem& p, int64_t first, int64_t end,
-                               char* panel) {
-  const int64_t n_items = p.stream_items();
+constexpr int64_t kWarmBytes = 2048;
+
+// One column a slice: every turn rounds it again, while the first weights are on their way.
+static inline void run_single(const Call& c, const Problem& p, int64_t first, int64_t end,
+                              char* panel) {
   int64_t prepared = -1;
-  float out[kMaxStreams * kGroupRows];
+  float out[kGroupRows];
   for (int64_t item = first; item < end; ++item) {
-    const int64_t slice = item / n_items;
+    const int64_t slice = item / p.n_groups;
+    const Group group = group_of(c, p, slice, item % p.n_groups);
+    if (group.n == 0) continue;
     const Column column = column_of(c, slice, 0);
     if (slice != prepared) {
+      for (int64_t i = 0; i < kWarmBytes; i += 64) __builtin_prefetch(group.data + i);
       p.math->prepare(c.in[1].dtype, column.x, c.in[1].dim[0], p.n_records, 1, 0, panel);
       prepared = slice;
     }
-    const int64_t i = item % n_items * p.n_streams;
-    int64_t n = min_i64(p.n_streams, p.n_groups - i);
-    while (n > 0 && group_of(c, p, slice, i + n - 1).n == 0) --n;
-    if (n == 0) continue;
-    p.math->stream(group_of(c, p, slice, i).data, p.group_bytes, n, p.n_records, panel, out);
-    for (int64_t g = 0; g < n; ++g) {
-      put_lanes(column.out, group_of(c, p, slice, i + g), out + g * kGroupRows);
-    }
+    p.math->tile[0](group.data, p.n_records, panel, out);
+    put_lanes(column.out, group, out);
   }
 }
 

@@ -39,10 +39,26 @@ constexpr Kernel unary_kernel(const char* name) {
 
 // x / (1 + e^-x).
 MICA_INLINE f32x16 silu(f32x16 x) { return x * sigmoid(x); }
-// x/2 (1 + tanh(u)) = x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
+// x/2 (1 + tanh(u)) = x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3). In the left tail the result
+// is x e^(2u): 2u is carried as a sum of two floats, or its rounding would show there.
 MICA_INLINE f32x16 gelu(f32x16 x) {
-  const f32x16 u2 = x * fma(x * x, set1(0.07135481282636f), set1(1.59576912160573f));
-  return x * sigmoid(u2);
+  constexpr float kC1 = 1.595769167f, kC1Rest = -4.5341e-8f;
+  constexpr float kC3 = 0.07135481387f, kC3Rest = 2.3988e-9f;
+  // Beyond 20 the sigmoid is 0 or 1 in F32. NaN passes.
+  const f32x16 c = max(set1(-20.0f), min(set1(20.0f), x));
+  const f32x16 z = c * c;
+  const f32x16 p = z * set1(kC3);
+  const f32x16 t = p + set1(kC1);
+  const f32x16 b = t - p;  // the exact error of a sum: Knuth, TAOCP 2, 4.2.2
+  const f32x16 z_rest = mul_error(c, c, z);
+  const f32x16 t_rest = ((p - (t - b)) + (set1(kC1) - b)) + mul_error(z, set1(kC3), p) +
+                        fma(z, set1(kC3Rest), fma(z_rest, set1(kC3), set1(kC1Rest)));
+  const f32x16 u = c * t;
+  const f32x16 u_rest = fma(c, t_rest, mul_error(c, t, u));
+  const f32x16 e = exp(neg(abs(u)));
+  const mask16 left = lt(u, zero());
+  const f32x16 exact = fma(e, select(left, u_rest, neg(u_rest)), e);
+  return x * (select(left, exact, set1(1.0f)) / (set1(1.0f) + exact));
 }
 
 }  // namespace

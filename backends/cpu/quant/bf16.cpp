@@ -1,5 +1,5 @@
-// bf16 in kLayoutRows16: see elements.h. Where the CPU multiplies pairs of BF16, activations are rounded
-// to BF16; else weights are widened.
+// bf16 in kLayoutRows16: see elements.h. Where the CPU multiplies pairs of BF16, activations are
+// rounded to BF16; else weights are widened.
 #include "backends/cpu/quant/elements.h"
 
 MICA_CPU_BEGIN
@@ -13,15 +13,19 @@ struct Pairs {
   static constexpr uint32_t kRecordBytes = Format::kRecordBytes;
   static constexpr uint32_t kColumnBytes = 8;  // [2][width][2] BF16
 
-  static void prepare(mica_dtype dtype, const char* x, int64_t n, int64_t n_records,
-                      int64_t width, int64_t i, char* panel) {
+  static void prepare(mica_dtype dtype, const char* x, int64_t n, int64_t n_records, int64_t width,
+                      int64_t i, char* panel) {
     char* out = panel + 4 * i;
     for (int64_t first = 0; first < 4 * n_records; first += 16) {
       float buffer[16];
       uint16_t rounded[16];
-      store_bf16(rounded, load(as_floats<16>(dtype, x + first * elem_bytes(dtype), n - first,
-                                             buffer)));
+      store_bf16(rounded,
+                 load(as_floats<16>(dtype, x + first * elem_bytes(dtype), n - first, buffer)));
       const int64_t end = min_i64(16, 4 * n_records - first);
+      if (width == 1 && end == 16) {
+        __builtin_memcpy(out + 2 * first, rounded, 32);
+        continue;
+      }
       for (int64_t k = 0; k < end; k += 2) {
         __builtin_memcpy(out + (first + k) / 2 * 4 * width, rounded + k, 4);
       }

@@ -1,5 +1,5 @@
-// The 32-element types with 4 or 5 bits (q4_0, q4_1, q5_0, q5_1) in kLayoutRows16, and the pieces that
-// the K types share. A block's quants: 4 vectors of 16 rows x 4 bytes, byte k of vector j has
+// The 32-element types with 4 or 5 bits (q4_0, q4_1, q5_0, q5_1) in kLayoutRows16, and the pieces
+// that the K types share. A block's quants: 4 vectors of 16 rows x 4 bytes, byte k of vector j has
 // elements 4j + k (low nibble) and 16 + 4j + k (high); fifth bits: one vector, bit j of byte k is
 // that of element 4j + k.
 #pragma once
@@ -68,13 +68,13 @@ static void prepare_q8_32(mica_dtype dtype, const char* x, int64_t n, int64_t n_
     const float* v = as_floats<32>(dtype, x + first * elem_bytes(dtype), n - first, buffer);
     char* block = panel + b * width * 40;
     const Rounding r = rounding<32>(v);
-    const float sum = round_to<32>(v, r.inverse, reinterpret_cast<int8_t*>(block + 32 * i));
+    const int32_t sum = round_to<32>(v, r.inverse, reinterpret_cast<int8_t*>(block + 32 * i));
     put_f32(block + 32 * width + 4 * i, r.scale);
     char* extra = block + 36 * width + 4 * i;
     if (kMin) {
-      put_f32(extra, r.scale * sum);
+      put_f32(extra, r.scale * static_cast<float>(sum));
     } else {
-      put_i32(extra, -kZero * static_cast<int32_t>(sum));
+      put_i32(extra, -kZero * sum);
     }
   }
 }
@@ -88,8 +88,7 @@ MICA_INLINE void add_block(const u8x64* q, f32x16 scale, f32x16 min, const char*
   MICA_UNROLL
   for (int i = 0; i < kColumns; ++i) {
     const i32x16 init = set1_i32(kMin ? 0 : get_i32(extras + 4 * i));
-    const i32x16 sum =
-        dot<8, kBits>(q, reinterpret_cast<const int8_t*>(columns + 32 * i), init);
+    const i32x16 sum = dot<8, kBits>(q, reinterpret_cast<const int8_t*>(columns + 32 * i), init);
     acc[i] = fma(to_f32(sum) * set1(get_f32(scales + 4 * i)), scale, acc[i]);
     if (kMin) acc[i] = fma(min, set1(get_f32(extras + 4 * i)), acc[i]);
   }
@@ -98,8 +97,8 @@ MICA_INLINE void add_block(const u8x64* q, f32x16 scale, f32x16 min, const char*
 
 namespace {
 
-// A record is two blocks of 16 rows: F16 scales [2][16], mins [2][16], fifth bits [2][64],
-// quants [2][256].
+// A record is two blocks of 16 rows: F16 scales [2][16], mins [2][16], then of each block its fifth
+// bits [64] and its quants [256].
 template <int kBits, bool kMin>
 struct Nibbles {
   static constexpr uint32_t kNumerics = MICA_NUM_Q8_32;
@@ -109,8 +108,9 @@ struct Nibbles {
   static constexpr int32_t kZero = kBits == 5 ? 16 : 8;
   static constexpr uint32_t kMins = 64;
   static constexpr uint32_t kFifth = kMins + (kMin ? 64 : 0);
-  static constexpr uint32_t kQuants = kFifth + (kBits == 5 ? 128 : 0);
-  static constexpr uint32_t kRecordBytes = kQuants + 512;
+  static constexpr uint32_t kQuants = kFifth + (kBits == 5 ? 64 : 0);
+  static constexpr uint32_t kStride = kBits == 5 ? 320 : 256;  // of a block's bits
+  static constexpr uint32_t kRecordBytes = kFifth + 2 * kStride;
   static constexpr uint32_t kColumnBytes = 80;
   static constexpr uint32_t kPlainFifth = kMin ? 4 : 2;
   static constexpr uint32_t kPlainQuants = kBlockBytes - 16;
@@ -121,10 +121,11 @@ struct Nibbles {
       __builtin_memcpy(record + 32 * i + 2 * r, b, 2);
       if (kMin) __builtin_memcpy(record + kMins + 32 * i + 2 * r, b + 2, 2);
       if (kBits == 5) {
-        put_word(record + kFifth + 64 * i + 4 * r, bits_to_bytes(get_word(b + kPlainFifth)));
+        put_word(record + kFifth + kStride * i + 4 * r, bits_to_bytes(get_word(b + kPlainFifth)));
       }
       for (uint32_t j = 0; j < 4; ++j) {
-        put_word(record + kQuants + 256 * i + 64 * j + 4 * r, get_word(b + kPlainQuants + 4 * j));
+        put_word(record + kQuants + kStride * i + 64 * j + 4 * r,
+                 get_word(b + kPlainQuants + 4 * j));
       }
     }
   }
@@ -132,10 +133,10 @@ struct Nibbles {
     __builtin_memcpy(b, record + 32 * i + 2 * r, 2);
     if (kMin) __builtin_memcpy(b + 2, record + kMins + 32 * i + 2 * r, 2);
     if (kBits == 5) {
-      put_word(b + kPlainFifth, bytes_to_bits(get_word(record + kFifth + 64 * i + 4 * r)));
+      put_word(b + kPlainFifth, bytes_to_bits(get_word(record + kFifth + kStride * i + 4 * r)));
     }
     for (uint32_t j = 0; j < 4; ++j) {
-      put_word(b + kPlainQuants + 4 * j, get_word(record + kQuants + 256 * i + 64 * j + 4 * r));
+      put_word(b + kPlainQuants + 4 * j, get_word(record + kQuants + kStride * i + 64 * j + 4 * r));
     }
   }
   static void decode(const uint8_t* b, float* y) {
@@ -155,8 +156,8 @@ struct Nibbles {
     MICA_UNROLL
     for (uint32_t i = 0; i < kBlocks; ++i) {
       u8x64 q[8];
-      load_nibbles(record + kQuants + 256 * i, q);
-      if (kBits == 5) add_fifth_bits(record + kFifth + 64 * i, q);
+      load_nibbles(record + kQuants + kStride * i, q);
+      if (kBits == 5) add_fifth_bits(record + kFifth + kStride * i, q);
       const f32x16 scale = load_f16(reinterpret_cast<const uint16_t*>(record + 32 * i));
       const f32x16 min =
           kMin ? load_f16(reinterpret_cast<const uint16_t*>(record + kMins + 32 * i)) : zero();

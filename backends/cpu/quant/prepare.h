@@ -30,39 +30,81 @@ MICA_INLINE const float* as_floats(mica_dtype dtype, const char* x, int64_t n, f
 
 MICA_INLINE int64_t elem_bytes(mica_dtype dtype) { return dtype == MICA_F32 ? 4 : 2; }
 
+// The largest magnitude of kElems values, compared as bits: a NaN counts as more than infinity.
+#if defined(__AVX2__)
+MICA_INLINE float largest_bits(__m256i m) {
+  __m128i q = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+  q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1));
+  return as_float(static_cast<uint32_t>(_mm_cvtsi128_si32(q)));
+}
+#endif
+template <int kElems>
+MICA_INLINE float magnitude(const float* x) {
+#if defined(__AVX512F__)
+  const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+  __m512i m = _mm512_and_si512(_mm512_loadu_si512(x), mask);
+  MICA_UNROLL
+  for (int i = 16; i < kElems; i += 16) {
+    m = _mm512_max_epi32(m, _mm512_and_si512(_mm512_loadu_si512(x + i), mask));
+  }
+  return largest_bits(_mm256_max_epi32(_mm512_castsi512_si256(m), _mm512_extracti64x4_epi64(m, 1)));
+#elif defined(__AVX2__)
+  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+  const __m256i* p = reinterpret_cast<const __m256i*>(x);
+  __m256i m = _mm256_and_si256(_mm256_loadu_si256(p), mask);
+  MICA_UNROLL
+  for (int i = 1; i < kElems / 8; ++i) {
+    m = _mm256_max_epi32(m, _mm256_and_si256(_mm256_loadu_si256(p + i), mask));
+  }
+  return largest_bits(m);
+#else
+  uint32_t m = 0;
+  for (int i = 0; i < kElems; ++i) {
+    const uint32_t bits = as_bits(x[i]) & 0x7fffffffu;
+    m = bits > m ? bits : m;
+  }
+  return as_float(m);
+#endif
+}
+
+// The sum of 16 or 32 signed bytes.
+template <int kElems>
+MICA_INLINE int32_t sum_bytes(const int8_t* q) {
+#if defined(__AVX2__)
+  const __m128i offset = _mm_set1_epi8(-128);
+  const __m128i zeros = _mm_setzero_si128();
+  const __m128i* p = reinterpret_cast<const __m128i*>(q);
+  __m128i s = _mm_sad_epu8(_mm_xor_si128(_mm_loadu_si128(p), offset), zeros);
+  if (kElems == 32) {
+    s = _mm_add_epi32(s, _mm_sad_epu8(_mm_xor_si128(_mm_loadu_si128(p + 1), offset), zeros));
+  }
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(s) - 128 * kElems;
+#else
+  int32_t sum = 0;
+  for (int i = 0; i < kElems; ++i) sum += q[i];
+  return sum;
+#endif
+}
+
 struct Rounding {
   float scale;
   f32x16 inverse;
 };
-// The scale of kElems values. A NaN among them makes it NaN, an infinity infinite or NaN.
+// The scale of kElems values: NaN or infinite when one of them is, and then no quant matters.
 template <int kElems>
 MICA_INLINE Rounding rounding(const float* x) {
-  f32x16 largest = zero();
-  f32x16 sum = zero();
-  MICA_UNROLL
-  for (int i = 0; i < kElems; i += 16) {
-    const f32x16 v = load(x + i);
-    largest = max(abs(v), largest);
-    sum = sum + v * zero();  // NaN when v is not finite
-  }
-  const float amax = reduce_max(largest);
-  const float invalid = any(is_nan(sum)) ? as_float(0x7fc00000u) : 0.0f;
-  return {amax / 127.0f + invalid, set1(amax > 0 ? 127.0f / amax : 0.0f)};
+  const float amax = magnitude<kElems>(x);
+  return {amax / 127.0f, set1(amax > 0 ? 127.0f / amax : 0.0f)};
 }
 
-// q = x rounded, and its sum as a float (exact).
+// q = x rounded; the sum of q.
 template <int kElems>
-MICA_INLINE float round_to(const float* x, f32x16 inverse, int8_t* q) {
-  f32x16 sum = zero();
+MICA_INLINE int32_t round_to(const float* x, f32x16 inverse, int8_t* q) {
   MICA_UNROLL
-  for (int i = 0; i < kElems; i += 16) {
-    // The bounds matter only when x or the inverse is not finite.
-    const f32x16 v = min(max(load(x + i) * inverse, set1(-127.0f)), set1(127.0f));
-    const i32x16 whole = to_i32(v);
-    store_i8(q + i, whole);
-    sum = sum + to_f32(whole);
-  }
-  return reduce_add(sum);
+  for (int i = 0; i < kElems; i += 16) store_i8(q + i, to_i32(load(x + i) * inverse));
+  return sum_bytes<kElems>(q);
 }
 
 MICA_INLINE void put_i32(char* p, int32_t v) { __builtin_memcpy(p, &v, 4); }

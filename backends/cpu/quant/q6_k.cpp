@@ -1,6 +1,7 @@
 // q6_k in kLayoutRows16. A record is one block of 256 elements of 16 rows: F16 d [16], 32 bytes of
-// padding (vectors stay in one cache line); scales [16][16] int8; top two bits [8][2][64], of group g
-// vector h: bits 2j of byte k are those of element 16h + 4j + k; low four bits [8][256] as in nibbles.h.
+// padding (vectors stay in one cache line); scales [16][16] int8; then of each group of 32 its top
+// two bits [2][64] (of vector h, bits 2j of byte k: element 16h + 4j + k) and its low four bits
+// [256] as in nibbles.h.
 #include "backends/cpu/quant/superblocks.h"
 
 MICA_CPU_BEGIN
@@ -14,8 +15,9 @@ struct Q6_K {
   static constexpr uint32_t kBlocks = 1;
   static constexpr uint32_t kScales = 64;
   static constexpr uint32_t kTop = kScales + 256;
-  static constexpr uint32_t kQuants = kTop + 1024;
-  static constexpr uint32_t kRecordBytes = kQuants + 2048;
+  static constexpr uint32_t kQuants = kTop + 128;
+  static constexpr uint32_t kStride = 384;  // of a group's bits
+  static constexpr uint32_t kRecordBytes = kTop + 8 * kStride;
   // Per group [width][32] int8, [width][2] I32 (-32 * sum of 16); then [width] F32 scale.
   static constexpr uint32_t kColumnBytes = 8 * 40 + 4;
   static constexpr uint32_t kPlainTop = 128;
@@ -39,7 +41,7 @@ struct Q6_K {
           const uint8_t* low = b + low_byte(g) + 4 * j;
           const uint32_t first = get_word(low) >> low_shift(g) & 0x0f0f0f0fu;
           const uint32_t second = get_word(low + 16) >> low_shift(g) & 0x0f0f0f0fu;
-          put_word(record + kQuants + 256 * g + 64 * j + 4 * r, first | second << 4);
+          put_word(record + kQuants + kStride * g + 64 * j + 4 * r, first | second << 4);
         }
         for (uint32_t h = 0; h < 2; ++h) {
           uint32_t word = 0;
@@ -47,7 +49,7 @@ struct Q6_K {
             const uint32_t top = get_word(b + top_byte(g) + 16 * h + 4 * j);
             word |= (top >> top_shift(g) & 0x03030303u) << (2 * j);
           }
-          put_word(record + kTop + 128 * g + 64 * h + 4 * r, word);
+          put_word(record + kTop + kStride * g + 64 * h + 4 * r, word);
         }
       }
     }
@@ -56,13 +58,12 @@ struct Q6_K {
     __builtin_memset(b, 0, kPlainScales);
     for (uint32_t g = 0; g < 8; ++g) {
       for (uint32_t j = 0; j < 4; ++j) {
-        const uint32_t both = get_word(record + kQuants + 256 * g + 64 * j + 4 * r);
+        const uint32_t both = get_word(record + kQuants + kStride * g + 64 * j + 4 * r);
         or_word(b + low_byte(g) + 4 * j, (both & 0x0f0f0f0fu) << low_shift(g));
         or_word(b + low_byte(g) + 16 + 4 * j, (both >> 4 & 0x0f0f0f0fu) << low_shift(g));
         for (uint32_t h = 0; h < 2; ++h) {
-          const uint32_t top = get_word(record + kTop + 128 * g + 64 * h + 4 * r);
-          or_word(b + top_byte(g) + 16 * h + 4 * j,
-                  (top >> (2 * j) & 0x03030303u) << top_shift(g));
+          const uint32_t top = get_word(record + kTop + kStride * g + 64 * h + 4 * r);
+          or_word(b + top_byte(g) + 16 * h + 4 * j, (top >> (2 * j) & 0x03030303u) << top_shift(g));
         }
       }
     }
@@ -82,19 +83,19 @@ struct Q6_K {
     }
   }
 
-  static void prepare(mica_dtype dtype, const char* x, int64_t n, int64_t n_records,
-                      int64_t width, int64_t i, char* panel) {
+  static void prepare(mica_dtype dtype, const char* x, int64_t n, int64_t n_records, int64_t width,
+                      int64_t i, char* panel) {
     for (int64_t b = 0; b < n_records; ++b) {
       float buffer[256];
-      float sum[16];
+      int32_t sum[16];
       const float* v = as_floats<256>(dtype, x + 256 * b * elem_bytes(dtype), n - 256 * b, buffer);
       char* columns = panel + b * width * kColumnBytes;
       int8_t* q = reinterpret_cast<int8_t*>(columns + 32 * i);
       put_f32(columns + 320 * width + 4 * i, round_256(v, q, 40 * width, sum));
       for (int64_t g = 0; g < 8; ++g) {
         char* out = columns + 40 * width * g + 32 * width + 8 * i;
-        put_i32(out, -32 * static_cast<int32_t>(sum[2 * g]));
-        put_i32(out + 4, -32 * static_cast<int32_t>(sum[2 * g + 1]));
+        put_i32(out, -32 * sum[2 * g]);
+        put_i32(out + 4, -32 * sum[2 * g + 1]);
       }
     }
   }
@@ -106,9 +107,9 @@ struct Q6_K {
     for (int i = 0; i < kColumns; ++i) total[i] = zero();
     for (uint32_t g = 0; g < 8; ++g) {
       u8x64 q[8];
-      load_nibbles(record + kQuants + 256 * g, q);
-      add_top(record + kTop + 128 * g, q);
-      add_top(record + kTop + 128 * g + 64, q + 4);
+      load_nibbles(record + kQuants + kStride * g, q);
+      add_top(record + kTop + kStride * g, q);
+      add_top(record + kTop + kStride * g + 64, q + 4);
       const int8_t* scales = reinterpret_cast<const int8_t*>(record + kScales + 32 * g);
       const f32x16 scale0 = to_f32(load_i8(scales));
       const f32x16 scale1 = to_f32(load_i8(scales + 16));

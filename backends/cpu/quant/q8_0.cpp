@@ -1,5 +1,5 @@
-// q8_0 in kLayoutRows16: a record is two blocks of 16 rows, F16 scales [2][16], then [2][8] vectors of
-// 16 rows x 4 bytes, quants + 128.
+// q8_0 in kLayoutRows16: a record is two blocks of 16 rows, F16 scales [2][16], then [2][8] vectors
+// of 16 rows x 4 bytes, quants + 128.
 #include "backends/cpu/quant/nibbles.h"
 
 MICA_CPU_BEGIN

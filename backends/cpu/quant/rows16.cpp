@@ -6,10 +6,12 @@ MICA_CPU_BEGIN
 const Rows16* find_rows16(mica_dtype dtype) {
   switch (dtype) {
 #define MICA_DTYPE(NAME, name, id, block_elems, block_bytes) \
-  case MICA_##NAME: return &rows16_##name;
+  case MICA_##NAME:                                          \
+    return &rows16_##name;
 #include "mica/dtype.def"
 #undef MICA_DTYPE
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 
@@ -23,8 +25,8 @@ static void copy_bytes(void* dst, const void* src, int64_t bytes) {
 void decode_row16(const Tensor& w, int64_t row, float* dst) {
   const Rows16& t = *find_rows16(w.dtype);
   const int64_t n = w.dim[0];
-  const uint8_t* record = reinterpret_cast<const uint8_t*>(w.data) +
-                          row / kGroupRows * t.group_bytes(n);
+  const uint8_t* record =
+      reinterpret_cast<const uint8_t*>(w.data) + row / kGroupRows * t.group_bytes(n);
   const uint32_t lane = static_cast<uint32_t>(row % kGroupRows);
   uint8_t block[kMaxBlockBytes];
   uint32_t i = 0;

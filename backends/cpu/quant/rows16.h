@@ -9,8 +9,7 @@
 namespace mica::cpu {
 
 constexpr int64_t kGroupRows = 16;
-constexpr int64_t kMaxPanel = 16;   // columns of the widest panel of any instruction set
-constexpr int64_t kMaxStreams = 4;  // groups that `stream` reads at once
+constexpr int64_t kMaxPanel = 16;  // columns of the widest panel of any instruction set
 
 // Matrix times rounded activations. Activations lie in panels: up to panel_columns columns side by
 // side, record by record, so that a tile reads them as one stream. A panel of `width` columns takes
@@ -24,15 +23,12 @@ struct RowMath {
                   int64_t i, char* panel);
   // out[width][16]: a group times a panel. tile[width - 1].
   void (*tile[kMaxPanel])(const uint8_t* group, int64_t n_records, const char* panel, float* out);
-  // out[n][16]: n <= kMaxStreams groups, group_bytes apart, times a panel of one column.
-  void (*stream)(const uint8_t* group, int64_t group_bytes, int64_t n, int64_t n_records,
-                 const char* panel, float* out);
 };
 
 struct Rows16 {
-  uint32_t block_elems;    // of a plain row
+  uint32_t block_elems;  // of a plain row
   uint32_t block_bytes;
-  uint32_t blocks;         // blocks of one row in a record; 0: the type has no such layout
+  uint32_t blocks;  // blocks of one row in a record; 0: the type has no such layout
   uint32_t record_bytes;
   // The i-th block of 16 rows into a record, and one of them back.
   void (*pack)(const uint8_t* const* block, uint32_t i, uint8_t* record);

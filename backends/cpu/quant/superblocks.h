@@ -1,6 +1,7 @@
-// q4_k and q5_k in kLayoutRows16. A record is one block of 256 elements of 16 rows: F16 d [16], dmin
-// [16]; scales [8][16] bytes; mins [4][16][2] bytes (of groups 2i, 2i + 1); fifth bits [8][64] (q5_k);
-// quants [8][256]. Scales and mins keep their 6 bits; groups of 32 lie as in nibbles.h.
+// q4_k and q5_k in kLayoutRows16. A record is one block of 256 elements of 16 rows: F16 d [16],
+// dmin [16]; scales [8][16] bytes; mins [4][16][2] bytes (of groups 2i, 2i + 1); then of each group
+// of 32 its fifth bits [64] (q5_k) and its quants [256]. Scales and mins keep their 6 bits; groups
+// lie as blocks in nibbles.h.
 #pragma once
 #include "backends/cpu/quant/nibbles.h"
 #include "ops/dtypes/k_scales.h"
@@ -8,7 +9,7 @@
 MICA_CPU_BEGIN
 
 // Rounds 256 elements with one scale. sum[16]: of each 16 elements.
-MICA_INLINE float round_256(const float* v, int8_t* q, int64_t s_q, float* sum) {
+MICA_INLINE float round_256(const float* v, int8_t* q, int64_t s_q, int32_t* sum) {
   const Rounding r = rounding<256>(v);
   MICA_UNROLL
   for (int g = 0; g < 8; ++g) {
@@ -29,8 +30,9 @@ struct SuperBlocks {
   static constexpr uint32_t kScales = 64;
   static constexpr uint32_t kMins = kScales + 128;
   static constexpr uint32_t kFifth = kMins + 128;
-  static constexpr uint32_t kQuants = kFifth + (kBits == 5 ? 512 : 0);
-  static constexpr uint32_t kRecordBytes = kQuants + 2048;
+  static constexpr uint32_t kQuants = kFifth + (kBits == 5 ? 64 : 0);
+  static constexpr uint32_t kStride = kBits == 5 ? 320 : 256;  // of a group's bits
+  static constexpr uint32_t kRecordBytes = kFifth + 8 * kStride;
   // Per group [width][32] int8; then [width] F32 scale, [width][4] sums of two groups (I16 x 2).
   static constexpr uint32_t kColumnBytes = 256 + 4 + 16;
   static constexpr uint32_t kPlainQuants = kBits == 5 ? 48 : 16;
@@ -50,12 +52,12 @@ struct SuperBlocks {
       if (kBits == 5) pack_fifth(b + 16, record + kFifth + 4 * r);
       for (uint32_t g = 0; g < 8; g += 2) {
         const uint8_t* in = b + kPlainQuants + 16 * g;
-        uint8_t* out = record + kQuants + 256 * g + 4 * r;
+        uint8_t* out = record + kQuants + kStride * g + 4 * r;
         for (uint32_t j = 0; j < 4; ++j) {
           const uint32_t first = get_word(in + 4 * j);
           const uint32_t second = get_word(in + 16 + 4 * j);
           put_word(out + 64 * j, (first & 0x0f0f0f0fu) | (second & 0x0f0f0f0fu) << 4);
-          put_word(out + 256 + 64 * j, (first >> 4 & 0x0f0f0f0fu) | (second & 0xf0f0f0f0u));
+          put_word(out + kStride + 64 * j, (first >> 4 & 0x0f0f0f0fu) | (second & 0xf0f0f0f0u));
         }
       }
     }
@@ -72,11 +74,11 @@ struct SuperBlocks {
     pack_k_scales(scale, min, b + 4);
     if (kBits == 5) unpack_fifth(record + kFifth + 4 * r, b + 16);
     for (uint32_t g = 0; g < 8; g += 2) {
-      const uint8_t* in = record + kQuants + 256 * g + 4 * r;
+      const uint8_t* in = record + kQuants + kStride * g + 4 * r;
       uint8_t* out = b + kPlainQuants + 16 * g;
       for (uint32_t j = 0; j < 4; ++j) {
         const uint32_t even = get_word(in + 64 * j);
-        const uint32_t odd = get_word(in + 256 + 64 * j);
+        const uint32_t odd = get_word(in + kStride + 64 * j);
         put_word(out + 4 * j, (even & 0x0f0f0f0fu) | (odd & 0x0f0f0f0fu) << 4);
         put_word(out + 16 + 4 * j, (even >> 4 & 0x0f0f0f0fu) | (odd & 0xf0f0f0f0u));
       }
@@ -89,13 +91,13 @@ struct SuperBlocks {
       uint64_t m = 0;
       for (uint32_t j = 0; j < 8; ++j) m |= static_cast<uint64_t>(qh[4 * j + k]) << (8 * j);
       m = transposed(m);
-      for (uint32_t g = 0; g < 8; ++g) out[64 * g + k] = static_cast<uint8_t>(m >> (8 * g));
+      for (uint32_t g = 0; g < 8; ++g) out[kStride * g + k] = static_cast<uint8_t>(m >> (8 * g));
     }
   }
   static void unpack_fifth(const uint8_t* in, uint8_t* qh) {
     for (uint32_t k = 0; k < 4; ++k) {
       uint64_t m = 0;
-      for (uint32_t g = 0; g < 8; ++g) m |= static_cast<uint64_t>(in[64 * g + k]) << (8 * g);
+      for (uint32_t g = 0; g < 8; ++g) m |= static_cast<uint64_t>(in[kStride * g + k]) << (8 * g);
       m = transposed(m);
       for (uint32_t j = 0; j < 8; ++j) qh[4 * j + k] = static_cast<uint8_t>(m >> (8 * j));
     }
@@ -127,18 +129,18 @@ struct SuperBlocks {
     }
   }
 
-  static void prepare(mica_dtype dtype, const char* x, int64_t n, int64_t n_records,
-                      int64_t width, int64_t i, char* panel) {
+  static void prepare(mica_dtype dtype, const char* x, int64_t n, int64_t n_records, int64_t width,
+                      int64_t i, char* panel) {
     for (int64_t b = 0; b < n_records; ++b) {
       float buffer[256];
-      float sum[16];
+      int32_t sum[16];
       const float* v = as_floats<256>(dtype, x + 256 * b * elem_bytes(dtype), n - 256 * b, buffer);
       char* columns = panel + b * width * kColumnBytes;
       int8_t* q = reinterpret_cast<int8_t*>(columns + 32 * i);
       put_f32(columns + 256 * width + 4 * i, round_256(v, q, 32 * width, sum));
       for (int64_t g = 0; g < 4; ++g) {
-        const int32_t even = static_cast<int32_t>(sum[4 * g] + sum[4 * g + 1]);
-        const int32_t odd = static_cast<int32_t>(sum[4 * g + 2] + sum[4 * g + 3]);
+        const int32_t even = sum[4 * g] + sum[4 * g + 1];
+        const int32_t odd = sum[4 * g + 2] + sum[4 * g + 3];
         put_i32(columns + 260 * width + 16 * i + 4 * g, (even & 0xffff) | odd * 65536);
       }
     }
@@ -153,8 +155,8 @@ struct SuperBlocks {
     for (int i = 0; i < kColumns; ++i) total[i] = zero();
     for (uint32_t g = 0; g < 8; ++g) {
       u8x64 q[8];
-      load_nibbles(record + kQuants + 256 * g, q);
-      if (kBits == 5) add_fifth_bits(record + kFifth + 64 * g, q);
+      load_nibbles(record + kQuants + kStride * g, q);
+      if (kBits == 5) add_fifth_bits(record + kFifth + kStride * g, q);
       const f32x16 scale = to_f32(load_u8(record + kScales + 16 * g));
       MICA_UNROLL
       for (int i = 0; i < kColumns; ++i) {

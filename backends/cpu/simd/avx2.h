@@ -72,6 +72,10 @@ MICA_INLINE f32x16 neg(f32x16 x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_xor_ps(sign, x.a), _mm256_xor_ps(sign, x.b)};
 }
+// Lanes 1, 0, 3, 2, …
+MICA_INLINE f32x16 swap_pairs(f32x16 x) {
+  return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)};
+}
 MICA_INLINE f32x16 round_even(f32x16 x) {
   return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
           _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
@@ -263,5 +267,8 @@ MICA_INLINE f32x16 scale_2(f32x16 a, f32x16 n) {
   const f32x16 q = as_f32(shl<23>((whole - half) + set1_i32(127)));
   return (a * p) * q;
 }
+
+// What rounding took from p = x * y; exact unless it underflows.
+MICA_INLINE f32x16 mul_error(f32x16 x, f32x16 y, f32x16 p) { return fma(x, y, neg(p)); }
 
 MICA_CPU_END

@@ -51,6 +51,8 @@ MICA_INLINE f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 MICA_INLINE f32x16 sqrt(f32x16 a) { return {_mm512_sqrt_ps(a.v)}; }
 MICA_INLINE f32x16 abs(f32x16 a) { return {_mm512_abs_ps(a.v)}; }
 MICA_INLINE f32x16 neg(f32x16 a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+// Lanes 1, 0, 3, 2, …
+MICA_INLINE f32x16 swap_pairs(f32x16 a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
 MICA_INLINE f32x16 round_even(f32x16 a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -188,5 +190,8 @@ MICA_INLINE float reduce_min(f32x16 a) {
 
 // a * 2^n for integral n; also into the subnormals.
 MICA_INLINE f32x16 scale_2(f32x16 a, f32x16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+
+// What rounding took from p = a * b; exact unless it underflows.
+MICA_INLINE f32x16 mul_error(f32x16 a, f32x16 b, f32x16 p) { return fma(a, b, neg(p)); }
 
 MICA_CPU_END

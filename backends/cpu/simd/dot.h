@@ -53,8 +53,7 @@ MICA_INLINE i32x16 dot(const u8x64* q, const int8_t* x, i32x16 init) {
 
 // acc + a pair of bytes of each row (32 bytes at p) times a pair of 16-bit numbers.
 MICA_INLINE i32x16 dot_pair(i32x16 acc, const uint8_t* p, int32_t pair) {
-  const __m512i w =
-      _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i w = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {_mm512_dpwssd_epi32(acc.v, w, _mm512_set1_epi32(pair))};
 }
 
@@ -103,9 +102,13 @@ MICA_INLINE __m256i broadcast4(const int8_t* x) {
   return _mm256_set1_epi32(word);
 }
 // vpmaddubsw saturates at 16 bits. Of kBits-bit weights this many products of pairs fit in a sum:
-// 2 * 127 * (2^kBits - 1) * n <= 32767. With 8 bits none does: those are made |w| * (x with w's sign).
+// 2 * 127 * (2^kBits - 1) * n <= 32767. With 8 bits none does: those are made |w| * (x with w's
+// sign).
 template <int kBits>
-constexpr int kPairSums = kBits == 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+constexpr int kPairSums = kBits == 4   ? 8
+                          : kBits == 5 ? 4
+                          : kBits == 6 ? 2
+                                       : 1;
 
 template <int kBits>
 MICA_INLINE __m256i pair_products(__m256i w, __m256i x) {

@@ -204,6 +204,11 @@ MICA_INLINE f32x16 copy_sign(f32x16 a, f32x16 s) {
   return as_f32((as_i32(a) & set1_i32(0x7fffffff)) | (as_i32(s) & set1_i32(INT32_MIN)));
 }
 // From 2^23 on every float is whole; below, adding 2^23 leaves no place for a fraction.
+// Lanes 1, 0, 3, 2, …
+MICA_INLINE f32x16 swap_pairs(f32x16 a) {
+  for (f32x4& q : a.q) q = __builtin_shufflevector(q, q, 1, 0, 3, 2);
+  return a;
+}
 MICA_INLINE f32x16 round_even(f32x16 a) {
   const f32x16 magic = copy_sign(set1(8388608.0f), a);
   const f32x16 whole = copy_sign((a + magic) - magic, a);
@@ -323,6 +328,15 @@ MICA_INLINE f32x16 scale_2(f32x16 a, f32x16 n) {
   const f32x16 p = as_f32(shl<23>(half + set1_i32(127)));
   const f32x16 q = as_f32(shl<23>((whole - half) + set1_i32(127)));
   return (a * p) * q;
+}
+
+// What rounding took from p = a * b; exact unless it underflows. Upper halves of 12 bits have exact
+// products (Dekker 1971).
+MICA_INLINE f32x16 mul_error(f32x16 a, f32x16 b, f32x16 p) {
+  const i32x16 upper = set1_i32(static_cast<int32_t>(0xfffff000u));
+  const f32x16 a_hi = as_f32(as_i32(a) & upper), b_hi = as_f32(as_i32(b) & upper);
+  const f32x16 a_lo = a - a_hi, b_lo = b - b_hi;
+  return (((a_hi * b_hi - p) + a_hi * b_lo) + a_lo * b_hi) + a_lo * b_lo;
 }
 
 MICA_CPU_END

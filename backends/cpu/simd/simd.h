@@ -2,7 +2,7 @@
 // instruction set: avx512.h, avx2.h and plain.h implement it, math.h adds exp, tanh and friends.
 //
 //   set1 zero iota load load_n store store_n     load_n reads n < 16 lanes, the others are 0
-//   + - * / neg abs fma fnma min max sqrt round_even
+//   + - * / neg abs fma fnma min max sqrt round_even swap_pairs
 //   lt le gt ge eq is_nan select and_not         mask16; select(m, a, b) is m ? a : b
 //   reduce_add reduce_max reduce_min             the same tree everywhere: i + (i + 8), + 4, + 2, + 1
 //   load_f16 store_f16 load_bf16 store_bf16 (and _n)   rounding is half to even

@@ -1,0 +1,242 @@
+// The program `bench`: tokens per second of prompts and of generation.
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "../llama/cli.h"
+
+namespace mica_llama::cli {
+namespace {
+
+struct Arguments {
+  Options common;
+  std::string shape, write_path, format = "md";
+  std::vector<uint32_t> n_prompt = {512}, n_gen = {128}, depth = {0};
+  uint32_t n_repetitions = 5;
+  bool no_warmup = false;
+};
+
+struct Result {
+  uint32_t n_prompt, n_gen, depth;
+  std::vector<double> rates;  // tokens per second
+
+  double mean() const {
+    double sum = 0;
+    for (const double r : rates) sum += r;
+    return sum / static_cast<double>(rates.size());
+  }
+  double deviation() const {
+    if (rates.size() < 2) return 0;
+    double sum = 0;
+    for (const double r : rates) sum += (r - mean()) * (r - mean());
+    return std::sqrt(sum / static_cast<double>(rates.size() - 1));
+  }
+  std::string test() const {
+    const std::string name =
+        n_prompt != 0 ? "pp" + std::to_string(n_prompt) : "tg" + std::to_string(n_gen);
+    return depth != 0 ? name + " @ d" + std::to_string(depth) : name;
+  }
+};
+
+void add_arguments(CLI::App& app, Arguments& a) {
+  add_options(app, a.common);
+  app.add_option("-p,--n-prompt", a.n_prompt, "prompt lengths, comma-separated; 0: none")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("-n,--n-gen", a.n_gen, "tokens to generate; 0: none")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("-d,--n-depth", a.depth, "tokens that are in the cache already")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("-r,--repetitions", a.n_repetitions, "runs of each test")->capture_default_str();
+  app.add_option("-o,--output", a.format, "md, json or csv")
+      ->check(CLI::IsMember({"md", "json", "csv"}))
+      ->capture_default_str();
+  app.add_option("--shape", a.shape,
+                 "NAME:TYPE, random weights in a real shape instead of -m: tinyllama-1.1b "
+                 "smollm2-135m llama-3.2-1b llama-3.1-8b mha-7b");
+  app.add_option("--write", a.write_path, "write the shape as a GGUF file and measure nothing");
+  app.add_flag("--no-warmup", a.no_warmup, "do not run each test once before");
+}
+
+// Ids spread over the vocabulary; which ones makes no difference to the speed.
+std::vector<int32_t> some_tokens(uint32_t n, uint32_t n_vocab) {
+  std::vector<int32_t> tokens(n);
+  for (uint32_t i = 0; i < n; ++i)
+    tokens[i] = static_cast<int32_t>((uint64_t{i} * 2654435761u + 1) % n_vocab);
+  return tokens;
+}
+
+class Bench {
+ public:
+  Bench(const Arguments& a, mica_llama_model* model, uint32_t depth)
+      : n_vocab_(info_of(model).n_vocab), depth_(depth) {
+    uint32_t longest = 1;
+    for (const uint32_t n : a.n_prompt) longest = std::max(longest, n);
+    for (const uint32_t n : a.n_gen) longest = std::max(longest, n);
+    mica_llama_session_params params = session_params(a.common);
+    params.n_ctx = depth + longest;
+    params.n_outputs = 1;
+    session_ = create_session(model, params);
+    if (depth_ != 0) run(some_tokens(depth_, n_vocab_));
+  }
+
+  // Seconds of one test at the session's depth.
+  double prompt(uint32_t n) {
+    const std::vector<int32_t> tokens = some_tokens(n, n_vocab_);
+    return timed([&] { run(tokens); });
+  }
+  double generation(uint32_t n) {
+    const std::vector<int32_t> tokens = some_tokens(n, n_vocab_);
+    return timed([&] {
+      for (const int32_t& token : tokens) check_llama(decode(session_.get(), &token, 1));
+    });
+  }
+
+ private:
+  void run(const std::vector<int32_t>& tokens) {
+    check_llama(decode(session_.get(), tokens.data(), tokens.size()));
+  }
+  template <class Body>
+  double timed(Body body) {
+    check_llama(mica_llama_seq_rm(session_.get(), 0, depth_, -1));
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    return seconds_since(start);
+  }
+
+  SessionHandle session_;
+  uint32_t n_vocab_;
+  uint32_t depth_;
+};
+
+Result measure(const Arguments& a, Bench& bench, uint32_t n_prompt, uint32_t n_gen,
+               uint32_t depth) {
+  Result result{n_prompt, n_gen, depth, {}};
+  const auto once = [&](uint32_t n) {
+    return n_prompt != 0 ? bench.prompt(n) : bench.generation(n);
+  };
+  const uint32_t n = n_prompt + n_gen;
+  if (!a.no_warmup) (void)once(n_prompt != 0 ? n : 1);
+  for (uint32_t i = 0; i < a.n_repetitions; ++i) result.rates.push_back(n / once(n));
+  return result;
+}
+
+// Prints results as they come.
+class Report {
+ public:
+  Report(const Arguments& a, const mica_llama_model_info& info)
+      : a_(a), info_(info), threads_(a.common.n_threads != 0 ? a.common.n_threads : physical_cores()) {
+    if (a_.format == "md") {
+      std::printf("| model | size | params | backend | threads |%s test | t/s |\n",
+                  has_types() ? " type_k | type_v |" : "");
+      std::printf("| --- | ---: | ---: | --- | ---: |%s ---: | ---: |\n",
+                  has_types() ? " ---: | ---: |" : "");
+    } else if (a_.format == "csv") {
+      std::printf("model,size_bytes,n_params,backend,device,n_threads,n_batch,type_k,type_v,n_prompt,"
+                  "n_gen,n_depth,avg_ts,stddev_ts\n");
+    }
+    std::fflush(stdout);
+  }
+
+  void add(const Result& r) {
+    if (a_.format == "md") {
+      const std::string types =
+          has_types() ? " " + a_.common.type_k + " | " + a_.common.type_v + " |" : "";
+      std::printf("| %s | %s | %.2f M | %s | %u |%s %s | %.2f ± %.2f |\n", info_.description,
+                  bytes_text(info_.file_bytes).c_str(), static_cast<double>(info_.n_params) / 1e6,
+                  a_.common.backend.c_str(), threads_, types.c_str(), r.test().c_str(), r.mean(),
+                  r.deviation());
+    } else if (a_.format == "csv") {
+      std::printf("\"%s\",%llu,%llu,\"%s\",\"%s\",%u,%u,%s,%s,%u,%u,%u,%.4f,%.4f\n",
+                  info_.description, static_cast<unsigned long long>(info_.file_bytes),
+                  static_cast<unsigned long long>(info_.n_params), a_.common.backend.c_str(),
+                  info_.device, threads_, n_batch(), a_.common.type_k.c_str(),
+                  a_.common.type_v.c_str(), r.n_prompt, r.n_gen, r.depth, r.mean(), r.deviation());
+    } else {
+      rows_.push_back({{"model_filename", a_.common.model},
+                       {"model_type", info_.description},
+                       {"model_size", info_.file_bytes},
+                       {"model_n_params", info_.n_params},
+                       {"backend", a_.common.backend},
+                       {"device", info_.device},
+                       {"n_threads", threads_},
+                       {"n_batch", n_batch()},
+                       {"type_k", a_.common.type_k},
+                       {"type_v", a_.common.type_v},
+                       {"n_prompt", r.n_prompt},
+                       {"n_gen", r.n_gen},
+                       {"n_depth", r.depth},
+                       {"test", r.test()},
+                       {"avg_ts", r.mean()},
+                       {"stddev_ts", r.deviation()},
+                       {"samples_ts", r.rates}});
+    }
+    std::fflush(stdout);
+  }
+
+  void finish() {
+    if (a_.format == "json")
+      std::printf("%s\n", rows_.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  }
+
+ private:
+  bool has_types() const { return a_.common.type_k != "f16" || a_.common.type_v != "f16"; }
+  uint32_t n_batch() const { return a_.common.n_batch != 0 ? a_.common.n_batch : 512; }
+
+  const Arguments& a_;
+  mica_llama_model_info info_;
+  uint32_t threads_;
+  nlohmann::json rows_ = nlohmann::json::array();
+};
+
+ModelHandle open_any(const Arguments& a) {
+  if (a.shape.empty()) return open_model(a.common);
+  if (!a.common.model.empty()) fail(MICA_INVALID_ARGUMENT, "give -m or --shape, not both");
+  const mica_llama_model_params params = model_params(a.common);
+  mica_llama_model* model = nullptr;
+  check_llama(mica_llama_shape_open(a.shape.c_str(), &params, &model));
+  return ModelHandle(model);
+}
+
+int write_shape(const Arguments& a) {
+  static char title[] = "writing";
+  if (a.shape.empty()) fail(MICA_INVALID_ARGUMENT, "--write needs --shape");
+  check_llama(mica_llama_shape_write(a.shape.c_str(), a.write_path.c_str(), show_progress, title));
+  std::printf("%s\n", escaped(a.write_path, 4096).c_str());
+  return 0;
+}
+
+int run(const Arguments& a) {
+  if (!a.write_path.empty()) return write_shape(a);
+  if (a.n_repetitions == 0) fail(MICA_INVALID_ARGUMENT, "-r must be 1 at least");
+  watch_interrupt();
+  const ModelHandle model = open_any(a);
+  check_llama(mica_llama_model_load(model.get()));
+  Report report(a, info_of(model.get()));
+  for (const uint32_t depth : a.depth) {
+    Bench bench(a, model.get(), depth);
+    for (const uint32_t n : a.n_prompt)
+      if (n != 0) report.add(measure(a, bench, n, 0, depth));
+    for (const uint32_t n : a.n_gen)
+      if (n != 0) report.add(measure(a, bench, 0, n, depth));
+  }
+  report.finish();
+  return 0;
+}
+
+}  // namespace
+}  // namespace mica_llama::cli
+
+int main(int argc, char** argv) {
+  using namespace mica_llama::cli;
+  return run_program("bench", [&] {
+    Arguments arguments;
+    CLI::App app("Tokens per second of prompts and of generation.");
+    add_arguments(app, arguments);
+    int exit_code = 0;
+    return parse(app, "bench", argc, argv, exit_code) ? run(arguments) : exit_code;
+  });
+}

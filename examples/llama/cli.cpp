@@ -1,0 +1,193 @@
+// Flags, errors, files and the progress bar of the example programs.
+#include "cli.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <set>
+#include <thread>
+
+namespace mica_llama::cli {
+
+volatile std::sig_atomic_t interrupted = 0;
+volatile int32_t cancel_flag = 0;
+
+namespace {
+
+void on_interrupt(int) {
+  interrupted = 1;
+  cancel_flag = 1;
+  std::signal(SIGINT, SIG_DFL);
+}
+
+}  // namespace
+
+void add_options(CLI::App& app, Options& o) {
+  app.add_option("-m,--model", o.model, "GGUF file");
+  app.add_option("-b,--batch-size", o.n_batch, "tokens of one step (default 512)");
+  app.add_option("-t,--threads", o.n_threads, "threads (default: physical cores)");
+  app.add_option("--backend", o.backend, "cpu, ref, or with an option: cpu:avx2")
+      ->capture_default_str();
+  app.add_option("--ctk", o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q4_0")
+      ->capture_default_str();
+  app.add_option("--ctv", o.type_v, "type of V in the cache")->capture_default_str();
+}
+
+void check_llama(mica_status status) {
+  if (status == MICA_OK) return;
+  const char* text = mica_llama_error();
+  fail(status, text[0] != '\0' ? text : mica_status_text(status));
+}
+
+int run_program(const char* name, const std::function<int()>& body) {
+  int exit_code = 1;
+  const mica_status status = guarded([&] { exit_code = body(); });
+  if (status == MICA_OK) return exit_code;
+  std::fflush(stdout);
+  std::fprintf(stderr, "%s: %s\n", name, last_error());
+  return status == MICA_CANCELLED ? 130 : 1;
+}
+
+bool parse(CLI::App& app, const char* name, int argc, char** argv, int& exit_code) {
+  try {
+    app.parse(argc, argv);
+    return true;
+  } catch (const CLI::Success& e) {  // --help
+    exit_code = app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    std::fprintf(stderr, "%s: %s (--help lists the flags)\n", name, e.what());
+    exit_code = 1;
+  }
+  return false;
+}
+
+void watch_interrupt() { std::signal(SIGINT, on_interrupt); }
+
+int show_progress(void* title, uint64_t done, uint64_t total) {
+  constexpr int kWidth = 40;
+  static const bool is_terminal = isatty(STDERR_FILENO) != 0;
+  static int shown = -1;
+  if (!is_terminal || total == 0) return 0;
+  const int filled = static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
+  if (filled == shown) return 0;
+  shown = filled;
+  if (done == total) {  // the bar makes room for what comes
+    std::fprintf(stderr, "\r%*s\r", kWidth + 40, "");
+  } else {
+    const std::string bar = std::string(static_cast<size_t>(filled), '#') +
+                            std::string(static_cast<size_t>(kWidth - filled), '.');
+    std::fprintf(stderr, "\r%s [%s] %3d %%", static_cast<const char*>(title), bar.c_str(),
+                 filled * 100 / kWidth);
+  }
+  return 0;
+}
+
+mica_dtype dtype_named(const std::string& name) {
+  const mica_dtype_info* d = mica_dtype_find(name.c_str());
+  if (d == nullptr) fail(MICA_INVALID_ARGUMENT, "there is no type '" + escaped(name) + "'");
+  return d->dtype;
+}
+
+mica_llama_model_params model_params(const Options& o) {
+  static char title[] = "loading";
+  mica_llama_model_params p = MICA_LLAMA_MODEL_PARAMS_INIT;
+  p.device = o.backend.c_str();
+  p.n_threads = o.n_threads;
+  p.cancel = &cancel_flag;
+  p.progress = show_progress;
+  p.progress_user = title;
+  return p;
+}
+
+mica_llama_session_params session_params(const Options& o) {
+  mica_llama_session_params p = MICA_LLAMA_SESSION_PARAMS_INIT;
+  p.n_ctx = o.n_ctx;
+  p.n_batch = o.n_batch;
+  p.dtype_k = dtype_named(o.type_k);
+  p.dtype_v = dtype_named(o.type_v);
+  return p;
+}
+
+ModelHandle open_model(const Options& o) {
+  if (o.model.empty()) fail(MICA_INVALID_ARGUMENT, "give a model with -m FILE");
+  const mica_llama_model_params params = model_params(o);
+  mica_llama_model* model = nullptr;
+  check_llama(mica_llama_model_open(o.model.c_str(), &params, &model));
+  return ModelHandle(model);
+}
+
+SessionHandle create_session(mica_llama_model* model, const mica_llama_session_params& params) {
+  mica_llama_session* session = nullptr;
+  check_llama(mica_llama_session_create(model, &params, &session));
+  return SessionHandle(session);
+}
+
+mica_llama_model_info info_of(const mica_llama_model* model) {
+  mica_llama_model_info info{};
+  check_llama(mica_llama_model_get_info(model, &info));
+  return info;
+}
+
+std::vector<int32_t> tokenize(const mica_llama_model* model, std::string_view text,
+                              uint32_t flags) {
+  std::vector<int32_t> ids(text.size() + 2);  // a token is a byte at least, bos and eos beside
+  size_t n = 0;
+  check_llama(mica_llama_tokenize(model, text.data(), text.size(), flags, ids.data(), ids.size(), &n));
+  if (n > ids.size()) {
+    ids.resize(n);
+    check_llama(mica_llama_tokenize(model, text.data(), text.size(), flags, ids.data(), n, &n));
+  }
+  ids.resize(n);
+  return ids;
+}
+
+std::string read_file(const std::string& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0)
+    fail(MICA_NOT_FOUND, "cannot open '" + escaped(path) + "': " + std::strerror(errno));
+  if (S_ISDIR(info.st_mode)) fail(MICA_IO, "'" + escaped(path) + "' is a directory");
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.good() && !file.eof()) fail(MICA_IO, "reading '" + escaped(path) + "' failed");
+  return text;
+}
+
+mica_status decode(mica_llama_session* session, const int32_t* tokens, size_t n,
+                   const uint8_t* outputs) {
+  const mica_llama_span span = {0, static_cast<uint32_t>(n)};
+  const mica_llama_batch batch = {sizeof batch, 1, &span, tokens, outputs};
+  return mica_llama_decode(session, &batch);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string bytes_text(uint64_t bytes) {
+  char text[32];
+  const double mib = static_cast<double>(bytes) / (1 << 20);
+  if (mib < 1024) {
+    std::snprintf(text, sizeof text, "%.0f MiB", mib);
+  } else {
+    std::snprintf(text, sizeof text, "%.2f GiB", mib / 1024);
+  }
+  return text;
+}
+
+uint32_t physical_cores() {
+  std::set<std::string> cores;
+  const unsigned n = std::max(1u, std::thread::hardware_concurrency());
+  for (unsigned i = 0; i < n; ++i) {
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(i) +
+                       "/topology/thread_siblings_list");
+    std::string siblings;
+    if (std::getline(file, siblings)) cores.insert(siblings);
+  }
+  return cores.empty() ? n : static_cast<uint32_t>(cores.size());
+}
+
+}  // namespace mica_llama::cli

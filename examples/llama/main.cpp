@@ -1,0 +1,211 @@
+// The program `llama`: answers a prompt with a GGUF model, streaming.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <random>
+
+#include "cli.h"
+#include "tokenizer/utf8.h"
+
+namespace mica_llama::cli {
+namespace {
+
+constexpr size_t kRepeatWindow = 64;  // tokens that --repeat-penalty looks back on
+
+struct Arguments {
+  Options common;
+  std::string prompt, prompt_file, system;
+  int64_t n_predict = -1;
+  int64_t seed = -1;
+  float temperature = 0.8f, top_p = 0.95f, min_p = 0.05f, repeat_penalty = 1.0f;
+  int32_t top_k = 40;
+  bool raw = false, explain = false;
+};
+
+void add_arguments(CLI::App& app, Arguments& a) {
+  add_options(app, a.common);
+  app.add_option("-p,--prompt", a.prompt, "the prompt; wrapped as a chat when the model is a ChatML one");
+  app.add_option("-f,--file", a.prompt_file, "a file with the prompt");
+  app.add_option("--system", a.system, "system message of the chat (default: the template's)");
+  app.add_flag("--raw", a.raw, "do not wrap the prompt");
+  app.add_option("-n,--predict", a.n_predict, "tokens to generate (default -1: until the end)");
+  app.add_option("-c,--ctx-size", a.common.n_ctx, "tokens of context (default: the model's, at most 4096)");
+  app.add_option("-s,--seed", a.seed, "seed (default -1: random)");
+  app.add_option("--temp", a.temperature, "temperature, 0: greedy")->capture_default_str();
+  app.add_option("--top-k", a.top_k, "0: off")->capture_default_str();
+  app.add_option("--top-p", a.top_p, "1: off")->capture_default_str();
+  app.add_option("--min-p", a.min_p, "0: off")->capture_default_str();
+  app.add_option("--repeat-penalty", a.repeat_penalty, "1: off; over the last 64 tokens")
+      ->capture_default_str();
+  app.add_flag("--explain", a.explain, "print where and how each step runs");
+}
+
+std::string wrapped(const mica_llama_model* model, const std::string& prompt,
+                    const std::string& system) {
+  const char* system_text = system.empty() ? nullptr : system.data();
+  size_t n = 0;
+  check_llama(mica_llama_chat(model, prompt.data(), prompt.size(), system_text, system.size(),
+                              nullptr, 0, &n));
+  std::string text(n, '\0');
+  check_llama(mica_llama_chat(model, prompt.data(), prompt.size(), system_text, system.size(),
+                              text.data(), n, &n));
+  return text;
+}
+
+std::vector<int32_t> prompt_tokens(const Arguments& a, const mica_llama_model* model) {
+  if (!a.prompt.empty() && !a.prompt_file.empty())
+    fail(MICA_INVALID_ARGUMENT, "give -p or -f, not both");
+  std::string text = a.prompt_file.empty() ? a.prompt : read_file(a.prompt_file);
+  if (text.empty()) fail(MICA_INVALID_ARGUMENT, "give a prompt with -p TEXT or -f FILE");
+  if (!a.raw && info_of(model).is_chatml != 0) text = wrapped(model, text, a.system);
+  const uint32_t flags = MICA_LLAMA_ADD_SPECIAL | MICA_LLAMA_PARSE_SPECIAL;
+  std::vector<int32_t> tokens = tokenize(model, text, flags);
+  if (tokens.empty()) fail(MICA_INVALID_ARGUMENT, "the prompt has no tokens");
+  return tokens;
+}
+
+// Streams text: whole characters only; on a terminal, control characters of the model's are not sent.
+class Output {
+ public:
+  void token(const mica_llama_model* model, int32_t id) {
+    char small[256];
+    size_t n = 0;
+    check_llama(mica_llama_detokenize(model, &id, 1, 0, small, sizeof small, &n));
+    std::string piece(small, std::min(n, sizeof small));
+    if (n > sizeof small) {
+      piece.resize(n);
+      check_llama(mica_llama_detokenize(model, &id, 1, 0, piece.data(), n, &n));
+    }
+    print(stream_.push(piece));
+  }
+  void finish() {
+    print(stream_.flush());
+    std::fputc('\n', stdout);
+    std::fflush(stdout);
+  }
+
+ private:
+  void print(std::string text) {
+    if (is_terminal_)
+      std::replace_if(
+          text.begin(), text.end(),
+          [](char c) { return static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t'; }, '?');
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  Utf8Stream stream_;
+  bool is_terminal_ = isatty(STDOUT_FILENO) != 0;
+};
+
+struct Timing {
+  double load = 0, prompt = 0, generation = 0;  // seconds
+  size_t n_prompt = 0, n_generated = 0;         // tokens
+};
+
+void print_summary(const Timing& t, const mica_memory& memory) {
+  const auto rate = [](size_t n, double seconds) {
+    return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
+  };
+  std::fprintf(stderr,
+               "load %.2f s | prompt %zu tokens, %.1f t/s | generation %zu tokens, %.1f t/s | "
+               "memory %s (weights %s, cache %s)\n",
+               t.load, t.n_prompt, rate(t.n_prompt, t.prompt), t.n_generated,
+               rate(t.n_generated, t.generation), bytes_text(memory.total_bytes).c_str(),
+               bytes_text(memory.weights_bytes).c_str(), bytes_text(memory.kv_bytes).c_str());
+}
+
+// Decodes; false when Ctrl-C stopped it.
+bool decode_or_stop(mica_llama_session* session, const int32_t* tokens, size_t n) {
+  const mica_status status = decode(session, tokens, n);
+  if (status == MICA_CANCELLED) return false;
+  check_llama(status);
+  return true;
+}
+
+// Generates until an end. Returns a sentence when that is worth telling.
+const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_session* session,
+                     std::vector<int32_t> tokens, Timing& timing) {
+  mica_llama_sampler sampler = MICA_LLAMA_SAMPLER_INIT;
+  sampler.temperature = a.temperature;
+  sampler.top_k = a.top_k;
+  sampler.top_p = a.top_p;
+  sampler.min_p = a.min_p;
+  sampler.repeat_penalty = a.repeat_penalty;
+  sampler.seed = a.seed >= 0 ? static_cast<uint64_t>(a.seed) : std::random_device{}();
+  auto start = std::chrono::steady_clock::now();
+  if (!decode_or_stop(session, tokens.data(), tokens.size())) return nullptr;
+  timing.n_prompt = tokens.size();
+  timing.prompt = seconds_since(start);
+  Output output;
+  const char* end = nullptr;
+  start = std::chrono::steady_clock::now();
+  for (int64_t i = 0; (a.n_predict < 0 || i < a.n_predict) && interrupted == 0; ++i) {
+    const size_t window = std::min(tokens.size(), kRepeatWindow);
+    sampler.n_previous = static_cast<uint32_t>(window);
+    sampler.previous = tokens.data() + (tokens.size() - window);
+    int32_t token = 0;
+    const mica_status status = mica_llama_sample(session, 0, &sampler, &token);
+    if (status == MICA_CANCELLED) break;
+    check_llama(status);
+    if (mica_llama_is_end(model, token) != 0) break;
+    output.token(model, token);
+    tokens.push_back(token);
+    ++timing.n_generated;
+    if (i + 1 == a.n_predict) break;
+    if (mica_llama_seq_next(session, 0) >= int64_t{mica_llama_n_ctx(session)}) {
+      end = "stopped: the context is full (-c makes it larger)";
+      break;
+    }
+    if (!decode_or_stop(session, &token, 1)) break;
+  }
+  timing.generation = seconds_since(start);
+  output.finish();
+  return end;
+}
+
+void print_explanation(const mica_llama_session* session) {
+  size_t n = 0;
+  check_llama(mica_llama_explain(session, nullptr, 0, &n));
+  std::string text(n, '\0');
+  check_llama(mica_llama_explain(session, text.data(), n, &n));
+  std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+int run(const Arguments& a) {
+  watch_interrupt();
+  Timing timing;
+  const auto start = std::chrono::steady_clock::now();
+  const ModelHandle model = open_model(a.common);
+  const std::vector<int32_t> tokens = prompt_tokens(a, model.get());
+  const SessionHandle session = create_session(model.get(), session_params(a.common));
+  const uint32_t n_ctx = mica_llama_n_ctx(session.get());
+  if (tokens.size() >= n_ctx)
+    fail(MICA_INVALID_ARGUMENT, "the prompt has " + std::to_string(tokens.size()) +
+                                    " tokens and needs room for an answer, the context holds " +
+                                    std::to_string(n_ctx) + " (-c makes it larger)");
+  check_llama(mica_llama_model_load(model.get()));
+  timing.load = seconds_since(start);
+  if (a.explain) print_explanation(session.get());
+  const char* end = generate(a, model.get(), session.get(), tokens, timing);
+  mica_memory memory{};
+  check_llama(mica_llama_session_memory(session.get(), &memory));
+  if (end != nullptr) std::fprintf(stderr, "%s\n", end);
+  print_summary(timing, memory);
+  return interrupted != 0 ? 130 : 0;
+}
+
+}  // namespace
+}  // namespace mica_llama::cli
+
+int main(int argc, char** argv) {
+  using namespace mica_llama::cli;
+  return run_program("llama", [&] {
+    Arguments arguments;
+    CLI::App app("Answers a prompt with a GGUF model.");
+    add_arguments(app, arguments);
+    int exit_code = 0;
+    return parse(app, "llama", argc, argv, exit_code) ? run(arguments) : exit_code;
+  });
+}

@@ -1,0 +1,94 @@
+#!/bin/sh
+# The example programs as a user meets them: programs.sh BIN_DIR GOLDEN_DIR. What goes wrong must end
+# with exit code 1 and one line on stderr. With MICA_MODEL set, the real model is asked too.
+set -u
+bin=$1
+golden=$2
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+failures=0
+mha=$golden/tiny/mha.gguf
+spm=$golden/tokenizer/tiny_spm.gguf
+
+wrong() {
+  echo "FAILED: $*"
+  failures=$((failures + 1))
+}
+
+# refused PATTERN PROGRAM ARGS...: exit code 1, one line that matches.
+refused() {
+  pattern=$1
+  shift
+  program=$1
+  "$bin/$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+  code=$?
+  [ $code -eq 1 ] || wrong "exit code $code, not 1: $*"
+  [ "$(wc -l <"$tmp/err")" -eq 1 ] || wrong "not one line: $* -> $(cat "$tmp/err")"
+  grep -q "^$program: .*$pattern" "$tmp/err" || wrong "no '$pattern': $* -> $(cat "$tmp/err")"
+}
+
+# accepted PATTERN PROGRAM ARGS...: exit code 0, a line of stdout or stderr that matches.
+accepted() {
+  pattern=$1
+  shift
+  "$bin/$@" >"$tmp/out" 2>"$tmp/err" </dev/null || wrong "exit code $?: $* -> $(cat "$tmp/err")"
+  cat "$tmp/out" "$tmp/err" | grep -q "$pattern" || wrong "no '$pattern': $*"
+}
+
+head -c 3000 "$mha" >"$tmp/truncated.gguf"
+head -c 100 /dev/zero >"$tmp/zeros.gguf"
+for program in llama eval bench; do
+  text='-p hello'
+  [ $program = eval ] && text='--tokenize x'
+  [ $program = bench ] && text='-p 8 -n 0'
+  refused "no such file" $program -m "$tmp/missing.gguf" $text
+  refused "directory" $program -m "$tmp" $text
+  refused "" $program -m "$tmp/truncated.gguf" $text
+  refused "" $program -m "$tmp/zeros.gguf" $text
+  refused "no backend" $program -m "$mha" --backend nonsense $text
+  refused "there is no type" $program -m "$mha" --ctk q9 -p 8 --ids 1 --logits "$tmp/x" -n 1
+  refused "not expected" $program --nonsense
+  refused "with -m" $program $text
+done 2>&1 | grep -v "there is no type" # eval has no -p, llama no --ids: only the exit counts there
+refused "the context holds 1" llama -m "$spm" -p hello -c 1
+refused "the context holds 8" llama -m "$spm" -p "one two three four five six seven" -c 8
+refused "give a prompt" llama -m "$spm"
+refused "not both" llama -m "$spm" -p a -f "$mha"
+refused "cannot open" llama -m "$spm" -f "$tmp/missing.txt"
+refused "needs --logits" eval -m "$mha" --ids 1,2
+refused "token 300, there are 300" eval -m "$mha" --ids 1,300 --logits "$tmp/x"
+refused "the text has" eval -m "$spm" -f "$golden/../CMakeLists.txt" -c 100000
+refused "is not NAME:TYPE" bench --shape nonsense:q4_0
+refused "is required" quantize "$mha"
+refused "no such file" quantize "$tmp/missing.gguf" "$tmp/out.gguf" q8_0
+refused "there is no type" quantize "$mha" "$tmp/out.gguf" q9_9
+refused "cannot create" quantize "$mha" "$tmp/no/such/dir.gguf" q8_0
+
+accepted "generation 8 tokens" llama -m "$spm" -p hello -n 8 --temp 0 -t 2
+accepted "context is full" llama -m "$spm" -p hello -c 64 --temp 1 -s 7 -t 2
+accepted "^1,300$" eval -m "$spm" --tokenize " "
+accepted "" eval -m "$mha" --ids 1,2,3 --logits "$tmp/logits.f32"
+[ "$(wc -c <"$tmp/logits.f32")" -eq $((3 * 300 * 4)) ] || wrong "size of the logits file"
+accepted '"test": "pp8 @ d16"' bench -m "$mha" -p 8 -n 4 -d 0,16 -r 2 -t 2 -o json
+accepted 'tg4' bench -m "$mha" -p 8 -n 4 -r 1 -t 2 --ctk q8_0 --ctv q8_0
+accepted 'avg_ts' bench -m "$mha" -p 8 -n 0 -r 1 -t 2 -o csv
+accepted "^y\[2\] = 10.499711$" minimal
+refused "usage" embed 2>/dev/null || true
+"$bin/embed" "$spm" hello >"$tmp/out" 2>&1 || wrong "embed: $(cat "$tmp/out")"
+
+# Every type: written, read back, and close to the original's perplexity on its own vocabulary.
+for type in f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k; do
+  accepted "out-$type" quantize "$spm" "$tmp/out-$type.gguf" $type
+  accepted "generation 2 tokens" llama -m "$tmp/out-$type.gguf" -p hello -n 2 --temp 1 -s 1 -t 2
+done
+[ -z "$(find "$tmp" -name '*.part*')" ] || wrong "an unfinished file is left"
+
+if [ -n "${MICA_MODEL:-}" ]; then
+  accepted "Paris" llama -m "$MICA_MODEL" -p "What is the capital of France?" --temp 0 -n 32
+  accepted "Paris" embed "$MICA_MODEL" "What is the capital of France?"
+  refused "the context holds 1" llama -m "$MICA_MODEL" -p hello -c 1
+else
+  echo "not run: MICA_MODEL does not name a model"
+fi
+[ $failures -eq 0 ] && echo "all programs behave"
+exit $((failures != 0))
