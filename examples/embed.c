@@ -21,8 +21,12 @@ static mica_status read_question(const mica_llama_model* model, const char* ques
   size_t n_bytes = 0;
   mica_status status = mica_llama_chat(model, question, strlen(question), NULL, 0, text,
                                        sizeof text, &n_bytes);
-  if (status == MICA_OK && n_bytes <= sizeof text) question = text;
-  if (question != text) n_bytes = strlen(question);
+  if (status == MICA_OK) {
+    question = text;
+    if (n_bytes > sizeof text) n_bytes = sizeof text; /* n_bytes is what it would take */
+  } else {
+    n_bytes = strlen(question);
+  }
   return mica_llama_tokenize(model, question, n_bytes,
                              MICA_LLAMA_ADD_SPECIAL | MICA_LLAMA_PARSE_SPECIAL, tokens, MAX_TOKENS,
                              out_n);
@@ -70,7 +74,7 @@ int main(int argc, char** argv) {
   size_t n = 0;
   mica_status status;
   if (argc != 3) {
-    fprintf(stderr, "usage: embed MODEL.gguf \"question\"\n");
+    fprintf(stderr, "embed: give two arguments: MODEL.gguf \"question\"\n");
     return 1;
   }
   params.n_ctx = MAX_TOKENS;
@@ -79,7 +83,7 @@ int main(int argc, char** argv) {
   if (status == MICA_OK) status = mica_llama_session_create(model, &params, &session);
   if (status == MICA_OK) status = read_question(model, argv[2], tokens, &n);
   if (status == MICA_OK && n > MAX_TOKENS) {
-    fprintf(stderr, "embed: the question is too long\n");
+    fprintf(stderr, "embed: the question has %lu tokens, too many\n", (unsigned long)n);
     status = MICA_INVALID_ARGUMENT;
   } else if (status == MICA_OK) {
     status = answer(model, session, tokens, n);

@@ -121,12 +121,14 @@ struct Sequence {
 
 // Scratch of one call, all in one place so that running out of memory is one check.
 struct Scratch {
-  explicit Scratch(const mica_allocator& a) : slot(a), position(a), k(a), v(a), q(a), s(a), size(a) {}
+  explicit Scratch(const mica_allocator& a)
+      : slot(a), position(a), k(a), v(a), q(a), s(a), size(a), y(a) {}
   Vec<int64_t> slot, position;
   Vec<double> k, v;  // rows of one kv head: [n_cells][head_dim]
   Vec<double> q;     // [head_dim_k]
   Vec<double> s;     // [n_cells]: scores, then weights
   Vec<double> size;  // [n_cells]: sum of |terms| of the score
+  Vec<double> y;     // [head_dim_v]
 };
 
 // Entries name pages of the cache; words that do not (the table is data) are skipped.
@@ -220,24 +222,24 @@ bool normalise(const RefCall& call, int64_t n_cells, int64_t i_head, Scratch& x)
 // y = sum of w v. An error of the score s[i], proportional to the size of its terms, moves y by
 // w[i] (v[i] - y): hence the second part of the magnitude.
 void mix(const RefCall& call, const Sequence& seq, int64_t i_token, int64_t i_head, bool any,
-         const Scratch& x) {
+         Scratch& x) {
   const int64_t head_dim = call.out.dim[0];
-  for (int64_t d = 0; d < head_dim; ++d) {
-    double y = 0;
-    double magnitude = 0;
-    for (int64_t i = 0; any && i < seq.n_cells; ++i) {
-      const double w = x.s[static_cast<size_t>(i)];
-      if (w == 0) continue;
-      y += w * x.v[static_cast<size_t>(i * head_dim + d)];
-    }
-    call.out.set(y, d, i_head, i_token);
-    if (call.magnitude == nullptr) continue;
-    for (int64_t i = 0; any && i < seq.n_cells; ++i) {
-      const double w = x.s[static_cast<size_t>(i)];
-      const double v = std::fabs(x.v[static_cast<size_t>(i * head_dim + d)]);
-      magnitude += w * (v + x.size[static_cast<size_t>(i)] * (v + std::fabs(y)));
-    }
-    call.magnitude[(i_token * call.out.dim[1] + i_head) * head_dim + d] = magnitude;
+  double* const y = x.y.data();
+  for (int64_t d = 0; d < head_dim; ++d) y[d] = 0;
+  for (int64_t i = 0; any && i < seq.n_cells; ++i) {
+    const double w = x.s[static_cast<size_t>(i)];
+    const double* v = x.v.data() + i * head_dim;
+    for (int64_t d = 0; w != 0 && d < head_dim; ++d) y[d] += w * v[d];
+  }
+  for (int64_t d = 0; d < head_dim; ++d) call.out.set(y[d], d, i_head, i_token);
+  if (call.magnitude == nullptr) return;
+  double* const magnitude = call.magnitude + (i_token * call.out.dim[1] + i_head) * head_dim;
+  for (int64_t i = 0; any && i < seq.n_cells; ++i) {
+    const double w = x.s[static_cast<size_t>(i)];
+    const double size = x.size[static_cast<size_t>(i)];
+    const double* v = x.v.data() + i * head_dim;
+    for (int64_t d = 0; w != 0 && d < head_dim; ++d)
+      magnitude[d] += w * (std::fabs(v[d]) + size * (std::fabs(v[d]) + std::fabs(y[d])));
   }
 }
 
@@ -248,7 +250,7 @@ mica_status run_sequence(const RefCall& call, const Sequence& seq, Scratch& x) {
   const auto dim_k = static_cast<size_t>(k.dim[0]);
   const auto dim_v = static_cast<size_t>(v.dim[0]);
   if (!x.k.resize(n * dim_k) || !x.v.resize(n * dim_v) || !x.q.resize(dim_k) || !x.s.resize(n) ||
-      !x.size.resize(n))
+      !x.size.resize(n) || !x.y.resize(dim_v))
     return MICA_OUT_OF_MEMORY;
   const int64_t n_heads = call.in[kQ].dim[1];
   const int64_t n_tokens = call.in[kQ].dim[2];

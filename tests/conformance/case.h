@@ -14,10 +14,12 @@ namespace mica::conformance {
 // How an input or a weight is filled, from the case's seed.
 struct Values {
   enum Kind { kNormal, kUniform, kIntegers, kIota, kList } kind = kNormal;
-  double a = 0, b = 1;          // normal: mean, sigma; uniform and integers: [a, b]; iota: start, step
-  std::vector<double> list;     // kList: repeated to the length
+  double a = 0, b = 1;       // normal: mean, sigma; uniform and integers: [a, b]; iota: start, step
+  std::vector<double> list;  // kList: repeated to the length
 };
-inline Values normal(double sigma = 1, double mean = 0) { return {Values::kNormal, mean, sigma, {}}; }
+inline Values normal(double sigma = 1, double mean = 0) {
+  return {Values::kNormal, mean, sigma, {}};
+}
 inline Values uniform(double a, double b) { return {Values::kUniform, a, b, {}}; }
 inline Values integers(int64_t a, int64_t b) {
   return {Values::kIntegers, static_cast<double>(a), static_cast<double>(b), {}};

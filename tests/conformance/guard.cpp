@@ -16,9 +16,9 @@ constexpr unsigned char kNan = 0xff;  // all ones are NaN in F32, F16, BF16
 
 struct State {
   const mica_backend* inner = nullptr;
-  std::map<mica_b_buffer*, uint64_t> buffers;            // their bytes without the guard
+  std::map<mica_b_buffer*, uint64_t> buffers;  // their bytes without the guard
   std::map<mica_b_plan*, mica_b_buffer*> arenas;
-  std::map<mica_b_buffer*, bool> filled;                 // KV storage that holds NaN already
+  std::map<mica_b_buffer*, bool> filled;  // KV storage that holds NaN already
   bool damaged = false;
 };
 State state;  // a test program's own; the backend table has no user pointer

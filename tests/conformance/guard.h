@@ -1,8 +1,8 @@
 // A backend that wraps another and watches it: guard bytes behind every buffer, and an arena and KV
 // storage that hold NaN wherever the step has not written.
 #pragma once
-#include "mica/mica.h"
 #include "mica/backend.h"
+#include "mica/mica.h"
 
 namespace mica::conformance {
 

@@ -45,11 +45,21 @@ std::vector<float> make_values(const Values& v, size_t n, uint64_t seed) {
   for (size_t i = 0; i < n; ++i) {
     double x = 0;
     switch (v.kind) {
-      case Values::kNormal: x = gauss(rng); break;
-      case Values::kUniform: x = flat(rng); break;
-      case Values::kIntegers: x = static_cast<double>(whole(rng)); break;
-      case Values::kIota: x = v.a + v.b * static_cast<double>(i); break;
-      case Values::kList: x = v.list[i % v.list.size()]; break;
+      case Values::kNormal:
+        x = gauss(rng);
+        break;
+      case Values::kUniform:
+        x = flat(rng);
+        break;
+      case Values::kIntegers:
+        x = static_cast<double>(whole(rng));
+        break;
+      case Values::kIota:
+        x = v.a + v.b * static_cast<double>(i);
+        break;
+      case Values::kList:
+        x = v.list[i % v.list.size()];
+        break;
     }
     out[i] = static_cast<float>(x);
   }
@@ -108,8 +118,8 @@ class Instance final : public CaseBuilder {
   }
   mica_tensor input(const char* name, mica_dtype dtype, std::vector<int64_t> dim, Values values,
                     mica_extent extent) override {
-    const mica_tensor t = mica_input(graph_, name, dtype, static_cast<uint32_t>(dim.size()),
-                                     dim.data(), extent);
+    const mica_tensor t =
+        mica_input(graph_, name, dtype, static_cast<uint32_t>(dim.size()), dim.data(), extent);
     inputs_.push_back({name, dtype, std::move(dim), std::move(values), extent.index, {}});
     return t;
   }
@@ -146,9 +156,10 @@ class Instance final : public CaseBuilder {
     const mica_status status = mica_session_compile(session_, 1, &graph_, &plan_);
     result.unsupported = status == MICA_UNSUPPORTED;
     check(status);
+    explain(result);
+    if (options_.plan_only) return;
     load_weights();
     check(mica_session_allocate(session_));
-    explain(result);
     if (steps_.empty()) steps_.resize(1);
     for (size_t i = 0; i < steps_.size(); ++i) run_step(i, result);
     if (cache_ == nullptr) repeat(result);

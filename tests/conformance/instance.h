@@ -22,12 +22,13 @@ struct RunOptions {
   std::string variant;  // "" or "naive"
   bool unfused = false;
   uint64_t seed = 1;
-  uint32_t n_timed = 0;  // > 0: repeat the last step for --perf
+  bool plan_only = false;  // stop after compiling: only `explain` is filled
+  uint32_t n_timed = 0;    // > 0: repeat the last step for --perf
 };
 
 struct RunResult {
   mica_status status = MICA_OK;
-  std::string text;                            // of a failure
+  std::string text;  // of a failure
   bool unsupported = false;
   bool inputs_changed = false;
   std::vector<std::vector<OutputData>> steps;  // [step][output]

@@ -3,18 +3,21 @@
 #include <functional>
 #include <string>
 
-#include "tests/conformance/instance.h"
-
 #include "mica/backend.h"
+#include "tests/conformance/instance.h"
 
 namespace mica::conformance {
 
 struct Verdict {
-  enum Kind { kPass, kFail, kUnsupported } kind = kPass;
-  std::string text;      // why it failed, or the device's reason for "unsupported"
-  double worst = 0;      // largest error / bound over all elements
-  double seconds = 0;    // median of --perf
+  enum Kind { kPass, kFail, kUnsupported, kSame } kind = kPass;
+  std::string text;    // why it failed, or the device's reason for "unsupported"
+  double worst = 0;    // largest error / bound over all elements
+  double seconds = 0;  // median of --perf
 };
+
+// True when `options` (a variant, or unfused) plan the case just as the plain options do: running
+// it again would check nothing new.
+bool planned_alike(const Case& c, const RunOptions& options);
 
 // `options` names the device under test. Runs the case there twice and on the oracle.
 Verdict judge(const Case& c, const RunOptions& options);

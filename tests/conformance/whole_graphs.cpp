@@ -1,5 +1,5 @@
-// Whole graphs as cases: small Llama-style models over a paged cache, so that plans, fusions, memory
-// reuse and cache paths are checked together. Compared by RMS: roundings of many ops add up.
+// Whole graphs as cases: small Llama-style models over a paged cache, so that plans, fusions,
+// memory reuse and cache paths are checked together. Compared by RMS: roundings of many ops add up.
 #include "tests/conformance/case.h"
 
 namespace mica::conformance {
@@ -39,8 +39,8 @@ class Builder {
   }
 
   void build() {
-    const mica_tensor ids = b_.input("ids", MICA_I32, {96}, integers(0, s_.n_vocab - 1),
-                                     b_.n_tokens());
+    const mica_tensor ids =
+        b_.input("ids", MICA_I32, {96}, integers(0, s_.n_vocab - 1), b_.n_tokens());
     const mica_tensor embd = b_.weight("embd", s_.weights, {n_embd_, s_.n_vocab}, normal(0.5));
     mica_tensor x = mica_get_rows(g_, embd, ids);
     for (uint32_t i = 0; i < s_.n_layers; ++i) x = layer(i, x);
@@ -95,13 +95,13 @@ class Builder {
 std::vector<Step> conversation() {
   const auto copy = [](mica_kv_cache* c) { return mica_kv_seq_cp(c, 0, 1, 0, -1); };
   const auto cut = [](mica_kv_cache* c) { return mica_kv_seq_rm(c, 0, 20, 45); };
-  return {{{{0, 70}}, {}}, {{{0, 1}}, {}},        {{{0, 1}, {1, 2}}, copy},
+  return {{{{0, 70}}, {}}, {{{0, 1}}, {}},          {{{0, 1}, {1, 2}}, copy},
           {{{1, 30}}, {}}, {{{0, 1}, {1, 1}}, cut}, {{{2, 5}, {0, 60}}, {}}};
 }
 
-void add(CaseList& list, const char* name, const Shape& shape) {
-  list.add("graph", name,
-           [shape](CaseBuilder& b) { Builder(b, shape, conversation()).build(); });
+void add(CaseList& list, const char* name, const Shape& shape, double slack = 1) {
+  list.add(
+      "graph", name, [shape](CaseBuilder& b) { Builder(b, shape, conversation()).build(); }, slack);
 }
 
 }  // namespace
@@ -123,12 +123,13 @@ void cases_whole_graphs(CaseList& list) {
   s.dtype_k = s.dtype_v = MICA_F16;
   s.weights = MICA_F16;
   add(list, "llama.gqa.f16", s);
+  // In a quantized cache the smallest difference may move an element by a whole step, in both runs.
   s.weights = MICA_Q8_0;
   s.dtype_k = MICA_Q8_0;
-  add(list, "llama.gqa.q8_0.kv_q8_f16", s);
+  add(list, "llama.gqa.q8_0.kv_q8_f16", s, 3);
   s.weights = MICA_Q4_0;
   s.dtype_v = MICA_Q4_0;
-  add(list, "llama.gqa.q4_0.kv_q8_q4", s);
+  add(list, "llama.gqa.q4_0.kv_q8_q4", s, 5);
 }
 
 }  // namespace mica::conformance

@@ -37,19 +37,20 @@ accepted() {
 
 head -c 3000 "$mha" >"$tmp/truncated.gguf"
 head -c 100 /dev/zero >"$tmp/zeros.gguf"
-for program in llama eval bench; do
-  text='-p hello'
-  [ $program = eval ] && text='--tokenize x'
-  [ $program = bench ] && text='-p 8 -n 0'
-  refused "no such file" $program -m "$tmp/missing.gguf" $text
-  refused "directory" $program -m "$tmp" $text
-  refused "" $program -m "$tmp/truncated.gguf" $text
-  refused "" $program -m "$tmp/zeros.gguf" $text
-  refused "no backend" $program -m "$mha" --backend nonsense $text
-  refused "there is no type" $program -m "$mha" --ctk q9 -p 8 --ids 1 --logits "$tmp/x" -n 1
-  refused "not expected" $program --nonsense
-  refused "with -m" $program $text
-done 2>&1 | grep -v "there is no type" # eval has no -p, llama no --ids: only the exit counts there
+for command in "llama -p hello" "eval --tokenize x" "eval --ids 1 --logits $tmp/x" "bench -p 8 -n 0"; do
+  # shellcheck disable=SC2086 # the command is words
+  set -- $command
+  refused "no such file" "$@" -m "$tmp/missing.gguf"
+  refused "directory" "$@" -m "$tmp"
+  refused "" "$@" -m "$tmp/truncated.gguf"
+  refused "" "$@" -m "$tmp/zeros.gguf"
+  refused "no backend" "$@" -m "$spm" --backend nonsense
+  refused "not expected" "$@" --nonsense
+  refused "with -m" "$@"
+done
+refused "there is no type" llama -m "$spm" -p hello --ctk q9
+refused "there is no type" bench -m "$spm" --ctv q9
+refused "there is no type" eval -m "$spm" --ids 1 --logits "$tmp/x" --ctk q9
 refused "the context holds 1" llama -m "$spm" -p hello -c 1
 refused "the context holds 8" llama -m "$spm" -p "one two three four five six seven" -c 8
 refused "give a prompt" llama -m "$spm"
@@ -73,7 +74,8 @@ accepted '"test": "pp8 @ d16"' bench -m "$mha" -p 8 -n 4 -d 0,16 -r 2 -t 2 -o js
 accepted 'tg4' bench -m "$mha" -p 8 -n 4 -r 1 -t 2 --ctk q8_0 --ctv q8_0
 accepted 'avg_ts' bench -m "$mha" -p 8 -n 0 -r 1 -t 2 -o csv
 accepted "^y\[2\] = 10.499711$" minimal
-refused "usage" embed 2>/dev/null || true
+refused "MODEL.gguf" embed
+refused "no such file" embed "$tmp/missing.gguf" hello
 "$bin/embed" "$spm" hello >"$tmp/out" 2>&1 || wrong "embed: $(cat "$tmp/out")"
 
 # Every type: written, read back, and close to the original's perplexity on its own vocabulary.

@@ -105,7 +105,6 @@ static void run_unit(const Call& call, const Cut& cut, const Unit& unit, int64_t
   t.call = &call;
   t.args = static_cast<const mica_attention_args*>(call.args);
   t.shape = &s;
-  t.table = &cut.table;
   carve(s, scratch, &t.scratch);
   t.kv_head = kv_head;
   t.token0 = unit.tokens.begin;

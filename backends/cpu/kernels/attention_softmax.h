@@ -42,7 +42,6 @@ struct Tile {
   const Call* call;
   const mica_attention_args* args;
   const Shape* shape;
-  const Table* table;
   Scratch scratch;
   int64_t kv_head;
   int64_t token0, n_tokens;
