@@ -21,7 +21,10 @@ struct mica_context {
   void log(mica_log_level level, const char* text) const {
     if (logger.log != nullptr) logger.log(logger.user, level, text);
   }
-  bool cancelled() const { return cancel != nullptr && *cancel != 0; }
+  // Set by another thread: read once, as one piece.
+  bool cancelled() const {
+    return cancel != nullptr && __atomic_load_n(cancel, __ATOMIC_RELAXED) != 0;
+  }
 };
 
 namespace mica {

@@ -208,7 +208,9 @@ mica_status mica_graph_create(mica_context* context, mica_graph** out_graph) {
   auto* g = mica::create<mica_graph>(context->allocator, context->allocator);
   if (g == nullptr) return context->error.out_of_memory("graph");
   g->context = mica::retain(context);
-  g->tag = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(g) >> 4) | 1u;
+  // Unlike that of any other graph of this context, and hardly like one of another context.
+  const auto where = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(context) >> 4);
+  g->tag = (where ^ (++context->n_graphs * 2654435761u)) | 1u;
   if (!g->values.resize(1) || !g->extents.resize(1) || !g->names.push('\0')) {
     mica_graph_release(g);
     return context->error.out_of_memory("graph");

@@ -2,6 +2,7 @@
 #include "core/kv_cache.h"
 #include "core/session.h"
 
+using mica::Error;
 using mica::PlanNamed;
 using mica::quoted;
 using mica::StepPlace;
@@ -80,6 +81,7 @@ mica_status submit(mica_plan* p) {
     MICA_TRY(copy_pages(s, p->cache));
   }
   MICA_TRY(write_extents(s, p));
+  p->ran = false;  // its outputs are those of no step until this one is done
   return s->device->backend->submit(p->handle);
 }
 
@@ -87,6 +89,8 @@ mica_status submit(mica_plan* p) {
 mica_status failed(mica_plan* p, mica_status status) {
   if (p->cache != nullptr) mica_kv_abandon(p->cache);
   if (status == MICA_DEVICE_LOST) p->session->device->lost = true;
+  Error& error = p->session->error();
+  if (error.code() != status) error.fail(status, "the step failed: ", mica_status_text(status));
   return status;
 }
 
@@ -116,18 +120,20 @@ mica_status mica_plan_submit(mica_plan* plan) {
     s->error().fail(MICA_CANCELLED, "the step was cancelled");
     return failed(plan, MICA_CANCELLED);
   }
+  s->error().clear();
   const mica_status status = submit(plan);
   if (status != MICA_OK) return failed(plan, status);
-  s->in_flight = true;
+  s->running = plan;
   return MICA_OK;
 }
 
 mica_status mica_plan_wait(mica_plan* plan) {
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   mica_session* s = plan->session;
-  if (!s->in_flight) return s->error().fail(MICA_INVALID_ARGUMENT, "no step is running");
+  if (s->running != plan)
+    return s->error().fail(MICA_INVALID_ARGUMENT, "no step of this plan is running");
   const mica_status status = s->device->backend->wait(plan->handle);
-  s->in_flight = false;
+  s->running = nullptr;
   if (status == MICA_CANCELLED) s->error().fail(status, "the step was cancelled");
   if (status != MICA_OK) return failed(plan, status);
   plan->ran = true;

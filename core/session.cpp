@@ -15,9 +15,9 @@ mica_plan::~mica_plan() {
 }
 
 mica_session::~mica_session() {
-  if (in_flight) {  // the backend must not write to what is freed below
-    for (mica_plan* p : plans)
-      if (p->handle != nullptr) (void)device->backend->wait(p->handle);
+  if (running != nullptr) {  // the backend must not write to what is freed below
+    (void)device->backend->wait(running->handle);
+    if (running->cache != nullptr) mica_kv_abandon(running->cache);
   }
   for (mica_plan* p : plans) mica::destroy(allocator(), p);
   plans.clear();
@@ -32,7 +32,7 @@ namespace mica {
 mica_status session_ready(const mica_session* s) {
   if (s->device->lost)
     return s->error().fail(MICA_DEVICE_LOST, "the device was lost; release what is on it");
-  if (s->in_flight)
+  if (s->running != nullptr)
     return s->error().fail(MICA_BUSY, "a step of this session is running; wait for it first");
   return MICA_OK;
 }
@@ -77,14 +77,16 @@ mica_status add_places(mica_session* s, const mica_plan& p) {
   return MICA_OK;
 }
 
-void lay_out(mica_session* s) {
-  s->step_bytes = 0;
-  for (StepPlace& place : s->places) {
-    const uint64_t align = place.is_extent ? 4 : kPlaceAlign;
-    place.offset = align_up(s->step_bytes, align);
-    s->step_bytes = place.offset + place.bytes;
+// Calls at(place, offset) for every place, in order; returns the bytes of the step block.
+template <class Places, class At>
+uint64_t lay_out(Places& places, const At& at) {
+  uint64_t end = 0;
+  for (auto& place : places) {
+    const uint64_t offset = align_up(end, place.is_extent ? uint64_t{4} : kPlaceAlign);
+    end = offset + place.bytes;
+    at(place, offset);
   }
-  s->step_bytes = align_up(s->step_bytes, kPlaceAlign);
+  return end == 0 ? kPlaceAlign : align_up(end, kPlaceAlign);
 }
 
 // Points the plan's inputs and extents at their places. An input's views move with it.
@@ -99,10 +101,14 @@ void bind_places(mica_session* s, mica_plan& p) {
   }
 }
 
+// Of the arena that the plans added since the last allocate need; 0: there are none.
 uint64_t new_arena_bytes(const mica_session* s) {
   uint64_t bytes = 0;
-  for (const mica_plan* p : s->plans)
-    if (p->handle == nullptr && p->arena_bytes > bytes) bytes = p->arena_bytes;
+  for (const mica_plan* p : s->plans) {
+    if (p->handle != nullptr) continue;
+    const uint64_t need = p->arena_bytes > 0 ? p->arena_bytes : kPlaceAlign;
+    bytes = need > bytes ? need : bytes;
+  }
   return bytes;
 }
 
@@ -140,6 +146,7 @@ mica_status check_loaded(mica_session* s) {
 struct Fresh {
   explicit Fresh(const mica_allocator& a) : old_offsets(a), handles(a) {}
   Buffer arena, step, kv;
+  uint64_t step_bytes = 0;
   Vec<uint64_t> old_offsets;     // of the places
   Vec<mica_b_plan*> handles;     // a plan each
 };
@@ -156,15 +163,13 @@ mica_status backend_compile(mica_session* s, const mica_plan& p, const Fresh& fr
   return s->device->backend->compile(s->device->handle, &p.partition, buffers.data(), out_handle);
 }
 
-// Places only move up and grow, so what an old place held is kept at its new one.
+// Places only grow: what an old one holds is kept at its new offset, what is new is zero.
 mica_status move_places(mica_session* s, const Fresh& fresh) {
   for (size_t i = 0; i < s->places.size(); ++i) {
     const StepPlace& place = s->places[i];
-    if (s->step.handle() == nullptr ||
-        !range_fits(fresh.old_offsets[i], place.bytes, s->step.bytes()))
-      continue;
+    if (place.held_bytes == 0) continue;
     MICA_TRY(s->device->backend->buffer_copy(fresh.step.handle(), place.offset, s->step.handle(),
-                                             fresh.old_offsets[i], place.bytes));
+                                             fresh.old_offsets[i], place.held_bytes));
   }
   return MICA_OK;
 }
@@ -173,7 +178,7 @@ mica_status make_fresh(mica_session* s, Fresh& fresh) {
   MICA_TRY(fresh.arena.create(s->device, new_arena_bytes(s), "the activations' arena"));
   if (s->cache != nullptr && s->kv.handle() == nullptr)
     MICA_TRY(fresh.kv.create(s->device, s->cache->bytes, "the KV cache"));
-  MICA_TRY(fresh.step.create(s->device, s->step_bytes, "the step block"));
+  MICA_TRY(fresh.step.create(s->device, fresh.step_bytes, "the step block"));
   MICA_TRY(move_places(s, fresh));
   for (mica_plan* p : s->plans) {
     mica_b_plan* handle = nullptr;
@@ -184,14 +189,15 @@ mica_status make_fresh(mica_session* s, Fresh& fresh) {
 }
 
 mica_status allocate_session(mica_session* s) {
-  if (new_arena_bytes(s) == 0 && s->step.handle() != nullptr) return MICA_OK;
+  if (new_arena_bytes(s) == 0) return MICA_OK;
   MICA_TRY(check_loaded(s));
   MICA_TRY(check_budget(s));
   Fresh fresh(s->allocator());
   bool ok = s->arenas.reserve(s->arenas.size() + 1) && fresh.handles.reserve(s->plans.size());
   for (const StepPlace& place : s->places) ok = ok && fresh.old_offsets.push(place.offset);
   if (!ok) return s->error().out_of_memory("session");
-  lay_out(s);
+  fresh.step_bytes =
+      lay_out(s->places, [](StepPlace& place, uint64_t offset) { place.offset = offset; });
   for (mica_plan* p : s->plans) bind_places(s, *p);
   const mica_status status = make_fresh(s, fresh);
   if (status != MICA_OK) {
@@ -208,6 +214,7 @@ mica_status allocate_session(mica_session* s) {
   }
   (void)s->arenas.push(std::move(fresh.arena));
   s->step = std::move(fresh.step);
+  for (StepPlace& place : s->places) place.held_bytes = place.bytes;
   if (fresh.kv.handle() != nullptr) s->kv = std::move(fresh.kv);
   return MICA_OK;
 }
@@ -227,6 +234,48 @@ mica_status compile_one(mica_session* s, const mica_graph* graph, mica_plan** ou
     return status;
   }
   *out = p;
+  return MICA_OK;
+}
+
+// What a compile that fails must leave of the places: those there were, as large as they were.
+class PlacesBefore {
+ public:
+  explicit PlacesBefore(mica_session* s) : session_(s), sizes_(s->allocator()) {}
+  [[nodiscard]] bool record() {
+    for (const StepPlace& p : session_->places)
+      if (!sizes_.push({p.bytes, p.max})) return false;
+    return true;
+  }
+  void restore() const {
+    Vec<StepPlace>& places = session_->places;
+    while (places.size() > sizes_.size()) places.pop();
+    for (size_t i = 0; i < places.size(); ++i) {
+      places[i].bytes = sizes_[i].bytes;
+      places[i].max = sizes_[i].max;
+    }
+  }
+
+ private:
+  struct Size {
+    uint64_t bytes;
+    int64_t max;
+  };
+  mica_session* session_;
+  Vec<Size> sizes_;
+};
+
+// The place of an input, when `bytes` at `offset` can be moved to or from it.
+mica_status reach(mica_session* s, const char* input, uint64_t offset, const void* data,
+                  uint64_t bytes, const StepPlace** out) {
+  const StepPlace* place = find_place(s, input, false);
+  if (place == nullptr)
+    return s->error().fail(MICA_NOT_FOUND, "no plan has an input ", quoted(input));
+  if (data == nullptr || !range_fits(offset, bytes, place->bytes))
+    return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(input), " has ", place->bytes,
+                           " bytes; ", bytes, " at ", offset, " do not fit");
+  if (place->held_bytes == 0 || !range_fits(offset, bytes, place->held_bytes))
+    return s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+  *out = place;
   return MICA_OK;
 }
 
@@ -272,6 +321,8 @@ mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
     return session->error().fail(MICA_INVALID_ARGUMENT, "compile: no graphs");
   MICA_TRY(mica::session_ready(session));
   const size_t n_before = session->plans.size();
+  mica::PlacesBefore places(session);
+  if (!places.record()) return session->error().out_of_memory("session");
   for (uint32_t i = 0; i < n_graphs; ++i) {
     const mica_status status = mica::compile_one(session, graphs[i], &out_plans[i]);
     if (status == MICA_OK) continue;
@@ -279,6 +330,8 @@ mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
       mica::destroy(session->allocator(), session->plans.back());
       session->plans.pop();
     }
+    places.restore();
+    for (uint32_t k = 0; k < n_graphs; ++k) out_plans[k] = nullptr;
     return status;
   }
   return MICA_OK;
@@ -296,8 +349,8 @@ mica_status mica_session_memory(const mica_session* session, mica_memory* out_me
   for (const mica::Buffer& b : session->arenas) m.activations_bytes += b.bytes();
   m.activations_bytes += mica::new_arena_bytes(session);
   if (session->cache != nullptr) m.kv_bytes = session->cache->bytes;
-  for (const StepPlace& place : session->places)
-    m.step_bytes += mica::align_up(place.bytes, mica::kPlaceAlign);
+  if (!session->plans.empty())
+    m.step_bytes = mica::lay_out(session->places, [](const StepPlace&, uint64_t) {});
   m.total_bytes =
       m.weights_bytes + m.kv_bytes + m.activations_bytes + m.step_bytes + m.reserve_bytes;
   *out_memory = m;
@@ -314,14 +367,8 @@ mica_status mica_session_set(mica_session* session, const char* input, uint64_t 
                              const void* data, uint64_t bytes) {
   if (session == nullptr || input == nullptr) return MICA_INVALID_ARGUMENT;
   MICA_TRY(mica::session_ready(session));
-  const StepPlace* place = mica::find_place(session, input, false);
-  if (place == nullptr)
-    return session->error().fail(MICA_NOT_FOUND, "no plan has an input ", quoted(input));
-  if (data == nullptr || !mica::range_fits(offset, bytes, place->bytes))
-    return session->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(input), " has ",
-                                 place->bytes, " bytes; ", bytes, " at ", offset, " do not fit");
-  if (session->step.handle() == nullptr)
-    return session->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+  const StepPlace* place = nullptr;
+  MICA_TRY(mica::reach(session, input, offset, data, bytes, &place));
   return session->device->backend->buffer_write(session->step.handle(), place->offset + offset,
                                                 data, bytes);
 }
@@ -343,14 +390,8 @@ mica_status mica_session_get(mica_session* session, const char* input, uint64_t 
                              uint64_t bytes) {
   if (session == nullptr || input == nullptr) return MICA_INVALID_ARGUMENT;
   MICA_TRY(mica::session_ready(session));
-  const StepPlace* place = mica::find_place(session, input, false);
-  if (place == nullptr)
-    return session->error().fail(MICA_NOT_FOUND, "no plan has an input ", quoted(input));
-  if (dst == nullptr || !mica::range_fits(offset, bytes, place->bytes) ||
-      session->step.handle() == nullptr)
-    return session->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(input), " has ",
-                                 place->bytes, " bytes; ", bytes, " at ", offset,
-                                 " cannot be read");
+  const StepPlace* place = nullptr;
+  MICA_TRY(mica::reach(session, input, offset, dst, bytes, &place));
   return session->device->backend->buffer_read(session->step.handle(), place->offset + offset, dst,
                                                bytes);
 }

@@ -10,6 +10,7 @@ struct StepPlace {
   Text name;
   mica_dtype dtype = MICA_I32;
   uint64_t bytes = 0, offset = 0;
+  uint64_t held_bytes = 0;  // of them, in the step block that is allocated; the rest comes later
   bool is_extent = false;
   int64_t max = 0;     // of extents: the largest of all plans
   int64_t value = -1;  // of extents: -1 while never set
@@ -29,11 +30,10 @@ struct mica_session {
   mica::Text variant;
   mica::Vec<mica_plan*> plans;
   mica::Vec<mica::StepPlace> places;
-  uint64_t step_bytes = 0;      // of all places
   mica::Buffer step;
   mica::Vec<mica::Buffer> arenas;  // one an allocate that had new plans
   mica::Buffer kv;
-  bool in_flight = false;
+  mica_plan* running = nullptr;  // submitted and not waited for
 
   const mica_allocator& allocator() const { return device->allocator(); }
   mica::Error& error() const { return device->error(); }

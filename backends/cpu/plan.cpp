@@ -10,6 +10,7 @@ mica_b_plan::mica_b_plan(mica_b_device& d, const mica_b_partition& p)
       partition_(p),
       bound_(d.allocator),
       works_(d.allocator),
+      lanes_(d.allocator),
       stages_(d.allocator),
       patches_(d.allocator),
       extents_(d.allocator) {
@@ -80,6 +81,10 @@ mica_status mica_b_plan::cut_stages(Error& error) {
     if (fill) break;
     if (!works_.make(n_works) || !stages_.make(n_stages)) return error.out_of_memory("a plan");
   }
+  const uint32_t n_threads = device_.pool.n_threads();
+  n_lanes_ = n_threads < cpu::kMaxLanes ? n_threads : cpu::kMaxLanes;
+  if (!lanes_.make(works_.size() * n_lanes_)) return error.out_of_memory("a plan");
+  for (size_t i = 0; i < works_.size(); ++i) works_[i].lanes = &lanes_[i * n_lanes_];
   return MICA_OK;
 }
 

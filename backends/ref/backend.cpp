@@ -259,7 +259,7 @@ mica_status submit(mica_b_plan* plan) {
   const mica_host* host = p->device->host;
   p->status = MICA_OK;
   for (uint32_t i = 0; i < p->partition->n_units && p->status == MICA_OK; ++i) {
-    if (host->cancel != nullptr && *host->cancel != 0) {
+    if (host->cancel != nullptr && __atomic_load_n(host->cancel, __ATOMIC_RELAXED) != 0) {
       p->status = MICA_CANCELLED;
     } else {
       p->status = run_unit(p, p->partition->units[i]);

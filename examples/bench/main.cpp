@@ -145,9 +145,9 @@ class Report {
     if (a_.format == "md") {
       const std::string types =
           has_types() ? " " + a_.common.type_k + " | " + a_.common.type_v + " |" : "";
-      std::printf("| %s | %s | %.2f M | %s | %u |%s %s | %.2f ± %.2f |\n", info_.description,
-                  bytes_text(info_.file_bytes).c_str(), static_cast<double>(info_.n_params) / 1e6,
-                  a_.common.backend.c_str(), threads_, types.c_str(), r.test().c_str(), r.mean(),
+      std::printf("| %s | %.2f MiB | %.2f M | %s | %u |%s %s | %.2f ± %.2f |\n", info_.description,
+                  static_cast<double>(info_.file_bytes) / (1 << 20),
+                  static_cast<double>(info_.n_params) / 1e6, a_.common.backend.c_str(), threads_, types.c_str(), r.test().c_str(), r.mean(),
                   r.deviation());
     } else if (a_.format == "csv") {
       std::printf("\"%s\",%llu,%llu,\"%s\",\"%s\",%u,%u,%s,%s,%u,%u,%u,%.4f,%.4f\n",

@@ -24,6 +24,10 @@ void on_interrupt(int) {
   std::signal(SIGINT, SIG_DFL);
 }
 
+void log_line(void*, mica_log_level level, const char* text) {
+  if (level == MICA_LOG_WARNING) std::fprintf(stderr, "warning: %s\n", text);
+}
+
 }  // namespace
 
 void add_options(CLI::App& app, Options& o) {
@@ -94,9 +98,11 @@ mica_dtype dtype_named(const std::string& name) {
 
 mica_llama_model_params model_params(const Options& o) {
   static char title[] = "loading";
+  static constexpr mica_logger kLogger = {nullptr, log_line};
   mica_llama_model_params p = MICA_LLAMA_MODEL_PARAMS_INIT;
   p.device = o.backend.c_str();
   p.n_threads = o.n_threads;
+  p.logger = &kLogger;
   p.cancel = &cancel_flag;
   p.progress = show_progress;
   p.progress_user = title;

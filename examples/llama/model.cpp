@@ -88,6 +88,11 @@ Device Model::new_device(mica_context* context) const {
   return Device(device);
 }
 
+void Model::warn(const std::string& text) const {
+  if (has_logger_ && logger_.log != nullptr)
+    logger_.log(logger_.user, MICA_LOG_WARNING, text.c_str());
+}
+
 std::shared_ptr<Model> Model::open(const char* path, const mica_llama_model_params& params) {
   std::shared_ptr<Model> model(new Model(params));
   mica_context* context = model->context_.get();

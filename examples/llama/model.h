@@ -62,6 +62,7 @@ class Model {
   bool has_weight(const std::string& name) const { return names_.count(name) != 0; }
   mica_weights* weights() const { return weights_.get(); }
   uint64_t memory_budget_bytes() const { return memory_budget_bytes_; }
+  void warn(const std::string& text) const;
 
   // A context and device of the caller's own, on the same device as the weights.
   Context new_context(uint32_t n_threads, const volatile int32_t* cancel) const;

@@ -48,7 +48,10 @@ struct Chosen {
 template <class Table>
 std::string names_of(const Table& table) {
   std::string names;
-  for (const auto& row : table) names += (names.empty() ? "" : " ") + std::string(row.name);
+  for (const auto& row : table) {
+    if (!names.empty()) names.push_back(' ');
+    names.append(row.name);
+  }
   return names;
 }
 
@@ -95,7 +98,8 @@ mica_dtype tensor_type(const TensorShape& t, const Shape& s, const FileType& typ
   const bool is_float = dtype == MICA_F32 || dtype == MICA_F16 || dtype == MICA_BF16;
   const bool is_output = t.name == "output.weight" || (s.tied && t.name == "token_embd.weight");
   if (is_output && !is_float && dtype != MICA_Q8_0) dtype = MICA_Q6_K;
-  const bool is_mixed = t.name.find("attn_v.") != t.name.npos || t.name.find("ffn_down.") != t.name.npos;
+  const bool is_mixed =
+      t.name.find("attn_v.") != t.name.npos || t.name.find("ffn_down.") != t.name.npos;
   if (type.is_mix && is_mixed) {
     const auto i_layer = static_cast<uint32_t>(std::stoul(t.name.substr(4)));  // "blk.N."
     if (has_more_bits(i_layer, s.n_layers)) dtype = MICA_Q6_K;

@@ -82,6 +82,9 @@ void Session::read_params(const mica_llama_session_params& p) {
   const uint32_t n_ctx_train = model_->hparams().n_ctx_train;
   n_ctx_ = limited("n_ctx", p.n_ctx != 0 ? p.n_ctx : std::min(kDefaultContext, n_ctx_train),
                    kMaxContext);
+  if (n_ctx_ > n_ctx_train)
+    model_->warn("the context of " + std::to_string(n_ctx_) + " tokens is longer than the " +
+                 std::to_string(n_ctx_train) + " the model was trained on");
   n_seqs_ = limited("n_seqs", std::max(p.n_seqs, 1u), kMaxBatch);
   n_batch_ = limited("n_batch", p.n_batch != 0 ? p.n_batch : kDefaultBatch, kMaxBatch);
   n_batch_ = std::max(n_seqs_, n_batch_);

@@ -165,7 +165,7 @@ void add_tiles(CaseList& list) {
   add(list, "f32.k37.n3.m5", MICA_F32, MICA_F32, {{37, 3}, {37, 5}});
   add(list, "f16.k37.n3.m5", MICA_F16, MICA_F32, {{37, 3}, {37, 5}});
   add(list, "bf16.k37.n19.m2", MICA_BF16, MICA_BF16, {{37, 19}, {37, 2}});
-  add(list, "q4_0.k32.n1.m1", MICA_Q4_0, MICA_F32, {{32, 1}, {32, 1}});
+  add(list, "q4_0.k32.n1.m16", MICA_Q4_0, MICA_F32, {{32, 1}, {32, 16}});
   add(list, "q8_0.k96.n7.m9", MICA_Q8_0, MICA_F32, {{96, 7}, {96, 9}});
 }
 

@@ -7,7 +7,6 @@
 #define BAD(call) CHECK((call) == MICA_INVALID_ARGUMENT)
 
 static void null_handles(void) {
-  mica_context* context = NULL;
   mica_device* device = NULL;
   mica_graph* graph = NULL;
   mica_weights* weights = NULL;
@@ -21,6 +20,7 @@ static void null_handles(void) {
   uint32_t n = 0;
   size_t size = 0;
   char byte = 0;
+  float value = 0;
   const int64_t dim[1] = {4};
   BAD(mica_context_create(NULL, NULL));
   BAD(mica_context_add_backend(NULL, mica_backend_cpu()));
@@ -56,7 +56,7 @@ static void null_handles(void) {
   BAD(mica_kv_seq_cp(NULL, 0, 1, 0, -1));
   BAD(mica_kv_seq_keep(NULL, 0));
   BAD(mica_dtype_decode(MICA_F16, NULL, NULL, 4));
-  BAD(mica_dtype_encode((mica_dtype)99, &byte, &byte, 4));
+  BAD(mica_dtype_encode((mica_dtype)99, &value, &byte, 4));
   CHECK(mica_dtype_get((mica_dtype)99) == NULL);
   CHECK(mica_dtype_find(NULL) == NULL);
   CHECK(mica_weights_count(NULL) == 0 && mica_weights_name(NULL, 0) == NULL);

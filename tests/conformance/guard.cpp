@@ -1,4 +1,5 @@
-// The watching backend: everything is passed through; buffers get a tail of guard bytes.
+// The watching backend: everything is passed through; buffers get a tail of guard bytes, and what a
+// step may not write is looked at after it.
 #include "tests/conformance/guard.h"
 
 #include <algorithm>
@@ -14,10 +15,27 @@ constexpr uint64_t kGuardBytes = 4096;
 constexpr unsigned char kGuard = 0xa5;
 constexpr unsigned char kNan = 0xff;  // all ones are NaN in F32, F16, BF16
 
+struct Range {
+  uint64_t begin, end;
+};
+// Rows of an output from its extent's value on: nobody may write them.
+struct Tail {
+  uint64_t offset, row_bytes;
+  int64_t max;
+  uint64_t extent_offset;  // of the value, in the step block
+};
+// What of a plan's arena must still hold NaN after a step.
+struct Watch {
+  mica_b_buffer* arena = nullptr;
+  mica_b_buffer* step = nullptr;
+  std::vector<Range> untouched;  // bytes that belong to no value and no workspace
+  std::vector<Tail> tails;
+};
+
 struct State {
   const mica_backend* inner = nullptr;
   std::map<mica_b_buffer*, uint64_t> buffers;  // their bytes without the guard
-  std::map<mica_b_plan*, mica_b_buffer*> arenas;
+  std::map<mica_b_plan*, Watch> watches;
   std::map<mica_b_buffer*, bool> filled;  // KV storage that holds NaN already
   bool damaged = false;
 };
@@ -53,11 +71,79 @@ void buffer_free(mica_b_buffer* buffer) {
   state.inner->buffer_free(buffer);
 }
 
+bool meet(const Range& a, const Range& b) { return a.begin < b.end && b.begin < a.end; }
+Range range_of(const mica_b_value& v) { return {v.offset, v.offset + v.bytes}; }
+
+// The complement of all values and workspaces.
+std::vector<Range> untouched_bytes(const mica_b_partition& p, uint64_t arena_bytes) {
+  std::vector<Range> used;
+  for (uint32_t i = 0; i < p.n_values; ++i)
+    if (p.values[i].storage == MICA_B_TEMP) used.push_back(range_of(p.values[i]));
+  for (uint32_t i = 0; i < p.n_units; ++i) {
+    const mica_b_unit& u = p.units[i];
+    used.push_back({u.workspace_offset, u.workspace_offset + u.workspace_bytes});
+  }
+  std::sort(used.begin(), used.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  std::vector<Range> rest;
+  uint64_t at = 0;
+  for (const Range& r : used) {
+    if (r.begin > at) rest.push_back({at, r.begin});
+    at = std::max(at, r.end);
+  }
+  if (arena_bytes > at) rest.push_back({at, arena_bytes});
+  return rest;
+}
+
+// Packed outputs with an extent, of nodes that nobody reads, in memory that nobody else uses.
+std::vector<Tail> output_tails(const mica_b_partition& p) {
+  std::vector<Tail> tails;
+  for (uint32_t i = 0; i < p.n_nodes; ++i) {
+    const mica_b_value& v = p.values[p.nodes[i].output];
+    if (v.storage != MICA_B_TEMP || v.extent == MICA_B_NONE) continue;
+    const auto row_bytes = static_cast<uint64_t>(v.stride[v.rank - 1]);
+    bool alone = row_bytes * static_cast<uint64_t>(v.dim[v.rank - 1]) == v.bytes;
+    const auto check = [&](const Range& r) { alone = alone && !meet(r, range_of(v)); };
+    for (uint32_t k = 0; k < p.n_nodes; ++k) {
+      const mica_b_node& n = p.nodes[k];
+      for (uint32_t j = 0; j < n.n_inputs; ++j)
+        if (n.input[j] != MICA_B_NONE && p.values[n.input[j]].storage == MICA_B_TEMP)
+          check(range_of(p.values[n.input[j]]));
+      if (k != i && p.values[n.output].storage == MICA_B_TEMP) check(range_of(p.values[n.output]));
+    }
+    for (uint32_t k = 0; k < p.n_units; ++k) {
+      const mica_b_unit& u = p.units[k];
+      check({u.workspace_offset, u.workspace_offset + u.workspace_bytes});
+    }
+    const mica_b_extent& e = p.extents[v.extent];
+    if (alone) tails.push_back({v.offset, row_bytes, e.max, e.offset});
+  }
+  return tails;
+}
+
+void check_nan(const std::vector<unsigned char>& arena, const Range& r) {
+  for (uint64_t i = r.begin; i < r.end; ++i) state.damaged |= arena[i] != kNan;
+}
+
+void check_arena(const Watch& w) {
+  std::vector<unsigned char> arena(state.buffers[w.arena]);
+  if (state.inner->buffer_read(w.arena, 0, arena.data(), arena.size()) != MICA_OK) return;
+  for (const Range& r : w.untouched) check_nan(arena, r);
+  for (const Tail& t : w.tails) {
+    int32_t live = 0;
+    if (state.inner->buffer_read(w.step, t.extent_offset, &live, sizeof live) != MICA_OK) return;
+    check_nan(arena, {t.offset + static_cast<uint64_t>(live) * t.row_bytes,
+                      t.offset + static_cast<uint64_t>(t.max) * t.row_bytes});
+  }
+}
+
 mica_status compile(mica_b_device* device, const mica_b_partition* partition,
                     mica_b_buffer* const* buffers, mica_b_plan** out) {
   const mica_status status = state.inner->compile(device, partition, buffers, out);
   if (status != MICA_OK) return status;
-  state.arenas[*out] = buffers[0];
+  state.watches[*out] = {buffers[0], buffers[1],
+                         untouched_bytes(*partition, state.buffers[buffers[0]]),
+                         output_tails(*partition)};
   for (uint32_t i = 0; i < partition->n_values; ++i) {
     const mica_b_value& v = partition->values[i];
     if (v.storage != MICA_B_STATE || state.filled[buffers[v.buffer]]) continue;
@@ -69,7 +155,7 @@ mica_status compile(mica_b_device* device, const mica_b_partition* partition,
 }
 
 mica_status submit(mica_b_plan* plan) {
-  mica_b_buffer* arena = state.arenas[plan];
+  mica_b_buffer* arena = state.watches[plan].arena;
   const mica_status status = fill(arena, 0, state.buffers[arena], kNan);
   return status == MICA_OK ? state.inner->submit(plan) : status;
 }
@@ -77,11 +163,12 @@ mica_status submit(mica_b_plan* plan) {
 mica_status wait(mica_b_plan* plan) {
   const mica_status status = state.inner->wait(plan);
   for (const auto& [buffer, bytes] : state.buffers) check_guard(buffer, bytes);
+  if (status == MICA_OK) check_arena(state.watches[plan]);
   return status;
 }
 
 void plan_release(mica_b_plan* plan) {
-  state.arenas.erase(plan);
+  state.watches.erase(plan);
   state.inner->plan_release(plan);
 }
 

@@ -2,6 +2,8 @@
 // but where its two best logits are closer than 0.1.
 #include <algorithm>
 
+#include <cstdlib>
+
 #include "support.h"
 
 namespace mica_llama_test {
@@ -20,7 +22,9 @@ void follow(const nlohmann::json& prompt, mica_llama_session* session, uint32_t 
     ASSERT_MICA_OK(decode(session, step));
     const std::vector<float> row = logits_row(session, 0, n_vocab);
     const auto best = std::max_element(row.begin(), row.end()) - row.begin();
-    if (gaps[i] >= kCloseGap) EXPECT_EQ(best, ids[i]) << "step " << i << ", gap " << gaps[i];
+    if (gaps[i] >= kCloseGap) {
+      EXPECT_EQ(best, ids[i]) << "step " << i << ", gap " << gaps[i];
+    }
     mica_llama_sampler greedy = MICA_LLAMA_SAMPLER_INIT;
     int32_t sampled = -1;
     ASSERT_MICA_OK(mica_llama_sample(session, 0, &greedy, &sampled));
@@ -31,7 +35,7 @@ void follow(const nlohmann::json& prompt, mica_llama_session* session, uint32_t 
 
 TEST(Greedy, SameChoicesAsThePeer) {
   const char* path = std::getenv("MICA_MODEL");
-  if (path == nullptr) GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
+  if (path == nullptr || *path == '\0') GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
   const nlohmann::json file = golden_json("greedy/smollm2.json");
   ASSERT_EQ(file["prompts"].size(), 5u);
   const Model model = open_model(path, "cpu");

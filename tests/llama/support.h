@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <mica_llama.h>
 
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -50,7 +51,9 @@ inline Model open_model(const std::string& path, const char* device, bool loaded
   mica_llama_model* model = nullptr;
   EXPECT_MICA_OK(mica_llama_model_open(path.c_str(), &params, &model));
   Model owner(model);
-  if (model != nullptr && loaded) EXPECT_MICA_OK(mica_llama_model_load(model));
+  if (model != nullptr && loaded) {
+    EXPECT_MICA_OK(mica_llama_model_load(model));
+  }
   return owner;
 }
 

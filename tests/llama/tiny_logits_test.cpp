@@ -52,7 +52,7 @@ void compare(const nlohmann::json& golden_model, const Variant& v) {
     ASSERT_EQ(mica_llama_n_outputs(session.get()), ids.size());
     for (size_t i = 0; i < ids.size(); ++i) check_row(static_cast<uint32_t>(i), i);
   }
-  RecordProperty(name, std::to_string(worst));
+  testing::Test::RecordProperty(name, std::to_string(worst));
   EXPECT_LE(worst, v.bound);
 }
 
@@ -70,7 +70,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Variant{"ref", 7, MICA_F16, 2e-2}, Variant{"cpu", 64, MICA_F32, 2e-3},
                     Variant{"cpu", 7, MICA_F32, 2e-3}, Variant{"cpu", 1, MICA_F32, 2e-3},
                     Variant{"cpu", 7, MICA_F16, 2e-2}, Variant{"cpu", 7, MICA_BF16, 1e-1},
-                    Variant{"cpu", 7, MICA_Q8_0, 1e-1}, Variant{"cpu:plain", 64, MICA_F32, 2e-3},
+                    Variant{"cpu", 7, MICA_Q8_0, 3e-1}, Variant{"cpu:plain", 64, MICA_F32, 2e-3},
                     Variant{"cpu:plain", 1, MICA_F32, 2e-3},
                     Variant{"cpu:avx2", 64, MICA_F32, 2e-3}, Variant{"cpu:avx2", 1, MICA_F32, 2e-3},
                     Variant{"cpu:avx512", 64, MICA_F32, 2e-3},

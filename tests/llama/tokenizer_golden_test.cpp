@@ -1,4 +1,6 @@
 // Odd texts through mica_llama_tokenize, against the ids that llama.cpp gives.
+#include <cstdlib>
+
 #include "support.h"
 
 namespace mica_llama_test {
@@ -31,7 +33,7 @@ TEST(TokenizerGolden, TinyModels) {
 
 TEST(TokenizerGolden, RealModel) {
   const char* path = std::getenv("MICA_MODEL");
-  if (path == nullptr) GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
+  if (path == nullptr || *path == '\0') GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
   const Model model = open_model(path, "cpu", false);
   ASSERT_NE(model, nullptr);
   compare(golden_json("tokenizer/smollm2.json"), model.get());

@@ -50,7 +50,7 @@ TEST_F(SessionTest, CallsOutOfOrderAreRefused) {
   EXPECT_EQ(mica_plan_read(plan, "y", 0, v, 16), MICA_INVALID_ARGUMENT);
   EXPECT_EQ(error(), "the plan has not run yet");
   EXPECT_EQ(mica_plan_wait(plan), MICA_INVALID_ARGUMENT);
-  EXPECT_EQ(error(), "no step is running");
+  EXPECT_EQ(error(), "no step of this plan is running");
   ASSERT_EQ(mica_session_set(session.get(), "x", 0, v, 16), MICA_OK);
   ASSERT_EQ(mica_plan_run(plan), MICA_OK);
   EXPECT_EQ(read(plan, "y", 4), (std::vector<float>{2, 4, 6, 8}));

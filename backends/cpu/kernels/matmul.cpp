@@ -20,7 +20,7 @@ static uint32_t numerics(const Call& c) { return math_of(c).numerics; }
 
 static uint64_t workspace(const Call& c) {
   const Problem p(c);
-  return static_cast<uint64_t>(p.n_slices * p.n_columns * p.column_bytes);
+  return p.n_columns == 1 ? 0 : static_cast<uint64_t>(p.n_slices * p.n_columns * p.column_bytes);
 }
 static uint64_t scratch(const Call& c) { return static_cast<uint64_t>(Problem(c).column_bytes); }
 

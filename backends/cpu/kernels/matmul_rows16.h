@@ -41,18 +41,25 @@ struct Problem {
     n_groups = div_up_i64(n_rows, kGroupRows) + (n_slices > 1 && n_rows % kGroupRows != 0 ? 1 : 0);
   }
 
-  // Groups worth taking at a time for a single column: at least 128 rows, so that rounding the
-  // column once a turn costs little; many of a large weight, for every turn begins with a pause
-  // until the memory's stream is up to speed.
-  int64_t single_grain() const { return max_i64(8, min_i64(64, n_groups / 8)); }
+  // Groups worth taking at a time for a single column. Every turn rounds the column again and
+  // begins with a pause until the memory's stream is up to speed: at least 128 rows, of a large
+  // weight an eighth of it or 1024 rows. A power of two of turns is shared out evenly.
+  int64_t single_grain() const {
+    const int64_t most = min_i64(n_groups / 8, max_i64(8, n_groups / 64));
+    int64_t n_turns = n_groups >= 8 ? 2 : 1;
+    while (2 * n_turns <= most) n_turns *= 2;
+    return div_up_i64(n_groups, n_turns);
+  }
 
   int64_t tile_columns() const {
     const int64_t most =
         max_i64(2 * kPanelColumns, min_i64(kMaxTileColumns, kTileBytes / column_bytes));
-    const int64_t n_tiles = div_up_i64(n_columns, most);
+    const int64_t n_tiles = max_i64(1, div_up_i64(n_columns, most));
     return div_up_i64(div_up_i64(n_columns, n_tiles), kPanelColumns) * kPanelColumns;
   }
-  int64_t column_tiles() const { return div_up_i64(n_columns, tile_columns()); }
+  int64_t column_tiles() const {
+    return n_columns == 0 ? 0 : div_up_i64(n_columns, tile_columns());
+  }
   // About a million multiplications a turn.
   int64_t tile_grain() const {
     const int64_t work = kGroupRows * n_elems * min_i64(n_columns, tile_columns());
