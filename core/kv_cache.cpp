@@ -105,7 +105,8 @@ mica_status size_group(const mica_kv_cache& c, const mica_kv_params& p, KvGroup&
   if (per_seq > step) per_seq = step;
   const uint64_t words = MICA_KV_TABLE_WORDS(uint64_t{p.max_seqs}, step);
   if (words > INT32_MAX)
-    return error.fail(MICA_INVALID_ARGUMENT, "kv cache: a table of ", step, " entries is too large");
+    return error.fail(MICA_INVALID_ARGUMENT, "kv cache: a table of ", step,
+                      " entries is too large");
   g.max_entries = static_cast<uint32_t>(step);
   g.max_seq_entries = static_cast<uint32_t>(per_seq);
   return MICA_OK;

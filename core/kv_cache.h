@@ -8,7 +8,7 @@ namespace mica {
 
 constexpr int32_t kPageCells = MICA_KV_PAGE_CELLS;
 
-// An entry as the table has it: cell `first_cell` + i of `page` has position floor((base + i) / div).
+// An entry as the table has it: cell first_cell + i of `page` has position floor((base + i) / div).
 struct KvEntry {
   int32_t page, first_cell, n_cells, base, div;
 };
@@ -37,7 +37,7 @@ struct KvLayer {
 // A sequence in one group.
 struct KvSeq {
   uint32_t n_entries = 0;
-  // All positions that were released because no later query can see them lie in [lost_from, lost_to).
+  // Positions released because no later query can see them all lie in [lost_from, lost_to).
   int64_t lost_from = 0, lost_to = 0;
 
   void lose(int64_t from, int64_t to) {
@@ -58,23 +58,29 @@ struct KvAppend {
 // Layers of equal window. A page's references are the entries that name it, of all sequences.
 struct KvGroup {
   explicit KvGroup(const mica_allocator& a)
-      : page_refs(a), page_end(a), free_pages(a), entries(a), seqs(a), table(a), slots(a),
+      : page_refs(a),
+        page_end(a),
+        free_pages(a),
+        entries(a),
+        seqs(a),
+        table(a),
+        slots(a),
         appends(a) {}
   uint32_t window = 0, n_first = 0;
   uint32_t n_pages = 0;
   uint32_t max_entries = 0;      // of a step's table
   uint32_t max_seq_entries = 0;  // of one sequence
   Vec<uint32_t> page_refs;       // [n_pages]
-  Vec<int32_t> page_end;         // [n_pages]: one past the highest cell ever written since it was taken
+  Vec<int32_t> page_end;         // [n_pages]: one past the highest cell in use
   Vec<int32_t> free_pages;       // a stack; never grows beyond n_pages
   Vec<KvEntry> entries;          // [max_seqs][max_seq_entries], in use: the first n_entries
   Vec<KvSeq> seqs;               // [max_seqs]
   // The pending step.
-  Vec<int32_t> table;            // mica/kv_cache.h says how
-  Vec<int32_t> slots;            // [max_step_tokens]
-  Vec<KvAppend> appends;         // [max_seqs], one a span
+  Vec<int32_t> table;     // mica/kv_cache.h says how
+  Vec<int32_t> slots;     // [max_step_tokens]
+  Vec<KvAppend> appends;  // [max_seqs], one a span
   uint32_t n_words = 0;
-  uint32_t n_taken = 0;          // pages from the top of free_pages
+  uint32_t n_taken = 0;  // pages from the top of free_pages
 
   KvEntry* of(uint32_t seq) { return entries.data() + size_t{seq} * max_seq_entries; }
   const KvEntry* of(uint32_t seq) const { return entries.data() + size_t{seq} * max_seq_entries; }
@@ -98,10 +104,10 @@ struct mica_kv_cache {
   // The pending step. Every list has its full size from creation on: nothing allocates later.
   bool pending = false;
   uint32_t n_step_tokens = 0, n_spans = 0, n_copies = 0;
-  mica::Vec<int32_t> positions;       // [max_step_tokens]
-  mica::Vec<mica_kv_span> spans;      // [max_seqs]
-  mica::Vec<mica::PageCopy> copies;   // [n_groups * max_seqs]
-  mica::Vec<uint8_t> in_step;         // [max_seqs]
+  mica::Vec<int32_t> positions;      // [max_step_tokens]
+  mica::Vec<mica_kv_span> spans;     // [max_seqs]
+  mica::Vec<mica::PageCopy> copies;  // [n_groups * max_seqs]
+  mica::Vec<uint8_t> in_step;        // [max_seqs]
 };
 
 namespace mica {

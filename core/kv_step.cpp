@@ -38,8 +38,8 @@ mica_status check_spans(mica_kv_cache& c, uint32_t n_spans, const mica_kv_span* 
 }
 
 // May the sequence append to its last page `page`, used up to cell `end`, without copying it? Not
-// while anyone else holds it. Holders that leave it in this step (they copy it) do not count, as long
-// as what they committed, which an abandon returns to, lies before `end`.
+// while anyone else holds it. Holders that leave it in this step (they copy it) do not count, as
+// long as what they committed, which an abandon returns to, lies before `end`.
 bool must_copy(const mica_kv_cache& c, uint32_t group, uint32_t n_before, int32_t page, int32_t end,
                uint32_t n_own) {
   const KvGroup& g = c.groups[group];

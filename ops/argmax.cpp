@@ -44,8 +44,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_argmax = {MICA_OP_argmax, "argmax", 1,       1,        0, kOpPlain, -1,
-                         infer,          nullptr,  reference};
+const OpDef op_argmax = {MICA_OP_argmax, "argmax", 1,     1,       0,
+                         kOpPlain,       -1,       infer, nullptr, reference};
 
 }  // namespace mica
 

@@ -7,8 +7,8 @@
 extern "C" {
 #endif
 
-/* y[r] = the lowest i with x[i, r] >= x[j, r] for all j. Not-a-number never wins; a row of nothing else
- * gives 0.
+/* y[r] = the lowest i with x[i, r] >= x[j, r] for all j. Not-a-number never wins; a row of nothing
+ * else gives 0.
  *
  *   x       F32 [n, rows ...], rows contiguous.
  *   result  I32 [rows ...] (of rank 1 if x's rank is 1 or 2), packed, with x's extent.

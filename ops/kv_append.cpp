@@ -62,8 +62,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_kv_append = {MICA_OP_kv_append, "kv_append", kInputs, kInputs,  0, kOpState, -1, infer,
-                            nullptr,           reference};
+const OpDef op_kv_append = {MICA_OP_kv_append, "kv_append", kInputs, kInputs, 0,
+                            kOpState,          -1,          infer,   nullptr, reference};
 
 }  // namespace mica
 

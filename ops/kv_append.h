@@ -16,9 +16,9 @@ extern "C" {
  *          extent of tokens.
  *   v      the same with head_dim_v.
  *
- * A slot is page * 64 + cell; a token whose slot is negative (or past the cache) is skipped. Conversion
- * rounds half to even, once; quantized types as mica_dtype_encode does, bit by bit; the elements that
- * pad a head to whole blocks count as 0.
+ * A slot is page * 64 + cell; a token whose slot is negative (or past the cache) is skipped.
+ * Conversion rounds half to even, once; quantized types as mica_dtype_encode does, bit by bit; the
+ * elements that pad a head to whole blocks count as 0.
  *
  * Errors, recorded on the graph: shapes, dtypes, strides, extents. */
 MICA_API void mica_kv_append(mica_graph* graph, const mica_kv* kv, mica_tensor k, mica_tensor v);

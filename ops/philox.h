@@ -1,5 +1,6 @@
-/* Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1,
- * 2, 3", SC 2011: 128 random bits from a counter and a key, no state. Read by C, C++, CUDA and GLSL. */
+/* Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
+ * 1, 2, 3", SC 2011: 128 random bits from a counter and a key, no state. Read by C, C++, CUDA and
+ * GLSL. */
 #ifndef MICA_OPS_PHILOX_H_
 #define MICA_OPS_PHILOX_H_
 

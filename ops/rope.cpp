@@ -57,9 +57,9 @@ mica_status infer(const InferCall& call) {
   if (args.pairing != MICA_ROPE_ADJACENT && args.pairing != MICA_ROPE_HALF_SPLIT)
     return error.fail(MICA_INVALID_ARGUMENT, "pairing is ", args.pairing,
                       ", not MICA_ROPE_ADJACENT or MICA_ROPE_HALF_SPLIT");
-  if (factors.rank != 0 && (factors.dtype != MICA_F32 || factors.rank != 1 ||
-                            !factors.contiguous() || factors.dim[0] != args.n_rot / 2 ||
-                            factors.extent != kNoExtent))
+  if (factors.rank != 0 &&
+      (factors.dtype != MICA_F32 || factors.rank != 1 || !factors.contiguous() ||
+       factors.dim[0] != args.n_rot / 2 || factors.extent != kNoExtent))
     return error.fail(MICA_INVALID_ARGUMENT, "freq_factors are ", dtype_name(factors.dtype), " ",
                       shape_text(factors).text, ", not f32 [", args.n_rot / 2, "], packed");
   MICA_TRY(check_numbers(call, args));
@@ -130,8 +130,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_rope = {MICA_OP_rope, "rope", 2,       kInputs,  sizeof(mica_rope_args), kOpPlain, 0,
-                       infer,        nullptr, reference};
+const OpDef op_rope = {MICA_OP_rope, "rope", 2,     kInputs, sizeof(mica_rope_args),
+                       kOpPlain,     0,      infer, nullptr, reference};
 
 }  // namespace mica
 
@@ -141,9 +141,9 @@ mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor positions,
   const mica_rope_params& p = params != nullptr ? *params : defaults;
   if (p.struct_size != sizeof(mica_rope_params))
     return mica::builder_error(graph, "rope", "params.struct_size is not this version's");
-  mica_rope_args args = {p.n_rot,        p.offset,      static_cast<uint32_t>(p.pairing),
-                         p.n_ctx_orig,   p.base,        p.linear_scale,
-                         p.ext_factor,   p.attn_factor, p.beta_fast,
+  mica_rope_args args = {p.n_rot,      p.offset,      static_cast<uint32_t>(p.pairing),
+                         p.n_ctx_orig, p.base,        p.linear_scale,
+                         p.ext_factor, p.attn_factor, p.beta_fast,
                          p.beta_slow};
   mica_tensor_info info;
   if (args.n_rot == 0 && mica_graph_tensor_info(graph, x, &info) == MICA_OK &&
@@ -172,8 +172,7 @@ void add_rope(CaseList& list, const std::string& name, RopeCase c) {
     const mica_extent tokens = b.extent("n_tokens", c.n_tokens, c.live);
     const mica_tensor x =
         b.input("x", c.dtype, {c.head_dim, c.n_heads, c.n_tokens}, normal(), tokens);
-    const mica_tensor positions =
-        b.input("positions", MICA_I32, {c.n_tokens}, c.positions, tokens);
+    const mica_tensor positions = b.input("positions", MICA_I32, {c.n_tokens}, c.positions, tokens);
     mica_rope_params p = c.p;
     if (!c.factors.empty())
       p.freq_factors = b.weight("factors", MICA_F32, {static_cast<int64_t>(c.factors.size())},

@@ -1,5 +1,5 @@
-/* Rotary position embedding. The builder records an error on the graph and returns the invalid tensor
- * when an argument is wrong (mica/graph.h). */
+/* Rotary position embedding. The builder records an error on the graph and returns the invalid
+ * tensor when an argument is wrong (mica/graph.h). */
 #ifndef MICA_OPS_ROPE_H_
 #define MICA_OPS_ROPE_H_
 #include "mica/graph.h"
@@ -15,21 +15,23 @@ typedef enum mica_rope_pairing {
 
 typedef struct mica_rope_params {
   size_t struct_size;
-  uint32_t n_rot;            /* rotated elements of a head, even; 0: head_dim */
-  uint32_t offset;           /* the first of them */
+  uint32_t n_rot;  /* rotated elements of a head, even; 0: head_dim */
+  uint32_t offset; /* the first of them */
   mica_rope_pairing pairing;
   float base;
-  float linear_scale;        /* positions are multiplied by it: 0.25 for a context four times as long */
-  float ext_factor;          /* YaRN: how much of its mix is used, usually 1; 0: no YaRN */
-  float attn_factor;         /* multiplies the rotated elements */
-  float beta_fast;           /* YaRN: rotations over n_ctx_orig above which a pair is not scaled */
-  float beta_slow;           /* YaRN: and below which it is scaled in full */
-  uint32_t n_ctx_orig;       /* YaRN: the context the model was trained with */
-  mica_tensor freq_factors;  /* or MICA_NO_TENSOR */
+  float linear_scale;       /* multiplies positions: 0.25 for a context four times as long */
+  float ext_factor;         /* YaRN: how much of its mix is used, usually 1; 0: no YaRN */
+  float attn_factor;        /* multiplies the rotated elements */
+  float beta_fast;          /* YaRN: rotations over n_ctx_orig above which a pair is not scaled */
+  float beta_slow;          /* YaRN: and below which it is scaled in full */
+  uint32_t n_ctx_orig;      /* YaRN: the context the model was trained with */
+  mica_tensor freq_factors; /* or MICA_NO_TENSOR */
 } mica_rope_params;
+/* clang-format off */
 #define MICA_ROPE_PARAMS_INIT                                                                      \
   {sizeof(mica_rope_params), 0, 0, MICA_ROPE_ADJACENT, 10000.0f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f, 0, \
    {0, 0}}
+/* clang-format on */
 
 /* Rotates each pair i of every head of token t by an angle (Su et al. 2021, arXiv 2104.09864):
  *   y0 = m * (x0 cos a - x1 sin a), y1 = m * (x0 sin a + x1 cos a)
@@ -48,11 +50,11 @@ typedef struct mica_rope_params {
  *   params     NULL: MICA_ROPE_PARAMS_INIT. freq_factors: F32 [n_rot / 2].
  *   result     packed, with x's dtype, shape and extent.
  *
- * Angles and their sine and cosine are exact to F32 for positions from -2^20 to 2^20: they are computed
- * in double, or as well. Powers use the F32 values of base and scale.
+ * Angles and their sine and cosine are exact to F32 for positions from -2^20 to 2^20: they are
+ * computed in double, or as well. Powers use the F32 values of base and scale.
  *
- * Errors: shapes, dtypes, strides, extents; n_rot odd or more than fits behind offset; numbers that are
- * not finite; base <= 1 (c needs it: with YaRN) or <= 0; linear_scale <= 0; with YaRN beta_fast,
+ * Errors: shapes, dtypes, strides, extents; n_rot odd or more than fits behind offset; numbers that
+ * are not finite; base or linear_scale not above 0; with YaRN base not above 1, beta_fast,
  * beta_slow or n_ctx_orig not above 0. */
 MICA_API mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor positions,
                                const mica_rope_params* params);

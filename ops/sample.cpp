@@ -110,8 +110,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_sample = {MICA_OP_sample, "sample", kInputs, kInputs,  0, kOpPlain, -1,
-                         infer,          nullptr,  reference};
+const OpDef op_sample = {MICA_OP_sample, "sample", kInputs, kInputs, 0,
+                         kOpPlain,       -1,       infer,   nullptr, reference};
 
 }  // namespace mica
 

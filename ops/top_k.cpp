@@ -57,8 +57,8 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_top_k = {MICA_OP_top_k, "top_k", 1,       1,        sizeof(mica_top_k_args), kOpPlain,
-                        -1,            infer,   nullptr, reference};
+const OpDef op_top_k = {MICA_OP_top_k, "top_k", 1,     1,       sizeof(mica_top_k_args),
+                        kOpPlain,      -1,      infer, nullptr, reference};
 
 }  // namespace mica
 

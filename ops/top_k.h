@@ -7,8 +7,8 @@
 extern "C" {
 #endif
 
-/* y[:, r] = the indices of the k largest elements of x[:, r], largest first; of equal ones the lower
- * index first; not-a-number after everything else.
+/* y[:, r] = the indices of the k largest elements of x[:, r], largest first; of equal ones the
+ * lower index first; not-a-number after everything else.
  *
  *   x       F32 [n, rows ...], rows contiguous.
  *   k       1 to n.

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 . examples/model.sh
 all=0
 [ "${1:-}" = "--all" ] && all=1
-mica_install g++ cmake ninja-build ccache libpcre2-dev libcli11-dev nlohmann-json3-dev libgtest-dev \
+mica_install g++ cmake ninja-build pkg-config ccache libpcre2-dev libcli11-dev nlohmann-json3-dev libgtest-dev \
   python3 python3-pip
 MICA_MODEL=$(mica_model) || { echo "Tests that need the model are skipped." >&2; MICA_MODEL=; }
 export MICA_MODEL

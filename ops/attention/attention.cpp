@@ -75,8 +75,7 @@ mica_status check_mask(const InferCall& call) {
     return error.fail(MICA_INVALID_ARGUMENT, "mask is ", dtype_name(mask.dtype),
                       ", not f32 or f16");
   MICA_TRY(need_contiguous_rows(call, "mask", mask));
-  if (mask.dim[1] != q.dim[2] || mask.dim[3] != 1 ||
-      (mask.dim[2] != 1 && mask.dim[2] != q.dim[1]))
+  if (mask.dim[1] != q.dim[2] || mask.dim[3] != 1 || (mask.dim[2] != 1 && mask.dim[2] != q.dim[1]))
     return error.fail(MICA_INVALID_ARGUMENT, "mask ", shape_text(mask).text, " is not [n_kv_max, ",
                       q.dim[2], ", ", q.dim[1], " or 1]");
   if (mask.extent != kNoExtent && (mask.extent != q.extent || mask.rank != 2))
@@ -296,8 +295,8 @@ mica_status reference(const RefCall& call) {
 }  // namespace
 
 const OpDef op_attention = {
-    MICA_OP_attention, "attention", kMask,   kInputs,  sizeof(mica_attention_args), kOpPlain, -1,
-    infer,             nullptr,     reference};
+    MICA_OP_attention, "attention", kMask, kInputs, sizeof(mica_attention_args),
+    kOpPlain,          -1,          infer, nullptr, reference};
 
 }  // namespace mica
 
@@ -317,8 +316,7 @@ mica_tensor mica_attention(mica_graph* graph, mica_tensor q, const mica_kv* kv,
   mica_tensor_info info;
   if (args.scale == 0 && mica_graph_tensor_info(graph, q, &info) == MICA_OK)
     args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(info.dim[0])));
-  const mica_tensor in[] = {q,         kv->k,        kv->v,        kv->positions,
-                            kv->table, params->mask, params->sinks};
+  const mica_tensor in[] = {q, kv->k, kv->v, kv->positions, kv->table, params->mask, params->sinks};
   return mica::append(graph, mica::op_attention, in, 7, &args, sizeof args);
 }
 
@@ -468,25 +466,28 @@ void add_sequences(CaseList& list) {
                     {{{1, 1}, {0, 70}, {2, 1}}, {}},
                     {{{0, 1}, {1, 1}, {2, 1}, {3, 1}}, {}}});
     with("prefix", {{{{0, 70}}, {}},
-                    {{{0, 1}, {1, 2}, {3, 1}}, [](mica_kv_cache* k) { return copy_all(k, {1, 3}, -1); }},
+                    {{{0, 1}, {1, 2}, {3, 1}},
+                     [](mica_kv_cache* k) {
+                       return copy_all(k, {1, 3}, -1);
+                     }},
                     {{{3, 60}, {1, 1}}, {}},
                     {{{2, 3}, {0, 1}}, [](mica_kv_cache* k) { return copy_all(k, {2}, 66); }},
                     {{{2, 1}, {0, 1}, {1, 1}, {3, 1}}, {}}});
-    with("holes", {{{{0, 90}}, {}},
-                   {{{0, 4}, {1, 3}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 10, 30); }},
-                   {{{0, 1}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 60, 68); }},
-                   {{{0, 40}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 80, -1); }},
-                   {{{0, 1}, {1, 30}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 0, 5); }}});
+    with("holes",
+         {{{{0, 90}}, {}},
+          {{{0, 4}, {1, 3}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 10, 30); }},
+          {{{0, 1}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 60, 68); }},
+          {{{0, 40}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 80, -1); }},
+          {{{0, 1}, {1, 30}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 0, 5); }}});
     with("keep", {{{{0, 50}, {1, 20}}, {}},
                   {{{1, 1}, {0, 9}}, [](mica_kv_cache* k) { return mica_kv_seq_keep(k, 1); }}});
     c.window = 33;
     c.n_first = 2;
-    with("ragged.window", {{{{2, 40}, {0, 1}, {3, 33}}, {}},
-                           {{{1, 1}, {0, 70}, {2, 1}}, {}},
-                           {{{2, 60}, {3, 1}}, [](mica_kv_cache* k) {
-                              return mica_kv_seq_cp(k, 0, 1, 60, -1);
-                            }},
-                           {{{0, 1}, {1, 1}, {2, 1}, {3, 1}}, {}}});
+    with("ragged.window",
+         {{{{2, 40}, {0, 1}, {3, 33}}, {}},
+          {{{1, 1}, {0, 70}, {2, 1}}, {}},
+          {{{2, 60}, {3, 1}}, [](mica_kv_cache* k) { return mica_kv_seq_cp(k, 0, 1, 60, -1); }},
+          {{{0, 1}, {1, 1}, {2, 1}, {3, 1}}, {}}});
   }
 }
 

@@ -22,7 +22,9 @@ namespace {
 
 using nlohmann::json;
 
-double number(const json& j) { return j.is_string() ? std::stod(j.get<std::string>()) : j.get<double>(); }
+double number(const json& j) {
+  return j.is_string() ? std::stod(j.get<std::string>()) : j.get<double>();
+}
 
 // A tensor with its memory; rows are padded to whole blocks and lie `gap` bytes apart.
 struct Stored {
@@ -73,13 +75,13 @@ Stored read_tensor(const json& j, int64_t gap) {
 }
 
 mica_attention_args attention_args(const json& a) {
-  return {a.at("scale"), a.at("softcap"), a.at("causal"), a.at("window"), a.at("n_first"),
-          a.at("max_seqs")};
+  return {a.at("scale"),  a.at("softcap"), a.at("causal"),
+          a.at("window"), a.at("n_first"), a.at("max_seqs")};
 }
 mica_rope_args rope_args(const json& a) {
-  return {a.at("n_rot"),      a.at("offset"),      a.at("pairing"),   a.at("n_ctx_orig"),
-          a.at("base"),       a.at("linear_scale"), a.at("ext_factor"), a.at("attn_factor"),
-          a.at("beta_fast"),  a.at("beta_slow")};
+  return {a.at("n_rot"),     a.at("offset"),       a.at("pairing"),    a.at("n_ctx_orig"),
+          a.at("base"),      a.at("linear_scale"), a.at("ext_factor"), a.at("attn_factor"),
+          a.at("beta_fast"), a.at("beta_slow")};
 }
 
 void check_case(const OpDef& op, const json& c, const void* args, double tolerance) {
@@ -174,7 +176,8 @@ TEST(KvAppend, EncodesOnlyTheNamedCells) {
     const int64_t to[] = {3, -1, 5, 0};
     for (int64_t i = 0; i < 4; ++i) slots.set(i, static_cast<double>(to[i]));
     const HostTensor in[] = {state.tensor, rows.tensor, slots.tensor};
-    ASSERT_EQ(op_kv_append.reference({in, 3, state.tensor, nullptr, &default_allocator()}), MICA_OK);
+    ASSERT_EQ(op_kv_append.reference({in, 3, state.tensor, nullptr, &default_allocator()}),
+              MICA_OK);
     const auto row_bytes = static_cast<size_t>(state.tensor.stride[1]);
     for (int64_t cell = 0; cell < n_cells; ++cell) {
       const int64_t token = cell == 3 ? 0 : cell == 0 ? 3 : -1;
@@ -245,21 +248,23 @@ TEST(AttentionInfer, NamesWhatIsWrong) {
     EXPECT_EQ(o.status, MICA_INVALID_ARGUMENT) << text;
     EXPECT_NE(o.text.find(text), std::string::npos) << o.text;
   };
-  wrong("k has 3 kv heads, 7 query heads are not a multiple",
-        [](auto& a) { a.in[0] = desc(MICA_F32, {64, 7, 16}, 1); });
+  wrong("k has 3 kv heads, 7 query heads are not a multiple", [](auto& a) {
+    a.in[0] = desc(MICA_F32, {64, 7, 16}, 1);
+  });
   wrong("q is q8_0, not f32", [](auto& a) { a.in[0].dtype = MICA_Q8_0; });
-  wrong("q has heads of 32 elements, k of 64",
-        [](auto& a) { a.in[0] = desc(MICA_F32, {32, 6, 16}, 1); });
+  wrong("q has heads of 32 elements, k of 64", [](auto& a) {
+    a.in[0] = desc(MICA_F32, {32, 6, 16}, 1);
+  });
   wrong("k is i32, not a float or quantized type", [](auto& a) { a.in[1].dtype = MICA_I32; });
   wrong("have different heads or cells", [](auto& a) { a.in[2].dim[2] = 64; });
   wrong("v [32, 3] is not [head_dim", [](auto& a) { a.in[2] = desc(MICA_F16, {32, 3}); });
   wrong("positions are i64", [](auto& a) { a.in[3] = desc(MICA_I64, {16}, 1); });
   wrong("do not have the same tokens", [](auto& a) { a.in[3].extent = 0; });
   wrong("table is i32 [6], not i32 of at least 7", [](auto& a) { a.in[4] = desc(MICA_I32, {6}); });
-  wrong("mask is bf16, not f32 or f16",
-        [](auto& a) { a.in[5] = desc(MICA_BF16, {200, 16}, 1); });
-  wrong("mask [200, 15] is not [n_kv_max, 16, 6 or 1]",
-        [](auto& a) { a.in[5] = desc(MICA_F32, {200, 15}); });
+  wrong("mask is bf16, not f32 or f16", [](auto& a) { a.in[5] = desc(MICA_BF16, {200, 16}, 1); });
+  wrong("mask [200, 15] is not [n_kv_max, 16, 6 or 1]", [](auto& a) {
+    a.in[5] = desc(MICA_F32, {200, 15});
+  });
   wrong("has an extent that is not q's", [](auto& a) { a.in[5] = desc(MICA_F32, {200, 16}, 2); });
   wrong("sinks are f32 [5], not f32 [6]", [](auto& a) { a.in[6] = desc(MICA_F32, {5}); });
   wrong("scale is not finite", [](auto& a) { a.args.scale = HUGE_VALF; });
@@ -277,8 +282,9 @@ TEST(RopeInfer, NamesWhatIsWrong) {
     EXPECT_NE(o.text.find(text), std::string::npos) << o.text;
   };
   wrong("x is i32", [](auto& in, auto&) { in[0].dtype = MICA_I32; });
-  wrong("is not [head_dim, n_heads, n_tokens]",
-        [](auto& in, auto&) { in[0] = desc(MICA_F32, {64, 16}, 1); });
+  wrong("is not [head_dim, n_heads, n_tokens]", [](auto& in, auto&) {
+    in[0] = desc(MICA_F32, {64, 16}, 1);
+  });
   wrong("do not have the same tokens", [](auto& in, auto&) { in[1] = desc(MICA_I32, {15}, 1); });
   wrong("n_rot is 7, not an even number", [](auto&, auto& a) { a.n_rot = 7; });
   wrong("n_rot 64 behind offset 2 does not fit", [](auto&, auto& a) { a.offset = 2; });
@@ -304,13 +310,17 @@ TEST(ChoiceInfer, NamesWhatIsWrong) {
   EXPECT_EQ(o.out.extent, 1u);
   EXPECT_EQ(infer(op_argmax, {desc(MICA_F32, {4})}, nullptr).out.rank, 1u);
   const Desc logits = desc(MICA_F32, {100, 3}, 1);
-  EXPECT_EQ(infer(op_sample, {logits, desc(MICA_F32, {4, 3}, 1), desc(MICA_I32, {4, 3}, 1)}, nullptr)
-                .status,
-            MICA_OK);
-  EXPECT_EQ(infer(op_sample, {logits, desc(MICA_F32, {4, 3}), desc(MICA_I32, {4, 3}, 1)}, nullptr).text,
-            "params are f32 [4, 3], not f32 [4, 3], packed, with the extent of logits");
-  EXPECT_EQ(infer(op_sample, {logits, desc(MICA_F32, {4, 3}, 1), desc(MICA_I32, {2, 3}, 1)}, nullptr).text,
-            "keys are i32 [2, 3], not i32 [4, 3], packed, with the extent of logits");
+  EXPECT_EQ(
+      infer(op_sample, {logits, desc(MICA_F32, {4, 3}, 1), desc(MICA_I32, {4, 3}, 1)}, nullptr)
+          .status,
+      MICA_OK);
+  EXPECT_EQ(
+      infer(op_sample, {logits, desc(MICA_F32, {4, 3}), desc(MICA_I32, {4, 3}, 1)}, nullptr).text,
+      "params are f32 [4, 3], not f32 [4, 3], packed, with the extent of logits");
+  EXPECT_EQ(
+      infer(op_sample, {logits, desc(MICA_F32, {4, 3}, 1), desc(MICA_I32, {2, 3}, 1)}, nullptr)
+          .text,
+      "keys are i32 [2, 3], not i32 [4, 3], packed, with the extent of logits");
 }
 
 TEST(KvAppendInfer, NamesWhatIsWrong) {
