@@ -62,44 +62,20 @@ T load(const char* p) {
 
 // False for strings and arrays.
 bool load_number(uint32_t type, const char* p, Number& out) {
-  const auto set_signed = [&](int64_t v) { out = {Number::kSigned, v, 0, 0}; };
-  const auto set_unsigned = [&](uint64_t v) { out = {Number::kUnsigned, 0, v, 0}; };
-  const auto set_real = [&](double v) { out = {Number::kReal, 0, 0, v}; };
-  switch (type) {
-    case MICA_GGUF_BOOL:
-    case MICA_GGUF_U8:
-      set_unsigned(load<uint8_t>(p));
-      return true;
-    case MICA_GGUF_U16:
-      set_unsigned(load<uint16_t>(p));
-      return true;
-    case MICA_GGUF_U32:
-      set_unsigned(load<uint32_t>(p));
-      return true;
-    case MICA_GGUF_U64:
-      set_unsigned(load<uint64_t>(p));
-      return true;
-    case MICA_GGUF_I8:
-      set_signed(load<int8_t>(p));
-      return true;
-    case MICA_GGUF_I16:
-      set_signed(load<int16_t>(p));
-      return true;
-    case MICA_GGUF_I32:
-      set_signed(load<int32_t>(p));
-      return true;
-    case MICA_GGUF_I64:
-      set_signed(load<int64_t>(p));
-      return true;
-    case MICA_GGUF_F32:
-      set_real(static_cast<double>(load<float>(p)));
-      return true;
-    case MICA_GGUF_F64:
-      set_real(load<double>(p));
-      return true;
-    default:
-      return false;
-  }
+  const auto set_signed = [&](int64_t v) { return out = {Number::kSigned, v, 0, 0}, true; };
+  const auto set_unsigned = [&](uint64_t v) { return out = {Number::kUnsigned, 0, v, 0}, true; };
+  const auto set_real = [&](double v) { return out = {Number::kReal, 0, 0, v}, true; };
+  if (type == MICA_GGUF_BOOL || type == MICA_GGUF_U8) return set_unsigned(load<uint8_t>(p));
+  if (type == MICA_GGUF_U16) return set_unsigned(load<uint16_t>(p));
+  if (type == MICA_GGUF_U32) return set_unsigned(load<uint32_t>(p));
+  if (type == MICA_GGUF_U64) return set_unsigned(load<uint64_t>(p));
+  if (type == MICA_GGUF_I8) return set_signed(load<int8_t>(p));
+  if (type == MICA_GGUF_I16) return set_signed(load<int16_t>(p));
+  if (type == MICA_GGUF_I32) return set_signed(load<int32_t>(p));
+  if (type == MICA_GGUF_I64) return set_signed(load<int64_t>(p));
+  if (type == MICA_GGUF_F32) return set_real(static_cast<double>(load<float>(p)));
+  if (type == MICA_GGUF_F64) return set_real(load<double>(p));
+  return false;
 }
 
 // True when the number's significant bits fit in `digits` (24 for float, 53 for double).

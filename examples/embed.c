@@ -1,6 +1,7 @@
-/* A language model inside a C program: embed MODEL.gguf "question". Needs mica_llama.h, the libraries
- * mica-llama and mica, libstdc++ and PCRE2. Text goes in, tokens (numbers) come out one by one, each
- * chosen from the logits, one number a word of the vocabulary, that the model computes. */
+/* A language model inside a C program: embed MODEL.gguf "question". Needs mica_llama.h, the
+ * libraries mica-llama and mica, libstdc++ and PCRE2. Text goes in, tokens (numbers) come out one
+ * by one, each chosen from the logits, one number a word of the vocabulary, that the model
+ * computes. */
 #include <mica_llama.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +20,8 @@ static mica_status read_question(const mica_llama_model* model, const char* ques
                                  int32_t* tokens, size_t* out_n) {
   static char text[MAX_TEXT];
   size_t n_bytes = 0;
-  mica_status status = mica_llama_chat(model, question, strlen(question), NULL, 0, text,
-                                       sizeof text, &n_bytes);
+  mica_status status =
+      mica_llama_chat(model, question, strlen(question), NULL, 0, text, sizeof text, &n_bytes);
   if (status == MICA_OK) {
     question = text;
     if (n_bytes > sizeof text) n_bytes = sizeof text; /* n_bytes is what it would take */

@@ -1,5 +1,6 @@
-/* The smallest use of mica: y = silu(W x + b) on the CPU. Build: cc -std=c99 minimal.c libmica.a -lm
- * -lpthread. A graph is written down once, compiled to a plan, and run as often as one likes. */
+/* The smallest use of mica: y = silu(W x + b) on the CPU. Build: cc -std=c99 minimal.c libmica.a
+ * -lm -lpthread. A graph is written down once, compiled to a plan, and run as often as one likes.
+ */
 #include <mica/mica.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +27,8 @@ int main(void) {
   mica_session* session = NULL;
   mica_plan* plan = NULL;
   mica_weight_source source;
-  const int64_t w_dim[] = {N_IN, N_OUT}, b_dim[] = {N_OUT}, x_dim[] = {N_IN}; /* dim[0] is fastest */
+  const int64_t w_dim[] = {N_IN, N_OUT}, b_dim[] = {N_OUT},
+                x_dim[] = {N_IN}; /* dim[0] is fastest */
   const float x[N_IN] = {1, 2, 3, 4};
   float y[N_OUT] = {0, 0, 0};
   int i;
@@ -36,7 +38,8 @@ int main(void) {
   mica_status status = mica_context_add_backend(context, mica_backend_cpu());
   if (!status) status = mica_device_open(context, "cpu", &device);
 
-  /* 2. Weights are described, so that graphs can be compiled; then loaded, in the device's layout. */
+  /* 2. Weights are described, so that graphs can be compiled; then loaded, in the device's layout.
+   */
   memset(&source, 0, sizeof source);
   source.read = read_weight;
   if (!status) status = mica_weights_create(device, &weights);

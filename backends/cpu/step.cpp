@@ -1,5 +1,5 @@
-// Running a plan: submit sets the counters, then every thread walks through the stages, takes pieces
-// of work where there are some, and waits where others are not done yet.
+// Running a plan: submit sets the counters, then every thread walks through the stages, takes
+// pieces of work where there are some, and waits where others are not done yet.
 #include <cstring>
 
 #include "backends/cpu/plan.h"
@@ -54,6 +54,7 @@ mica_status mica_b_plan::submit(Error& error) {
     stage.left.store(cpu::tagged(epoch, left));
   }
   hint_.store(cpu::tagged(epoch, 0));
+  stopped_epoch_.store(UINT64_MAX);
   in_flight_ = true;
   epoch_.store(epoch);
   device_.pool.publish(*this);
@@ -68,8 +69,10 @@ mica_status mica_b_plan::wait() {
     device_.pool.retract(*this);
     return MICA_OK;
   }
-  // Threads may still have an item in their hands.
+  // Threads may still have a piece in their hands.
   device_.pool.drain(*this);
+  // What was left must not come back when step numbers do.
+  for (cpu::Lane& lane : lanes_) lane.left.store(cpu::tagged(epoch_.load(), 0));
   return MICA_CANCELLED;
 }
 

@@ -128,15 +128,18 @@ Result measure(const Arguments& a, Bench& bench, uint32_t n_prompt, uint32_t n_g
 class Report {
  public:
   Report(const Arguments& a, const mica_llama_model_info& info)
-      : a_(a), info_(info), threads_(a.common.n_threads != 0 ? a.common.n_threads : physical_cores()) {
+      : a_(a),
+        info_(info),
+        threads_(a.common.n_threads != 0 ? a.common.n_threads : physical_cores()) {
     if (a_.format == "md") {
       std::printf("| model | size | params | backend | threads |%s test | t/s |\n",
                   has_types() ? " type_k | type_v |" : "");
       std::printf("| --- | ---: | ---: | --- | ---: |%s ---: | ---: |\n",
                   has_types() ? " ---: | ---: |" : "");
     } else if (a_.format == "csv") {
-      std::printf("model,size_bytes,n_params,backend,device,n_threads,n_batch,type_k,type_v,n_prompt,"
-                  "n_gen,n_depth,avg_ts,stddev_ts\n");
+      std::printf(
+          "model,size_bytes,n_params,backend,device,n_threads,n_batch,type_k,type_v,n_prompt,"
+          "n_gen,n_depth,avg_ts,stddev_ts\n");
     }
     std::fflush(stdout);
   }
@@ -147,8 +150,8 @@ class Report {
           has_types() ? " " + a_.common.type_k + " | " + a_.common.type_v + " |" : "";
       std::printf("| %s | %.2f MiB | %.2f M | %s | %u |%s %s | %.2f ± %.2f |\n", info_.description,
                   static_cast<double>(info_.file_bytes) / (1 << 20),
-                  static_cast<double>(info_.n_params) / 1e6, a_.common.backend.c_str(), threads_, types.c_str(), r.test().c_str(), r.mean(),
-                  r.deviation());
+                  static_cast<double>(info_.n_params) / 1e6, a_.common.backend.c_str(), threads_,
+                  types.c_str(), r.test().c_str(), r.mean(), r.deviation());
     } else if (a_.format == "csv") {
       std::printf("\"%s\",%llu,%llu,\"%s\",\"%s\",%u,%u,%s,%s,%u,%u,%u,%.4f,%.4f\n",
                   info_.description, static_cast<unsigned long long>(info_.file_bytes),
@@ -179,7 +182,8 @@ class Report {
 
   void finish() {
     if (a_.format == "json")
-      std::printf("%s\n", rows_.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+      std::printf("%s\n",
+                  rows_.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   }
 
  private:

@@ -82,7 +82,8 @@ void print_perplexity(const Arguments& a, mica_llama_model* model) {
 
 int run(const Arguments& a) {
   watch_interrupt();
-  const int n_tasks = (a.ids.empty() ? 0 : 1) + (a.text_file.empty() ? 0 : 1) + (a.wants_ids ? 1 : 0);
+  const int n_tasks =
+      (a.ids.empty() ? 0 : 1) + (a.text_file.empty() ? 0 : 1) + (a.wants_ids ? 1 : 0);
   if (n_tasks != 1)
     fail(MICA_INVALID_ARGUMENT, "give one of --ids with --logits, -f, or --tokenize");
   const ModelHandle model = open_model(a.common);

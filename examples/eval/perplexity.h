@@ -15,13 +15,13 @@ struct PerplexityTask {
 
 struct Perplexity {
   double value = 0;
-  double error = 0;  // standard error of the value
+  double error = 0;     // standard error of the value
   size_t n_tokens = 0;  // scored
 };
 
-// Windows do not overlap and an incomplete last one is dropped. In each, the tokens behind the first
-// half are scored, given all before them: n_ctx / 2 - 1 of them for an even n_ctx.
-// perplexity = exp(mean of -ln p); its error by the delta method from the variance of -ln p.
+// Windows do not overlap and an incomplete last one is dropped. In each, the tokens behind the
+// first half are scored, given all before them: n_ctx / 2 - 1 of them for an even n_ctx. perplexity
+// = exp(mean of -ln p); its error by the delta method from the variance of -ln p.
 Perplexity measure_perplexity(mica_llama_model* model, mica_llama_session_params params,
                               const PerplexityTask& task);
 

@@ -178,9 +178,8 @@ mica_status mica_llama_session_create(mica_llama_model* model,
 void mica_llama_session_release(mica_llama_session* session) { delete session; }
 
 mica_status mica_llama_session_memory(const mica_llama_session* session, mica_memory* out_memory) {
-  return guarded([&] {
-    required(out_memory, "the place for the memory") = session_of(session).memory();
-  });
+  return guarded(
+      [&] { required(out_memory, "the place for the memory") = session_of(session).memory(); });
 }
 
 uint32_t mica_llama_n_ctx(const mica_llama_session* session) {

@@ -31,6 +31,8 @@ void log_line(void*, mica_log_level level, const char* text) {
 }  // namespace
 
 void add_options(CLI::App& app, Options& o) {
+  // A flag given twice counts as given last: scripts add to the flags they were given.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("-m,--model", o.model, "GGUF file");
   app.add_option("-b,--batch-size", o.n_batch, "tokens of one step (default 512)");
   app.add_option("-t,--threads", o.n_threads, "threads (default: physical cores)");
@@ -76,7 +78,8 @@ int show_progress(void* title, uint64_t done, uint64_t total) {
   static const bool is_terminal = isatty(STDERR_FILENO) != 0;
   static int shown = -1;
   if (!is_terminal || total == 0) return 0;
-  const int filled = static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
+  const int filled =
+      static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
   if (filled == shown) return 0;
   shown = filled;
   if (done == total) {  // the bar makes room for what comes
@@ -142,7 +145,8 @@ std::vector<int32_t> tokenize(const mica_llama_model* model, std::string_view te
                               uint32_t flags) {
   std::vector<int32_t> ids(text.size() + 2);  // a token is a byte at least, bos and eos beside
   size_t n = 0;
-  check_llama(mica_llama_tokenize(model, text.data(), text.size(), flags, ids.data(), ids.size(), &n));
+  check_llama(
+      mica_llama_tokenize(model, text.data(), text.size(), flags, ids.data(), ids.size(), &n));
   if (n > ids.size()) {
     ids.resize(n);
     check_llama(mica_llama_tokenize(model, text.data(), text.size(), flags, ids.data(), n, &n));

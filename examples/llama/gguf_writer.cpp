@@ -77,29 +77,43 @@ void GgufWriter::copy_key(const Metadata& file, uint64_t i_key) {
     return value;
   };
   switch (type) {
-    case MICA_GGUF_U8: return add(name, type, static_cast<uint8_t>(integer()));
-    case MICA_GGUF_I8: return add(name, type, static_cast<int8_t>(integer()));
-    case MICA_GGUF_U16: return add(name, type, static_cast<uint16_t>(integer()));
-    case MICA_GGUF_I16: return add(name, type, static_cast<int16_t>(integer()));
-    case MICA_GGUF_U32: return add(name, type, static_cast<uint32_t>(integer()));
-    case MICA_GGUF_I32: return add(name, type, static_cast<int32_t>(integer()));
-    case MICA_GGUF_I64: return add(name, type, integer());
-    case MICA_GGUF_F32: return add(name, type, static_cast<float>(floating()));
-    case MICA_GGUF_F64: return add(name, type, floating());
-    case MICA_GGUF_BOOL: return add(name, type, static_cast<uint8_t>(*file.boolean(name)));
-    case MICA_GGUF_STRING: return add_string(name, *file.string(name));
+    case MICA_GGUF_U8:
+      return add(name, type, static_cast<uint8_t>(integer()));
+    case MICA_GGUF_I8:
+      return add(name, type, static_cast<int8_t>(integer()));
+    case MICA_GGUF_U16:
+      return add(name, type, static_cast<uint16_t>(integer()));
+    case MICA_GGUF_I16:
+      return add(name, type, static_cast<int16_t>(integer()));
+    case MICA_GGUF_U32:
+      return add(name, type, static_cast<uint32_t>(integer()));
+    case MICA_GGUF_I32:
+      return add(name, type, static_cast<int32_t>(integer()));
+    case MICA_GGUF_I64:
+      return add(name, type, integer());
+    case MICA_GGUF_F32:
+      return add(name, type, static_cast<float>(floating()));
+    case MICA_GGUF_F64:
+      return add(name, type, floating());
+    case MICA_GGUF_BOOL:
+      return add(name, type, static_cast<uint8_t>(*file.boolean(name)));
+    case MICA_GGUF_STRING:
+      return add_string(name, *file.string(name));
     case MICA_GGUF_U64: {
       uint64_t value = 0;
       check(mica_gguf_get_u64(file.file(), name, &value), file.context());
       return add(name, type, value);
     }
-    case MICA_GGUF_ARRAY: return copy_array(file, name, element, n);
-    default: break;
+    case MICA_GGUF_ARRAY:
+      return copy_array(file, name, element, n);
+    default:
+      break;
   }
   fail(MICA_UNSUPPORTED, "the key '" + escaped(name) + "' has an unknown type");
 }
 
-void GgufWriter::copy_array(const Metadata& file, const char* key, mica_gguf_type type, uint64_t n) {
+void GgufWriter::copy_array(const Metadata& file, const char* key, mica_gguf_type type,
+                            uint64_t n) {
   if (type == MICA_GGUF_STRING) {
     begin_array(key, type, n);
     for (uint64_t i = 0; i < n; ++i) put_string(file.array_string(key, i));
@@ -119,12 +133,19 @@ void GgufWriter::copy_array(const Metadata& file, const char* key, mica_gguf_typ
     switch (type) {
       case MICA_GGUF_U8:
       case MICA_GGUF_I8:
-      case MICA_GGUF_BOOL: put(static_cast<int8_t>(v)); break;
+      case MICA_GGUF_BOOL:
+        put(static_cast<int8_t>(v));
+        break;
       case MICA_GGUF_U16:
-      case MICA_GGUF_I16: put(static_cast<int16_t>(v)); break;
+      case MICA_GGUF_I16:
+        put(static_cast<int16_t>(v));
+        break;
       case MICA_GGUF_U32:
-      case MICA_GGUF_I32: put(static_cast<int32_t>(v)); break;
-      default: put(v);
+      case MICA_GGUF_I32:
+        put(static_cast<int32_t>(v));
+        break;
+      default:
+        put(v);
     }
   }
 }

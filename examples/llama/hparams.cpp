@@ -6,7 +6,7 @@
 namespace mica_llama {
 namespace {
 
-constexpr uint32_t kMaxWidth = 1u << 20;   // elements of an activation row
+constexpr uint32_t kMaxWidth = 1u << 20;  // elements of an activation row
 constexpr uint32_t kMaxVocab = 1u << 24;
 constexpr uint32_t kMaxLayers = 4096;
 constexpr uint32_t kMaxHeadDim = 4096;

@@ -25,12 +25,14 @@ struct Arguments {
 
 void add_arguments(CLI::App& app, Arguments& a) {
   add_options(app, a.common);
-  app.add_option("-p,--prompt", a.prompt, "the prompt; wrapped as a chat when the model is a ChatML one");
+  app.add_option("-p,--prompt", a.prompt,
+                 "the prompt; wrapped as a chat when the model is a ChatML one");
   app.add_option("-f,--file", a.prompt_file, "a file with the prompt");
   app.add_option("--system", a.system, "system message of the chat (default: the template's)");
   app.add_flag("--raw", a.raw, "do not wrap the prompt");
   app.add_option("-n,--predict", a.n_predict, "tokens to generate (default -1: until the end)");
-  app.add_option("-c,--ctx-size", a.common.n_ctx, "tokens of context (default: the model's, at most 4096)");
+  app.add_option("-c,--ctx-size", a.common.n_ctx,
+                 "tokens of context (default: the model's, at most 4096)");
   app.add_option("-s,--seed", a.seed, "seed (default -1: random)");
   app.add_option("--temp", a.temperature, "temperature, 0: greedy")->capture_default_str();
   app.add_option("--top-k", a.top_k, "0: off")->capture_default_str();
@@ -65,7 +67,8 @@ std::vector<int32_t> prompt_tokens(const Arguments& a, const mica_llama_model* m
   return tokens;
 }
 
-// Streams text: whole characters only; on a terminal, control characters of the model's are not sent.
+// Streams text: whole characters only; on a terminal, control characters of the model's are not
+// sent.
 class Output {
  public:
   void token(const mica_llama_model* model, int32_t id) {
@@ -90,7 +93,8 @@ class Output {
     if (is_terminal_)
       std::replace_if(
           text.begin(), text.end(),
-          [](char c) { return static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t'; }, '?');
+          [](char c) { return static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t'; },
+          '?');
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   }

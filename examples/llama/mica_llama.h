@@ -1,5 +1,5 @@
-/* mica-llama: GGUF language models for C programs, on the mica library. examples/embed.c shows a whole
- * program.
+/* mica-llama: GGUF language models for C programs, on the mica library. examples/embed.c shows a
+ * whole program.
  *
  *   mica_llama_model_open -> mica_llama_model_load -> mica_llama_session_create
  *   -> { mica_llama_decode, mica_llama_sample } … -> release
@@ -8,9 +8,9 @@
  * one thread at a time; different sessions may run on different threads. Functions of a model may
  * be called from several threads at once. No function lets a C++ exception out or ends the process.
  *
- * Structs filled by the caller begin with struct_size; start from their …_INIT. Counts are in elements.
- * Functions that write text or ids take a capacity and give the full size: call once with capacity 0
- * (and NULL) to learn the size, or with a guess and again when the size exceeds it. */
+ * Structs filled by the caller begin with struct_size; start from their …_INIT. Counts are in
+ * elements. Functions that write text or ids take a capacity and give the full size: call once with
+ * capacity 0 (and NULL) to learn the size, or with a guess and again when the size exceeds it. */
 #ifndef MICA_LLAMA_H_
 #define MICA_LLAMA_H_
 #include "mica/context.h"
@@ -33,15 +33,16 @@ typedef struct mica_llama_model_params {
   size_t struct_size;
   const char* device; /* as mica_device_open takes it: "cpu", "cpu:avx2", "ref"; NULL: "cpu" */
   uint32_t n_threads; /* of loading, and of sessions that do not say; 0: physical cores */
-  const mica_logger* logger;      /* NULL: silent; called from the threads that call mica-llama */
-  const volatile int32_t* cancel; /* non-zero stops loads and steps; may be NULL; outlives the model */
-  uint64_t memory_budget_bytes;   /* for each session with the weights; 0: none */
+  const mica_logger* logger; /* NULL: silent; called from the threads that call mica-llama */
+  const volatile int32_t*
+      cancel; /* non-zero stops loads and steps; may be NULL; outlives the model */
+  uint64_t memory_budget_bytes; /* for each session with the weights; 0: none */
   /* May be NULL. Called while loading with bytes done and bytes in all; non-zero cancels. */
   int (*progress)(void* user, uint64_t done, uint64_t total);
   void* progress_user;
 } mica_llama_model_params;
 #define MICA_LLAMA_MODEL_PARAMS_INIT \
-  {sizeof(mica_llama_model_params), NULL, 0, NULL, NULL, 0, NULL, NULL}
+  { sizeof(mica_llama_model_params), NULL, 0, NULL, NULL, 0, NULL, NULL }
 
 /* Reads and checks a GGUF file's metadata and describes its weights; loads no weight. `params` may
  * be NULL. Errors: NOT_FOUND (file or device), IO (not a regular file), BAD_FILE, UNSUPPORTED (an
@@ -50,7 +51,8 @@ typedef struct mica_llama_model_params {
 MICA_API mica_status mica_llama_model_open(const char* path, const mica_llama_model_params* params,
                                            mica_llama_model** out_model);
 /* Loads the weights, once; a second call does nothing. Sessions may be created before (to know and
- * to reserve their memory). Errors: IO, OUT_OF_MEMORY, OVER_BUDGET, CANCELLED; may be tried again. */
+ * to reserve their memory). Errors: IO, OUT_OF_MEMORY, OVER_BUDGET, CANCELLED; may be tried again.
+ */
 MICA_API mica_status mica_llama_model_load(mica_llama_model* model);
 /* Sessions made from it keep it alive. NULL is a no-op. */
 MICA_API void mica_llama_model_release(mica_llama_model* model);
@@ -78,12 +80,13 @@ MICA_API mica_status mica_llama_model_get_info(const mica_llama_model* model,
 
 /* A model of random weights in the shape of a real one, without a tokenizer: for measuring.
  * `shape` is NAME:TYPE; names: tinyllama-1.1b smollm2-135m llama-3.2-1b llama-3.1-8b mha-7b; types:
- * f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k, and the mixes q4_k_m q5_k_m. Where a row is no
- * whole number of blocks of 256, a type of blocks of 32 takes its place. Errors: as model_open. */
+ * f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k, and the mixes q4_k_m q5_k_m. Where a row is
+ * no whole number of blocks of 256, a type of blocks of 32 takes its place. Errors: as model_open.
+ */
 MICA_API mica_status mica_llama_shape_open(const char* shape, const mica_llama_model_params* params,
                                            mica_llama_model** out_model);
-/* Writes the same weights as a complete GGUF file with a tokenizer of made-up words. The file appears
- * whole or not at all. Errors: INVALID_ARGUMENT (no such shape), IO, OUT_OF_MEMORY. */
+/* Writes the same weights as a complete GGUF file with a tokenizer of made-up words. The file
+ * appears whole or not at all. Errors: INVALID_ARGUMENT (no such shape), IO, OUT_OF_MEMORY. */
 MICA_API mica_status mica_llama_shape_write(const char* shape, const char* path,
                                             int (*progress)(void* user, uint64_t done,
                                                             uint64_t total),
@@ -91,9 +94,9 @@ MICA_API mica_status mica_llama_shape_write(const char* shape, const char* path,
 
 /* ---- text ---- */
 
-#define MICA_LLAMA_ADD_SPECIAL 1u     /* tokenize: with the bos and eos that the model wants */
-#define MICA_LLAMA_PARSE_SPECIAL 2u   /* tokenize: "<|im_end|>" in the text is that token */
-#define MICA_LLAMA_RENDER_SPECIAL 4u  /* detokenize: write special tokens out */
+#define MICA_LLAMA_ADD_SPECIAL 1u    /* tokenize: with the bos and eos that the model wants */
+#define MICA_LLAMA_PARSE_SPECIAL 2u  /* tokenize: "<|im_end|>" in the text is that token */
+#define MICA_LLAMA_RENDER_SPECIAL 4u /* detokenize: write special tokens out */
 
 /* Text to ids. At most `capacity` ids are written; *out_n is how many there are. Errors:
  * INVALID_ARGUMENT (also: more than 2^31-1 bytes), UNSUPPORTED (no tokenizer), OUT_OF_MEMORY. */
@@ -118,18 +121,18 @@ MICA_API int mica_llama_is_end(const mica_llama_model* model, int32_t id);
 
 typedef struct mica_llama_session_params {
   size_t struct_size;
-  uint32_t n_ctx;       /* tokens a sequence can hold; 0: what it was trained on, at most 4096 */
-  uint32_t n_batch;     /* tokens of one step at most; longer input takes several; 0: 512 */
-  uint32_t n_seqs;      /* sequences: ids 0 … n_seqs - 1; 0: 1 */
-  uint32_t n_outputs;   /* rows of logits of one step at most; 0: n_seqs */
-  uint32_t n_threads;   /* 0: the model's */
-  mica_dtype dtype_k;   /* of the cache: F32 F16 BF16 Q8_0 Q4_0 */
+  uint32_t n_ctx;     /* tokens a sequence can hold; 0: what it was trained on, at most 4096 */
+  uint32_t n_batch;   /* tokens of one step at most; longer input takes several; 0: 512 */
+  uint32_t n_seqs;    /* sequences: ids 0 … n_seqs - 1; 0: 1 */
+  uint32_t n_outputs; /* rows of logits of one step at most; 0: n_seqs */
+  uint32_t n_threads; /* 0: the model's */
+  mica_dtype dtype_k; /* of the cache: F32 F16 BF16 Q8_0 Q4_0 */
   mica_dtype dtype_v;
-  const char* variant;  /* of kernels, NULL: the fastest; "naive" */
+  const char* variant;            /* of kernels, NULL: the fastest; "naive" */
   const volatile int32_t* cancel; /* NULL: the model's */
 } mica_llama_session_params;
 #define MICA_LLAMA_SESSION_PARAMS_INIT \
-  {sizeof(mica_llama_session_params), 0, 0, 0, 0, 0, MICA_F16, MICA_F16, NULL, NULL}
+  { sizeof(mica_llama_session_params), 0, 0, 0, 0, 0, MICA_F16, MICA_F16, NULL, NULL }
 
 /* What a session of these parameters takes, weights included: exact, nothing is allocated on the
  * device and nothing loaded. `params` may be NULL. Errors: as session_create. */
@@ -165,9 +168,9 @@ typedef struct mica_llama_batch {
 } mica_llama_batch;
 
 /* Runs the tokens, in several steps when there are more than n_batch. On an error the sequences are
- * as before, but what a sliding window has let go. Errors: INVALID_ARGUMENT (ids, sequences, weights
- * not loaded), CACHE_FULL (the context or the cache is full; nothing ran), CANCELLED, OUT_OF_MEMORY,
- * DEVICE_LOST. */
+ * as before, but what a sliding window has let go. Errors: INVALID_ARGUMENT (ids, sequences,
+ * weights not loaded), CACHE_FULL (the context or the cache is full; nothing ran), CANCELLED,
+ * OUT_OF_MEMORY, DEVICE_LOST. */
 MICA_API mica_status mica_llama_decode(mica_llama_session* session, const mica_llama_batch* batch);
 /* Rows of logits of the last decode. */
 MICA_API uint32_t mica_llama_n_outputs(const mica_llama_session* session);
@@ -183,16 +186,17 @@ typedef struct mica_llama_sampler {
   float top_p;       /* >= 1: off */
   float min_p;       /* <= 0: off */
   uint64_t seed;
-  float repeat_penalty;    /* 1: off. Logits of `previous` are divided by it, negative ones multiplied */
+  float
+      repeat_penalty; /* 1: off. Logits of `previous` are divided by it, negative ones multiplied */
   uint32_t n_previous;
   const int32_t* previous; /* may be NULL when the penalty is off */
 } mica_llama_sampler;
 #define MICA_LLAMA_SAMPLER_INIT \
-  {sizeof(mica_llama_sampler), 0.0f, 0, 1.0f, 0.0f, 0, 1.0f, 0, NULL}
+  { sizeof(mica_llama_sampler), 0.0f, 0, 1.0f, 0.0f, 0, 1.0f, 0, NULL }
 
 /* Chooses a token from row `i_output` of the last decode. The choice depends on the logits, the
- * sampler, and the sequence and position of the row alone. Sampling with the same settings step after
- * step is part of the decode step itself. Errors: INVALID_ARGUMENT, CANCELLED, OUT_OF_MEMORY,
+ * sampler, and the sequence and position of the row alone. Sampling with the same settings step
+ * after step is part of the decode step itself. Errors: INVALID_ARGUMENT, CANCELLED, OUT_OF_MEMORY,
  * DEVICE_LOST. */
 MICA_API mica_status mica_llama_sample(mica_llama_session* session, uint32_t i_output,
                                        const mica_llama_sampler* sampler, int32_t* out_token);

@@ -16,8 +16,8 @@ const Architecture& find_architecture(const Metadata& file) {
     if (*name == a->name) return *a;
     known += (known.empty() ? "" : ", ") + std::string(a->name);
   }
-  fail(MICA_UNSUPPORTED, "the architecture '" + escaped(*name) + "' is not supported; there is: " +
-                             known);
+  fail(MICA_UNSUPPORTED,
+       "the architecture '" + escaped(*name) + "' is not supported; there is: " + known);
 }
 
 std::string shape_text(const std::vector<int64_t>& dim) {

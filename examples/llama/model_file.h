@@ -4,8 +4,8 @@
 
 namespace mica_llama {
 
-// Everything but the weights' data, checked against the architecture: each tensor it needs is there,
-// each has the shape it must have, and there is none it does not know.
+// Everything but the weights' data, checked against the architecture: each tensor it needs is
+// there, each has the shape it must have, and there is none it does not know.
 ModelParts read_parts(const Metadata& file);
 
 // "135M", "1.1B": a parameter count in words.

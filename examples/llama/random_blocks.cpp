@@ -17,9 +17,9 @@ uint64_t random_word(uint64_t seed, uint64_t i) {
   return z ^ (z >> 31);
 }
 
-// Where a block keeps its F16 scales, and what they must be. A value is d times a random integer (of
-// K types: a quant times a sub-scale); m moves its mean to 0 (of K types m is subtracted, times a
-// sub-scale).
+// Where a block keeps its F16 scales, and what they must be. A value is d times a random integer
+// (of K types: a quant times a sub-scale); m moves its mean to 0 (of K types m is subtracted, times
+// a sub-scale).
 struct BlockScales {
   mica_dtype dtype;
   uint32_t d_offset;

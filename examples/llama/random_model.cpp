@@ -221,7 +221,8 @@ ModelParts random_parts(std::string_view text) {
       parts.tensors.push_back({t.name, tensor_type(t, *chosen.shape, *chosen.type), t.dim});
   parts.source = std::make_unique<RandomSource>(*chosen.shape, parts.tensors);
   parts.type_label = chosen.type->name;
-  for (char& c : parts.type_label) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (char& c : parts.type_label)
+    c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return parts;
 }
 

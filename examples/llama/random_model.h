@@ -19,8 +19,8 @@ void write_random_model(std::string_view shape, const std::string& path, Progres
 void fill_random_blocks(mica_dtype dtype, uint64_t seed, uint64_t offset, uint64_t bytes,
                         void* dst);
 
-// `dtype`, or the type that takes its place when rows of so many elements are not whole blocks of it:
-// Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K, F16 when those do not fit either.
+// `dtype`, or the type that takes its place when rows of so many elements are not whole blocks of
+// it: Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K, F16 when those do not fit either.
 mica_dtype storable_type(mica_dtype dtype, int64_t row_elements);
 
 }  // namespace mica_llama

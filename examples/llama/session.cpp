@@ -105,8 +105,7 @@ void Session::create_cache(const mica_llama_session_params& p) {
   }
   const uint64_t pages = (uint64_t{n_ctx_} + MICA_KV_PAGE_CELLS - 1) / MICA_KV_PAGE_CELLS;
   const uint64_t n_cells = pages * MICA_KV_PAGE_CELLS * n_seqs_;
-  if (n_cells > INT32_MAX)
-    fail(MICA_INVALID_ARGUMENT, "n_ctx times n_seqs is too large");
+  if (n_cells > INT32_MAX) fail(MICA_INVALID_ARGUMENT, "n_ctx times n_seqs is too large");
   mica_kv_params params = MICA_KV_PARAMS_INIT;
   params.n_layers = h.n_layers;
   params.layers = layers.data();
@@ -209,8 +208,8 @@ void Session::check_batch(const mica_llama_batch& batch) const {
     if (span.n_tokens == 0) fail(MICA_INVALID_ARGUMENT, "decode: a span has no tokens");
     const int64_t used = mica_kv_seq_next(cache_.get(), span.seq);
     if (used + int64_t{span.n_tokens} > int64_t{n_ctx_})
-      fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) + " tokens is full: " +
-                                std::to_string(used) + " are used, " +
+      fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) +
+                                " tokens is full: " + std::to_string(used) + " are used, " +
                                 std::to_string(span.n_tokens) + " more were to come");
     for (uint32_t k = 0; k < span.n_tokens; ++k) {
       const int32_t id = batch.tokens[n_tokens + k];
@@ -223,8 +222,10 @@ void Session::check_batch(const mica_llama_batch& batch) const {
     n_tokens += span.n_tokens;
   }
   if (n_rows > max_outputs_)
-    fail(MICA_INVALID_ARGUMENT, "decode: " + std::to_string(n_rows) + " rows of logits, the session "
-                                "was made for " + std::to_string(max_outputs_));
+    fail(MICA_INVALID_ARGUMENT, "decode: " + std::to_string(n_rows) +
+                                    " rows of logits, the session "
+                                    "was made for " +
+                                    std::to_string(max_outputs_));
 }
 
 bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done,
@@ -238,8 +239,8 @@ bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& d
     const int64_t next = mica_kv_seq_next(cache_.get(), span.seq);
     for (uint32_t k = 0; k < n; ++k) {
       const size_t at = first + done[i] + k;
-      const bool wanted = batch.outputs != nullptr ? batch.outputs[at] != 0
-                                                   : done[i] + k + 1 == span.n_tokens;
+      const bool wanted =
+          batch.outputs != nullptr ? batch.outputs[at] != 0 : done[i] + k + 1 == span.n_tokens;
       if (wanted) {
         chunk.out_ids.push_back(static_cast<int32_t>(chunk.tokens.size()));
         chunk.rows.push_back({span.seq, next + k, {}});
@@ -304,9 +305,9 @@ void Session::run_chunk(Chunk& chunk) {
     set("sample_params", params.data(), params.size() * sizeof(float));
     set("sample_keys", keys.data(), keys.size() * sizeof(int32_t));
   }
-  check(mica_kv_reserve(cache_.get(), static_cast<uint32_t>(chunk.spans.size()),
-                        chunk.spans.data()),
-        context_.get());
+  check(
+      mica_kv_reserve(cache_.get(), static_cast<uint32_t>(chunk.spans.size()), chunk.spans.data()),
+      context_.get());
   last_plan_ = nullptr;
   const mica_status status = mica_plan_run(plan);
   if (status != MICA_OK) mica_kv_abandon(cache_.get());
@@ -348,9 +349,9 @@ int32_t Session::sample(uint32_t i_output, const mica_llama_sampler& s) {
   if (penalized && s.previous == nullptr)
     fail(MICA_INVALID_ARGUMENT, "sample: the previous tokens are missing");
   const SampleColumn column{{s.temperature, static_cast<float>(s.top_k), s.top_p, s.min_p},
-                      {static_cast<int32_t>(static_cast<uint32_t>(s.seed)),
-                       static_cast<int32_t>(static_cast<uint32_t>(s.seed >> 32)),
-                       static_cast<int32_t>(r.seq), static_cast<int32_t>(r.position)}};
+                            {static_cast<int32_t>(static_cast<uint32_t>(s.seed)),
+                             static_cast<int32_t>(static_cast<uint32_t>(s.seed >> 32)),
+                             static_cast<int32_t>(r.seq), static_cast<int32_t>(r.position)}};
   wanted_[r.seq] = column;
   const bool in_step = last_plan_ == decode_plan_ && i_output >= i_step_row_;
   if (penalized || !in_step || !(r.sampled_with == column))
@@ -391,9 +392,7 @@ void Session::seq_rm(uint32_t seq, int64_t p0, int64_t p1) {
 void Session::seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1) {
   check(mica_kv_seq_cp(cache_.get(), src, dst, p0, p1), context_.get());
 }
-void Session::seq_keep(uint32_t seq) {
-  check(mica_kv_seq_keep(cache_.get(), seq), context_.get());
-}
+void Session::seq_keep(uint32_t seq) { check(mica_kv_seq_keep(cache_.get(), seq), context_.get()); }
 int64_t Session::seq_next(uint32_t seq) const {
   return seq < n_seqs_ ? mica_kv_seq_next(cache_.get(), seq) : -1;
 }

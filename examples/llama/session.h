@@ -61,7 +61,8 @@ class Session {
   void allocate();
 
   void check_batch(const mica_llama_batch& batch) const;
-  // Cuts the next step's part off the batch; `done`: tokens of each span that ran. False at the end.
+  // Cuts the next step's part off the batch; `done`: tokens of each span that ran. False at the
+  // end.
   bool next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done, Chunk& chunk) const;
   void run_chunk(Chunk& chunk);
   void set(const char* input, const void* data, size_t bytes);
@@ -91,9 +92,9 @@ class Session {
   std::vector<Row> rows_;             // of the last decode
   std::vector<float> logits_;         // rows fetched so far
   uint32_t n_fetched_ = 0;
-  uint32_t i_step_row_ = 0;           // the first row of the last step
-  mica_plan* last_plan_ = nullptr;    // holds the last step's rows; nullptr: no plan does any more
-  std::vector<float> edited_;         // scratch of sample_again
+  uint32_t i_step_row_ = 0;         // the first row of the last step
+  mica_plan* last_plan_ = nullptr;  // holds the last step's rows; nullptr: no plan does any more
+  std::vector<float> edited_;       // scratch of sample_again
 };
 
 }  // namespace mica_llama

@@ -14,9 +14,9 @@ namespace {
 constexpr struct {
   mica_dtype dtype;
   uint32_t number;
-} kFileTypes[] = {{MICA_F32, 0},  {MICA_F16, 1},  {MICA_Q4_0, 2},  {MICA_Q4_1, 3},  {MICA_Q8_0, 7},
-                  {MICA_Q5_0, 8}, {MICA_Q5_1, 9}, {MICA_Q4_K, 14}, {MICA_Q5_K, 16}, {MICA_Q6_K, 18},
-                  {MICA_BF16, 32}};
+} kFileTypes[] = {{MICA_F32, 0},   {MICA_F16, 1},   {MICA_Q4_0, 2}, {MICA_Q4_1, 3},
+                  {MICA_Q8_0, 7},  {MICA_Q5_0, 8},  {MICA_Q5_1, 9}, {MICA_Q4_K, 14},
+                  {MICA_Q5_K, 16}, {MICA_Q6_K, 18}, {MICA_BF16, 32}};
 
 constexpr uint64_t kRowsAtOnce = 1024;  // bounds the memory taken
 
@@ -73,8 +73,8 @@ void convert_parallel(const Rows& rows, const char* src, char* dst, size_t n_row
   convert(rows, src, dst, 0, std::min(n_rows, share), scratch.data());
 }
 
-void write_tensor(const Metadata& file, const mica_gguf_tensor& t, mica_dtype to,
-                  size_t n_threads, GgufWriter& out) {
+void write_tensor(const Metadata& file, const mica_gguf_tensor& t, mica_dtype to, size_t n_threads,
+                  GgufWriter& out) {
   const Rows rows = {mica_dtype_get(t.dtype), mica_dtype_get(to), static_cast<size_t>(t.dim[0])};
   const auto n_rows = static_cast<uint64_t>(t.dim[1] * t.dim[2] * t.dim[3]);
   std::vector<char> src, dst;

@@ -1,13 +1,14 @@
-/* Misuse of mica_llama.h: NULL, wrong sizes, wrong ids, wrong order. Each is a status with a sentence. */
+/* Misuse of mica_llama.h: NULL, wrong sizes, wrong ids, wrong order. Each is a status with a
+ * sentence. */
 #include <mica_llama.h>
 #include <string.h>
 
 #include "check.h"
 
 /* The call fails with this status, and there is a sentence about it. */
-#define REFUSED(status, call) \
-  do {                        \
-    CHECK((call) == (status)); \
+#define REFUSED(status, call)             \
+  do {                                    \
+    CHECK((call) == (status));            \
     CHECK(mica_llama_error()[0] != '\0'); \
   } while (0)
 

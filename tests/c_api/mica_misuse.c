@@ -1,4 +1,5 @@
-/* Misuse of mica's own API from C: NULL everywhere, wrong shapes, wrong order. Nothing may crash. */
+/* Misuse of mica's own API from C: NULL everywhere, wrong shapes, wrong order. Nothing may crash.
+ */
 #include <mica/mica.h>
 #include <string.h>
 
@@ -62,7 +63,8 @@ static void null_handles(void) {
   CHECK(mica_weights_count(NULL) == 0 && mica_weights_name(NULL, 0) == NULL);
   CHECK(mica_weights_bytes(NULL) == 0 && mica_weights_is_loaded(NULL) == 0);
   CHECK(strcmp(mica_context_error(NULL), "") == 0);
-  CHECK(mica_status_name((mica_status)12345) != NULL && mica_status_text((mica_status)12345) != NULL);
+  CHECK(mica_status_name((mica_status)12345) != NULL &&
+        mica_status_text((mica_status)12345) != NULL);
   mica_kv_abandon(NULL);
   mica_graph_scope(NULL, "x");
   mica_output(NULL, MICA_NO_TENSOR, "y");
@@ -93,13 +95,27 @@ static void wrong_graphs(mica_context* context) {
     a = mica_input(graph, "a", MICA_F32, 1, four, none);
     b = mica_input(graph, "b", MICA_F32, 1, five, none);
     switch (i) {
-      case 0: mica_add(graph, a, b); break;
-      case 1: mica_matmul(graph, mica_input(graph, "w", MICA_F32, 2, matrix, none), b); break;
-      case 2: mica_input(graph, "c", MICA_F32, 1, negative, none); break;
-      case 3: mica_input(graph, "a", MICA_F32, 1, four, none); break;
-      case 4: mica_input(graph, "d", MICA_F32, 9, four, none); break;
-      case 5: mica_rms_norm(graph, a, b, 1e-5f); break;
-      case 6: mica_add(graph, a, MICA_NO_TENSOR); break;
+      case 0:
+        mica_add(graph, a, b);
+        break;
+      case 1:
+        mica_matmul(graph, mica_input(graph, "w", MICA_F32, 2, matrix, none), b);
+        break;
+      case 2:
+        mica_input(graph, "c", MICA_F32, 1, negative, none);
+        break;
+      case 3:
+        mica_input(graph, "a", MICA_F32, 1, four, none);
+        break;
+      case 4:
+        mica_input(graph, "d", MICA_F32, 9, four, none);
+        break;
+      case 5:
+        mica_rms_norm(graph, a, b, 1e-5f);
+        break;
+      case 6:
+        mica_add(graph, a, MICA_NO_TENSOR);
+        break;
       default:
         CHECK(mica_graph_create(context, &other) == MICA_OK);
         mica_silu(graph, mica_input(other, "x", MICA_F32, 1, four, none));

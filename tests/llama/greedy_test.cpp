@@ -1,7 +1,6 @@
-// The real model: five prompts, llama.cpp's greedy ids fed back, the same argmax at each of 40 steps
-// but where its two best logits are closer than 0.1.
+// The real model: five prompts, llama.cpp's greedy ids fed back, the same argmax at each of 40
+// steps but where its two best logits are closer than 0.1.
 #include <algorithm>
-
 #include <cstdlib>
 
 #include "support.h"
@@ -35,7 +34,8 @@ void follow(const nlohmann::json& prompt, mica_llama_session* session, uint32_t 
 
 TEST(Greedy, SameChoicesAsThePeer) {
   const char* path = std::getenv("MICA_MODEL");
-  if (path == nullptr || *path == '\0') GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
+  if (path == nullptr || *path == '\0')
+    GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
   const nlohmann::json file = golden_json("greedy/smollm2.json");
   ASSERT_EQ(file["prompts"].size(), 5u);
   const Model model = open_model(path, "cpu");

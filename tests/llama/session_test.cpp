@@ -102,7 +102,8 @@ TEST_F(Sessions, LongInputTakesSeveralSteps) {
   const mica_llama_span spans[] = {{0, 5}, {1, 150}};
   const mica_llama_batch batch = {sizeof batch, 2, spans, twice.data(), nullptr};
   ASSERT_MICA_OK(mica_llama_decode(both.get(), &batch));
-  EXPECT_LE(distance(logits_row(both.get(), 0, n_vocab_), last_row(session().get(), kOther)), kSame);
+  EXPECT_LE(distance(logits_row(both.get(), 0, n_vocab_), last_row(session().get(), kOther)),
+            kSame);
   EXPECT_LE(distance(logits_row(both.get(), 1, n_vocab_), at_once), kSame);
 }
 

@@ -11,7 +11,7 @@ struct Variant {
   const char* device;
   uint32_t n_batch;  // tokens a step
   mica_dtype kv;
-  double bound;      // of any logit; their root mean square is 1
+  double bound;  // of any logit; their root mean square is 1
 };
 
 void PrintTo(const Variant& v, std::ostream* out) {
@@ -63,7 +63,8 @@ TEST_P(TinyLogits, AreThoseOfTransformers) {
   for (const nlohmann::json& model : index["models"]) compare(model, GetParam());
 }
 
-// The bound for a cache in F32; F16 and Q8_0 as far as the peer is off with F16, and coarser.
+// The bound for a cache in F32; F16 and Q8_0 as far as the peer is off with F16, and
+// coarser.
 INSTANTIATE_TEST_SUITE_P(
     All, TinyLogits,
     testing::Values(Variant{"ref", 64, MICA_F32, 1e-4}, Variant{"ref", 1, MICA_F32, 1e-4},

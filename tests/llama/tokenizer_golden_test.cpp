@@ -12,8 +12,7 @@ void compare(const nlohmann::json& file, const mica_llama_model* model) {
     const std::vector<int32_t> expected = c["ids"];
     size_t n = 0;
     const uint32_t flags = MICA_LLAMA_ADD_SPECIAL | MICA_LLAMA_PARSE_SPECIAL;
-    ASSERT_MICA_OK(
-        mica_llama_tokenize(model, text.data(), text.size(), flags, nullptr, 0, &n));
+    ASSERT_MICA_OK(mica_llama_tokenize(model, text.data(), text.size(), flags, nullptr, 0, &n));
     std::vector<int32_t> ids(n);
     ASSERT_MICA_OK(mica_llama_tokenize(model, text.data(), text.size(), flags, ids.data(), n, &n));
     EXPECT_EQ(ids, expected) << c["text"].dump();
@@ -21,8 +20,8 @@ void compare(const nlohmann::json& file, const mica_llama_model* model) {
 }
 
 TEST(TokenizerGolden, TinyModels) {
-  for (const char* name : {"tiny_spm", "tiny_bpe_gpt-2", "tiny_bpe_llama-bpe", "tiny_bpe_qwen2",
-                           "tiny_bpe_smollm"}) {
+  for (const char* name :
+       {"tiny_spm", "tiny_bpe_gpt-2", "tiny_bpe_llama-bpe", "tiny_bpe_qwen2", "tiny_bpe_smollm"}) {
     SCOPED_TRACE(name);
     const std::string stem = std::string("tokenizer/") + name;
     const Model model = open_model(golden(stem + ".gguf"), "cpu", false);
@@ -33,7 +32,8 @@ TEST(TokenizerGolden, TinyModels) {
 
 TEST(TokenizerGolden, RealModel) {
   const char* path = std::getenv("MICA_MODEL");
-  if (path == nullptr || *path == '\0') GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
+  if (path == nullptr || *path == '\0')
+    GTEST_SKIP() << "not run: MICA_MODEL does not name SmolLM2-135M-Instruct";
   const Model model = open_model(path, "cpu", false);
   ASSERT_NE(model, nullptr);
   compare(golden_json("tokenizer/smollm2.json"), model.get());
@@ -45,8 +45,8 @@ TEST(TokenizerGolden, DetokenizeGivesTheTextBack) {
   const std::string text = "Größe 123 \xF0\x9F\x98\x80 naïve\n\tend";
   std::vector<int32_t> ids(text.size());
   size_t n = 0, n_bytes = 0;
-  ASSERT_MICA_OK(mica_llama_tokenize(model.get(), text.data(), text.size(), 0, ids.data(),
-                                     ids.size(), &n));
+  ASSERT_MICA_OK(
+      mica_llama_tokenize(model.get(), text.data(), text.size(), 0, ids.data(), ids.size(), &n));
   ASSERT_LE(n, ids.size());
   char back[100];
   ASSERT_MICA_OK(mica_llama_detokenize(model.get(), ids.data(), n, 0, back, sizeof back, &n_bytes));

@@ -24,9 +24,7 @@ class RandomGraph {
       const Dims dim = {pick(1, 6), pick(1, 5), pick(0, 1) == 0 ? 1 : pick(1, 3)};
       add_leaf(name, dim);
     }
-    add_leaf("state", {4, 5, 1});
-    state_ = values_.back();
-    values_.pop_back();
+    state_ = {input(g_, "state", {4, 5}), {4, 5, 1}, true, true};
     const int64_t n_ids = 3;
     ids_ = mica_input(g_, "ids", MICA_I32, 1, &n_ids, {0});
     const int n_nodes = pick(3, 40);
@@ -317,6 +315,7 @@ class MemoryTest : public testing::Test {
     (all_outputs ? totals.no_reuse : totals.arena) += plan->arena_bytes;
     for (const auto& in : random.inputs())
       set(session, in.name.c_str(), randoms(in.n, seed * 100 + in.name.size() + in.n));
+    set(session, "state", randoms(20, seed));
     set<int32_t>(session, "ids", {0, 3, 1});
     EXPECT_EQ(mica_plan_run(plan), MICA_OK);
     std::vector<std::vector<float>> results;

@@ -92,7 +92,7 @@ TEST_P(StepsOn, SequencesDoNotSeeEachOther) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, StepsOn, testing::Values("ref", "cpu"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& p) { return std::string(p.param); });
 
 // --- Cancelling ---------------------------------------------------------------------------------
 

@@ -114,7 +114,7 @@ TEST(TextStatus, EveryCodeHasANameAndASentence) {
   MICA_STATUS_LIST(MICA_CHECK_STATUS)
 #undef MICA_CHECK_STATUS
   EXPECT_STREQ(mica_status_name(static_cast<mica_status>(77)), "UNKNOWN");
-  EXPECT_NE(mica_status_text(static_cast<mica_status>(-5)), nullptr);
+  EXPECT_NE(mica_status_text(static_cast<mica_status>(54321)), nullptr);
 }
 
 TEST(TextOwned, HoldsNulBytes) {

@@ -60,11 +60,11 @@ class Source {
       [](void* user, uint32_t i, uint64_t offset, uint64_t bytes, void* staging, const void** out) {
         return static_cast<Source*>(user)->read(i, offset, bytes, staging, out);
       },
-      [](void* user, uint64_t done, uint64_t total) {
+      [](void* user, uint64_t n_done, uint64_t n_total) {
         auto* s = static_cast<Source*>(user);
-        EXPECT_GT(done, s->done);
-        s->done = done;
-        s->total = total;
+        EXPECT_GT(n_done, s->done);
+        s->done = n_done;
+        s->total = n_total;
         return s->n_progress++ == s->cancel_after ? 1 : 0;
       }};
 };
@@ -129,8 +129,8 @@ TEST_P(WeightsOn, EveryDtypeComesBackBitByBit) {
 
 INSTANTIATE_TEST_SUITE_P(Devices, WeightsOn,
                          testing::Values("ref", "cpu:plain", "cpu:avx2", "cpu:avx512"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& p) {
+                           std::string name = p.param;
                            std::replace(name.begin(), name.end(), ':', '_');
                            return name;
                          });

@@ -82,7 +82,7 @@ static inline void run(const Call& c, uint32_t, int64_t first, int64_t end, char
     const int64_t i3 = item / row_blocks(c) / x.dim[2];
     const float* rows = reinterpret_cast<const float*>(row_of(c, begin, i2, i3));
     int64_t s_row = w.stride[1] / 4;
-    if (w.dtype != MICA_F32 || w.stride[1] % 4 != 0) {
+    if (w.dtype != MICA_F32) {
       for (int64_t r = 0; r < n_rows; ++r) {
         floats_of(w.dtype, row_of(c, begin + r, i2, i3), n, w_rows + r * padded(c));
       }

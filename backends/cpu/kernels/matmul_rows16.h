@@ -19,6 +19,8 @@ struct Problem {
   int64_t n_elems;    // of a row
   int64_t n_rows;     // of a slice of w
   int64_t n_slices;   // of w
+  int64_t per2;       // slices of x that meet one of w, along dim 2
+  int64_t per3;       // and along dim 3
   int64_t n_columns;  // of x that meet one slice of w
   int64_t n_records;  // of a row of w
   int64_t group_bytes;
@@ -33,7 +35,9 @@ struct Problem {
     n_elems = w.dim[0];
     n_rows = w.dim[1];
     n_slices = w.dim[2] * w.dim[3];
-    n_columns = x.dim[1] * (x.dim[2] / w.dim[2]) * (x.dim[3] / w.dim[3]);
+    per2 = x.dim[2] / w.dim[2];
+    per3 = x.dim[3] / w.dim[3];
+    n_columns = x.dim[1] * per2 * per3;
     n_records = t.records(w.dim[0]);
     group_bytes = t.group_bytes(w.dim[0]);
     column_bytes = n_records * math->column_bytes;
@@ -67,23 +71,29 @@ struct Problem {
   }
 };
 
-// Column `i` of those that meet slice `slice` of w: where it is in x and out.
+// A slice of w, and the first slice of x that meets it.
+struct Slice {
+  int64_t index, i2, i3;
+};
+static inline Slice slice_of(const Call& c, const Problem& p, int64_t index) {
+  if (index == 0) return {0, 0, 0};
+  return {index, index % c.in[0].dim[2] * p.per2, index / c.in[0].dim[2] * p.per3};
+}
+
+// Column `i` of those that meet a slice of w: where it is in x and out.
 struct Column {
   const char* x;
   char* out;
 };
-static inline Column column_of(const Call& c, int64_t slice, int64_t i) {
-  const Tensor& w = c.in[0];
+static inline Column column_of(const Call& c, const Problem& p, const Slice& slice, int64_t i) {
   const Tensor& x = c.in[1];
-  const int64_t per2 = x.dim[2] / w.dim[2];
-  const int64_t per3 = x.dim[3] / w.dim[3];
   int64_t i1 = i;
-  int64_t i2 = slice % w.dim[2] * per2;
-  int64_t i3 = slice / w.dim[2] * per3;
+  int64_t i2 = slice.i2;
+  int64_t i3 = slice.i3;
   if (i >= x.dim[1]) {
     i1 = i % x.dim[1];
-    i2 += i / x.dim[1] % per2;
-    i3 += i / x.dim[1] / per2;
+    i2 += i / x.dim[1] % p.per2;
+    i3 += i / x.dim[1] / p.per2;
   }
   return {x.data + i1 * x.stride[1] + i2 * x.stride[2] + i3 * x.stride[3],
           c.out.data + i1 * c.out.stride[1] + i2 * c.out.stride[2] + i3 * c.out.stride[3]};
@@ -103,10 +113,10 @@ static inline Panel panel_of(const Call& c, const Problem& p, int64_t slice, int
 
 static inline void prepare_columns(const Call& c, const Problem& p, int64_t first, int64_t end) {
   for (int64_t item = first; item < end; ++item) {
-    const int64_t slice = item / p.n_columns;
+    const Slice slice = slice_of(c, p, item / p.n_columns);
     const int64_t i = item % p.n_columns;
-    const Panel panel = panel_of(c, p, slice, i);
-    p.math->prepare(c.in[1].dtype, column_of(c, slice, i).x, c.in[1].dim[0], p.n_records,
+    const Panel panel = panel_of(c, p, slice.index, i);
+    p.math->prepare(c.in[1].dtype, column_of(c, p, slice, i).x, c.in[1].dim[0], p.n_records,
                     panel.width, i - panel.first, panel.data);
   }
 }
@@ -141,16 +151,16 @@ static inline void run_tiles(const Call& c, const Problem& p, int64_t first, int
   const int64_t n_tiles = p.column_tiles();
   float out[kPanelColumns * kGroupRows];
   for (int64_t item = first; item < end; ++item) {
-    const int64_t slice = item / (n_tiles * p.n_groups);
+    const Slice slice = slice_of(c, p, item / (n_tiles * p.n_groups));
     const int64_t tile = item / p.n_groups % n_tiles;
-    const Group group = group_of(c, p, slice, item % p.n_groups);
+    const Group group = group_of(c, p, slice.index, item % p.n_groups);
     if (group.n == 0) continue;
     const int64_t last = min_i64(p.n_columns, (tile + 1) * tile_columns);
     for (int64_t i = tile * tile_columns; i < last;) {
-      const Panel panel = panel_of(c, p, slice, i);
+      const Panel panel = panel_of(c, p, slice.index, i);
       p.math->tile[panel.width - 1](group.data, p.n_records, panel.data, out);
       for (int64_t j = 0; j < panel.width; ++j) {
-        put_lanes(column_of(c, slice, i + j).out, group, out + j * kGroupRows);
+        put_lanes(column_of(c, p, slice, i + j).out, group, out + j * kGroupRows);
       }
       i += panel.width;
     }
@@ -165,14 +175,14 @@ static inline void run_single(const Call& c, const Problem& p, int64_t first, in
   int64_t prepared = -1;
   float out[kGroupRows];
   for (int64_t item = first; item < end; ++item) {
-    const int64_t slice = item / p.n_groups;
-    const Group group = group_of(c, p, slice, item % p.n_groups);
+    const Slice slice = slice_of(c, p, item / p.n_groups);
+    const Group group = group_of(c, p, slice.index, item % p.n_groups);
     if (group.n == 0) continue;
-    const Column column = column_of(c, slice, 0);
-    if (slice != prepared) {
+    const Column column = column_of(c, p, slice, 0);
+    if (slice.index != prepared) {
       for (int64_t i = 0; i < kWarmBytes; i += 64) __builtin_prefetch(group.data + i);
       p.math->prepare(c.in[1].dtype, column.x, c.in[1].dim[0], p.n_records, 1, 0, panel);
-      prepared = slice;
+      prepared = slice.index;
     }
     p.math->tile[0](group.data, p.n_records, panel, out);
     put_lanes(column.out, group, out);

@@ -1,5 +1,5 @@
-// Architecture `llama`: Llama 1 to 3, Mistral, TinyLlama, SmolLM2. Rows of Q and K are stored so that
-// RoPE pairs neighbours.
+// Architecture `llama`: Llama 1 to 3, Mistral, TinyLlama, SmolLM2. Rows of Q and K are stored so
+// that RoPE pairs neighbours.
 #include "mica/ops.h"
 #include "models.h"
 
