@@ -174,7 +174,8 @@ mica_status mica_device_open(mica_context* context, const char* name, mica_devic
   const mica_status status = backend->device_open(&d->host, d->option, &d->handle);
   if (status != MICA_OK) {
     if (context->error.code() == MICA_OK)
-      context->error.fail(status, "cannot open device ", quoted(name));
+      context->error.fail(status, "cannot open device ", quoted(name), ": ",
+                          mica_status_text(status));
     mica::destroy(context->allocator, d);
     return status;
   }

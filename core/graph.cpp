@@ -14,7 +14,6 @@ using mica::ValueKind;
 mica_graph::~mica_graph() {
   for (mica_weights* w : weights) mica_weights_release(w);
   for (const mica::GraphCache& c : caches) mica_kv_cache_release(c.cache);
-  mica_context_release(context);
 }
 
 namespace mica {
@@ -221,8 +220,9 @@ mica_status mica_graph_create(mica_context* context, mica_graph** out_graph) {
 
 void mica_graph_release(mica_graph* graph) {
   if (graph == nullptr) return;
-  const mica_allocator allocator = graph->context->allocator;
-  mica::destroy(allocator, graph);
+  mica_context* context = graph->context;  // its allocator is in use until the graph is gone
+  mica::destroy(context->allocator, graph);
+  mica_context_release(context);
 }
 
 mica_status mica_graph_status(const mica_graph* graph, const char** out_text) {

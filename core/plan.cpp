@@ -6,7 +6,9 @@
 namespace mica {
 namespace {
 
-bool copy_bytes(Vec<char>& to, const Vec<char>& from) { return to.append(from.data(), from.size()); }
+bool copy_bytes(Vec<char>& to, const Vec<char>& from) {
+  return to.append(from.data(), from.size());
+}
 
 // Nodes whose value an output or a state op needs.
 bool mark_live(const mica_graph& g, Vec<uint8_t>& live) {
@@ -140,18 +142,17 @@ mica_status check_supported(mica_plan& p, mica_device* device) {
   for (const mica_b_unit& u : p.units) {
     if (u.region != MICA_B_NONE) continue;
     char reason[256] = "";
-    const mica_status status = device->backend->supports(device->handle, &p.partition, u.node,
-                                                         reason, sizeof reason);
+    const mica_status status =
+        device->backend->supports(device->handle, &p.partition, u.node, reason, sizeof reason);
     if (status == MICA_OK) continue;
     const mica_b_node& n = p.nodes[u.node];
     char culprit[120];
     Writer w(culprit, sizeof culprit);
     w.put(find_op(n.op)->name);
     if (n.name[0] != '\0') w.put(" ").put(quoted(n.name));
-    return device->error().fail(status, static_cast<const char*>(culprit), ": ", device->info.backend,
-                                " cannot run it: ",
-                                reason[0] != '\0' ? static_cast<const char*>(reason)
-                                                  : "no reason given");
+    return device->error().fail(
+        status, static_cast<const char*>(culprit), ": ", device->info.backend, " cannot run it: ",
+        reason[0] != '\0' ? static_cast<const char*>(reason) : "no reason given");
   }
   return MICA_OK;
 }

@@ -19,8 +19,8 @@ mica_status write_tables(mica_session* s, const mica_plan* p) {
   uint32_t n = 0;
   const int32_t* positions = mica::kv_positions(cache, &n);
   if (n > p->extents[p->cache_extent].max)
-    return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n, " tokens, the plan at most ",
-                           p->extents[p->cache_extent].max);
+    return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n,
+                           " tokens, the plan at most ", p->extents[p->cache_extent].max);
   mica::find_place(s, p->name_at(p->extent_names[p->cache_extent]), true)->value = n;
   for (const PlanNamed& in : p->inputs) {
     const char* name = p->name_at(in.name);
@@ -48,9 +48,9 @@ mica_status copy_pages(mica_session* s, const mica_kv_cache* cache) {
         continue;
       const mica::KvPlace& at = mica::kv_place(cache, layer);
       const auto copy = [&](uint64_t offset, uint64_t page_bytes) {
-        return s->device->backend->buffer_copy(
-            s->kv.handle(), offset + copies[i].dst * page_bytes, s->kv.handle(),
-            offset + copies[i].src * page_bytes, page_bytes);
+        return s->device->backend->buffer_copy(s->kv.handle(), offset + copies[i].dst * page_bytes,
+                                               s->kv.handle(), offset + copies[i].src * page_bytes,
+                                               page_bytes);
       };
       MICA_TRY(copy(at.k_offset, at.k_page_bytes));
       MICA_TRY(copy(at.v_offset, at.v_page_bytes));
@@ -104,7 +104,8 @@ const PlanNamed* find_output(const mica_plan* p, const char* name) {
 
 uint32_t mica::group_number(const char* digits) {
   uint32_t n = 0;
-  for (; *digits >= '0' && *digits <= '9'; ++digits) n = n * 10 + static_cast<uint32_t>(*digits - '0');
+  for (; *digits >= '0' && *digits <= '9'; ++digits)
+    n = n * 10 + static_cast<uint32_t>(*digits - '0');
   return n;
 }
 
@@ -151,13 +152,13 @@ mica_status mica_plan_read(mica_plan* plan, const char* output, uint64_t offset,
   mica_session* s = plan->session;
   MICA_TRY(mica::session_ready(s));
   const PlanNamed* o = find_output(plan, output);
-  if (o == nullptr) return s->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
+  if (o == nullptr)
+    return s->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
   const mica_b_value& v = plan->values[o->value];
   if (dst == nullptr || !mica::range_fits(offset, bytes, v.bytes))
     return s->error().fail(MICA_INVALID_ARGUMENT, "output ", quoted(output), " has ", v.bytes,
                            " bytes; ", bytes, " at ", offset, " cannot be read");
-  if (!plan->ran)
-    return s->error().fail(MICA_INVALID_ARGUMENT, "the plan has not run yet");
+  if (!plan->ran) return s->error().fail(MICA_INVALID_ARGUMENT, "the plan has not run yet");
   if (v.storage != MICA_B_TEMP && v.storage != MICA_B_STEP)
     return s->error().fail(MICA_UNSUPPORTED, "output ", quoted(output),
                            " is a weight or a cache, not a computed value");
@@ -172,7 +173,9 @@ mica_status mica_plan_output_info(const mica_plan* plan, const char* output,
   if (o == nullptr)
     return plan->session->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
   const mica_b_value& v = plan->values[o->value];
-  *out_info = {v.dtype, v.rank, {v.dim[0], v.dim[1], v.dim[2], v.dim[3]},
+  *out_info = {v.dtype,
+               v.rank,
+               {v.dim[0], v.dim[1], v.dim[2], v.dim[3]},
                {v.extent != MICA_B_NONE ? v.extent : 0}};
   return MICA_OK;
 }
@@ -185,7 +188,8 @@ mica_status mica_plan_output_numerics(const mica_plan* plan, const char* output,
     return plan->session->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
   *out_numerics = MICA_NUM_EXACT;
   for (const mica_b_unit& u : plan->units)
-    if (plan->roots[plan->nodes[u.node].output] == plan->roots[o->value]) *out_numerics = u.numerics;
+    if (plan->roots[plan->nodes[u.node].output] == plan->roots[o->value])
+      *out_numerics = u.numerics;
   return MICA_OK;
 }
 

@@ -147,8 +147,8 @@ struct Fresh {
   explicit Fresh(const mica_allocator& a) : old_offsets(a), handles(a) {}
   Buffer arena, step, kv;
   uint64_t step_bytes = 0;
-  Vec<uint64_t> old_offsets;     // of the places
-  Vec<mica_b_plan*> handles;     // a plan each
+  Vec<uint64_t> old_offsets;  // of the places
+  Vec<mica_b_plan*> handles;  // a plan each
 };
 
 mica_status backend_compile(mica_session* s, const mica_plan& p, const Fresh& fresh,

@@ -38,8 +38,9 @@ mica_status choose_isa(const char* option, const cpu::CpuInfo& info, cpu::Isa& o
                       " of device cpu is none of plain, avx2, avx512");
   }
   if (out <= info.best) return MICA_OK;
-  return error.fail(MICA_NO_DEVICE, who, " asks for ", wanted, ", which this CPU does not have: ",
-                    info.name, " can do ", cpu::isa_name(info.best));
+  return error.fail(MICA_NO_DEVICE, who, " asks for ", wanted,
+                    ", which this CPU does not have: ", info.name, " can do ",
+                    cpu::isa_name(info.best));
 }
 
 mica_status device_info(const mica_host*, uint32_t i, mica_device_info* out) {
@@ -112,8 +113,8 @@ bool map_buffer(mica_b_buffer& buffer) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return false;
   char* start = static_cast<char*>(p);
-  char* aligned = reinterpret_cast<char*>(
-      mica::align_up(reinterpret_cast<uint64_t>(start), kHugePage));
+  char* aligned =
+      reinterpret_cast<char*>(mica::align_up(reinterpret_cast<uint64_t>(start), kHugePage));
   const uint64_t before = static_cast<uint64_t>(aligned - start);
   const uint64_t kept = mica::align_up(buffer.bytes, kHugePage);
   if (before > 0) munmap(start, before);
@@ -127,8 +128,8 @@ bool map_buffer(mica_b_buffer& buffer) {
 mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer** out) {
   *out = nullptr;
   if (bytes > INT64_MAX) return MICA_OUT_OF_MEMORY;
-  mica_b_buffer* buffer = mica::create<mica_b_buffer>(
-      device->allocator, mica_b_buffer{device, nullptr, bytes, 0});
+  mica_b_buffer* buffer =
+      mica::create<mica_b_buffer>(device->allocator, mica_b_buffer{device, nullptr, bytes, 0});
   if (buffer == nullptr) return MICA_OUT_OF_MEMORY;
   if (own_allocator(*device) || bytes < kHugePage) {
     buffer->data = static_cast<char*>(mica::allocate(device->allocator, bytes, kBufferAlign));
@@ -212,8 +213,8 @@ mica_status move_rows(mica_b_device* device, Move& move) {
   uint32_t granule = 0;
   cpu::weight_layout(*move.weight, &bytes, &granule);
   if (info == nullptr || bytes == UINT64_MAX || granule == 0) return MICA_INVALID_ARGUMENT;
-  move.row_bytes = static_cast<uint64_t>(move.weight->dim[0]) / info->block_elems *
-                   info->block_bytes;
+  move.row_bytes =
+      static_cast<uint64_t>(move.weight->dim[0]) / info->block_elems * info->block_bytes;
   // Pieces of about 256 KiB: enough work to share out, small enough to share evenly.
   const uint64_t wanted = (uint64_t{256} << 10) / (move.row_bytes + 1) + 1;
   move.rows_each = (wanted + granule - 1) / granule * granule;
@@ -275,7 +276,8 @@ mica_status query(mica_b_device* device, const mica_b_partition* partition, uint
   const mica_status status =
       cpu::bind(*device, *partition, {u.node, u.region}, nullptr, bound, reason);
   if (status != MICA_OK || bound.kernel == nullptr) return status;
-  if (bound.kernel->workspace != nullptr) out->workspace_bytes = bound.kernel->workspace(bound.call);
+  if (bound.kernel->workspace != nullptr)
+    out->workspace_bytes = bound.kernel->workspace(bound.call);
   if (bound.kernel->numerics != nullptr) out->numerics = bound.kernel->numerics(bound.call);
   describe(*device, bound, kernel);
   return MICA_OK;

@@ -51,7 +51,8 @@ mica_status mica_b_plan::bind_units(mica_b_buffer* const* buffers, Error& error)
   return scratch_ != nullptr ? MICA_OK : error.out_of_memory("the threads' scratch");
 }
 
-// Units up to the next barrier form a group; its first phases are one stage, its second ones the next.
+// Units up to the next barrier form a group; its first phases are one stage, its second ones the
+// next.
 mica_status mica_b_plan::cut_stages(Error& error) {
   const uint32_t n_units = partition_.n_units;
   for (const bool fill : {false, true}) {

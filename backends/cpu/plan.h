@@ -20,8 +20,8 @@ constexpr uint64_t pieces(uint64_t next, uint64_t end) { return (next << kPieceB
 constexpr uint64_t next_of(uint64_t word) { return count_of(word) >> kPieceBits; }
 constexpr uint64_t end_of(uint64_t word) { return word & kMaxPieces; }
 
-// A run of neighbouring pieces. A thread takes those of its own lane first, so that it meets the data
-// it has in its cache and reads memory in order, and then helps out in the others.
+// A run of neighbouring pieces. A thread takes those of its own lane first, so that it meets the
+// data it has in its cache and reads memory in order, and then helps out in the others.
 struct alignas(64) Lane {
   std::atomic<uint64_t> left{0};  // tagged pieces
 };

@@ -98,7 +98,8 @@ void Pool::serve(Worker& self) {
     seen = generation_.load();
     Task* task = task_.load();
     if (task == nullptr) continue;
-    // Announced, then checked again: from here on drain() sees this thread, or it sees the retraction.
+    // Announced, then checked again: from here on drain() sees this thread, or it sees the
+    // retraction.
     self.inside.store(task);
     if (task_.load() == task) task->enter(task, self.index);
     self.inside.store(nullptr);

@@ -98,12 +98,14 @@ bool is_view(uint32_t op) {
 const char* op_name(uint32_t op) {
   switch (op) {
 #define MICA_OP(id, name, family) \
-  case id: return #name;
+  case id:                        \
+    return #name;
 #define MICA_COMPOSITE(name, family)
 #include "ops/ops.def"
 #undef MICA_OP
 #undef MICA_COMPOSITE
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 

@@ -23,8 +23,8 @@ struct UnitRef {
 // The op's name, nullptr when it is not known here.
 const char* op_name(uint32_t op);
 
-// Fills the call with maxima and chooses the kernel. Without buffers, values that are present get an
-// address that is not to be used. UNSUPPORTED: `reason` says why.
+// Fills the call with maxima and chooses the kernel. Without buffers, values that are present get
+// an address that is not to be used. UNSUPPORTED: `reason` says why.
 mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
                  mica_b_buffer* const* buffers, Bound& out, Writer& reason);
 

@@ -77,7 +77,8 @@ mica_status mica_b_plan::wait() {
 }
 
 // Takes pieces of a lane until there are none. Returns how many were done.
-uint64_t mica_b_plan::empty_lane(cpu::Work& work, uint32_t lane, uint64_t epoch, uint32_t i_thread) {
+uint64_t mica_b_plan::empty_lane(cpu::Work& work, uint32_t lane, uint64_t epoch,
+                                 uint32_t i_thread) {
   std::atomic<uint64_t>& left = work.lanes[lane].left;
   uint64_t done = 0;
   uint64_t word = left.load();

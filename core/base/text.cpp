@@ -65,7 +65,7 @@ Writer& Writer::put(double value) {
     while (value < 1) value *= 10, --exponent;
   }
   uint64_t scale = 1;
-  for (double v = value; v < 1e5 && scale < 1000000; v *= 10) scale *= 10;
+  for (double v = value; v < 1e5 && scale < 10000000000; v *= 10) scale *= 10;
   const auto scaled = static_cast<uint64_t>(value * static_cast<double>(scale) + 0.5);
   put(scaled / scale);
   uint64_t fraction = scaled % scale;

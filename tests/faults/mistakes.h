@@ -1,8 +1,8 @@
 // Mistakes that kernels make, as wrappers around an op's reference: each changes a copy of what the
 // reference reads, or what it wrote. They are small on purpose: the suite has to see small ones.
 #pragma once
-#include <csignal>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -135,7 +135,8 @@ inline mica_status attention_kv_head_modulo(Run& r) {
   const mica_status status = r.reference();
   std::vector<double> heads(static_cast<size_t>(y.dim[0] * y.dim[1]));
   for (int64_t t = 0; t < y.dim[2]; ++t) {
-    for (int64_t h = 0; h < y.dim[1]; ++h) y.read_row(&heads[static_cast<size_t>(h * y.dim[0])], h, t);
+    for (int64_t h = 0; h < y.dim[1]; ++h)
+      y.read_row(&heads[static_cast<size_t>(h * y.dim[0])], h, t);
     for (int64_t h = 0; h < y.dim[1]; ++h)
       y.write_row(&heads[static_cast<size_t>(h * y.dim[0])], from(h), t);
   }

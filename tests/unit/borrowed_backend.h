@@ -11,14 +11,14 @@
 namespace mica::test {
 
 struct BorrowedState {
-  std::string refused_op;      // supports() says no to this op …
-  const char* reason = "";     // … for this reason
-  std::string claimed;         // claims() says yes to this fusion
-  bool workspaces = false;     // query() asks for workspaces of odd sizes
-  uint64_t buffer_bytes = 0;   // of all buffers created
+  std::string refused_op;     // supports() says no to this op …
+  const char* reason = "";    // … for this reason
+  std::string claimed;        // claims() says yes to this fusion
+  bool workspaces = false;    // query() asks for workspaces of odd sizes
+  uint64_t buffer_bytes = 0;  // of all buffers created
   uint32_t n_claims = 0;
   mica_status submit_status = MICA_OK, wait_status = MICA_OK;
-  bool submit_text = true;     // a failing submit gives a sentence
+  bool submit_text = true;  // a failing submit gives a sentence
 };
 inline BorrowedState borrowed;
 

@@ -1,5 +1,5 @@
-// The CPU backend through its table of functions, with partitions made by hand: stages and barriers,
-// live extents, several plans in flight, cancelling, and no allocation while running.
+// The CPU backend through its table of functions, with partitions made by hand: stages and
+// barriers, live extents, several plans in flight, cancelling, and no allocation while running.
 #include <gtest/gtest.h>
 
 #include <algorithm>

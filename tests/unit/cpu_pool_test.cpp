@@ -1,12 +1,12 @@
 // The CPU backend's threads: every piece of work is done once, latecomers find nothing, an executor
 // takes their place, and waiting sleeps.
-#include "backends/cpu/pool.h"
-
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
 #include <thread>
 #include <vector>
+
+#include "backends/cpu/pool.h"
 
 namespace mica::cpu {
 namespace {

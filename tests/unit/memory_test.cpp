@@ -60,7 +60,9 @@ class RandomGraph {
     bool rows_ok;  // elements of a row are adjacent
   };
   int pick(int a, int b) { return std::uniform_int_distribution<int>(a, b)(rng_); }
-  const Value& any() { return values_[static_cast<size_t>(pick(0, static_cast<int>(values_.size()) - 1))]; }
+  const Value& any() {
+    return values_[static_cast<size_t>(pick(0, static_cast<int>(values_.size()) - 1))];
+  }
   static size_t elements(const Value& v) {
     return static_cast<size_t>(v.dim[0] * v.dim[1] * v.dim[2]);
   }
@@ -86,18 +88,29 @@ class RandomGraph {
   void step() {
     const Value a = any();
     switch (pick(0, 11)) {
-      case 0: return push(mica_relu(g_, a.t), a.dim);
-      case 1: return push(mica_scale(g_, a.t, 0.5f, 0.25f), a.dim);
-      case 2: return push(mica_tanh(g_, a.t), a.dim);
+      case 0:
+        return push(mica_relu(g_, a.t), a.dim);
+      case 1:
+        return push(mica_scale(g_, a.t, 0.5f, 0.25f), a.dim);
+      case 2:
+        return push(mica_tanh(g_, a.t), a.dim);
       case 3:
-      case 4: return binary(a);
-      case 5: return view(a);
-      case 6: return permute(a);
-      case 7: return reshape_packed(a);
-      case 8: return push(mica_copy(g_, a.t), a.dim);
-      case 9: return matmul(a);
-      case 10: return concat(a);
-      default: return pick(0, 2) == 0 ? write_state(a) : norm(a);
+      case 4:
+        return binary(a);
+      case 5:
+        return view(a);
+      case 6:
+        return permute(a);
+      case 7:
+        return reshape_packed(a);
+      case 8:
+        return push(mica_copy(g_, a.t), a.dim);
+      case 9:
+        return matmul(a);
+      case 10:
+        return concat(a);
+      default:
+        return pick(0, 2) == 0 ? write_state(a) : norm(a);
     }
   }
   void binary(const Value& a) {
@@ -120,7 +133,8 @@ class RandomGraph {
   }
   void permute(const Value& a) {
     const bool swap = pick(0, 1) == 0;
-    const mica_tensor t = swap ? mica_permute(g_, a.t, 1, 0, 2, 3) : mica_permute(g_, a.t, 0, 2, 1, 3);
+    const mica_tensor t =
+        swap ? mica_permute(g_, a.t, 1, 0, 2, 3) : mica_permute(g_, a.t, 0, 2, 1, 3);
     const Dims dim = swap ? Dims{a.dim[1], a.dim[0], a.dim[2]} : Dims{a.dim[0], a.dim[2], a.dim[1]};
     push(t, dim, false, !swap && a.rows_ok);
   }
@@ -239,7 +253,8 @@ class PlanChecker {
       EXPECT_EQ(root.offset % mica::kPlaceAlign, 0u);
     }
   }
-  // b may lie on a only if it is written, by the one unit that reads a last, where the op allows it.
+  // b may lie on a only if it is written, by the one unit that reads a last, where the op allows
+  // it.
   void pair(uint32_t a, uint32_t b) const {
     const mica_b_value &x = p_.values[a], &y = p_.values[b];
     if (!overlap(x.offset, x.bytes, y.offset, y.bytes)) return;

@@ -141,8 +141,8 @@ TEST_F(PlanTest, RefusedCompositesRunMemberByMemberAndSayWhy) {
   const Session session = make_session(device);
   ASSERT_EQ(compile(session), MICA_OK);
   EXPECT_EQ(borrowed.n_claims, 1u);
-  EXPECT_TRUE(has(explain(plan),
-                  "not claimed:\nswiglu at 'ffn': the reference runs plain ops only\n"))
+  EXPECT_TRUE(
+      has(explain(plan), "not claimed:\nswiglu at 'ffn': the reference runs plain ops only\n"))
       << explain(plan);
 }
 

@@ -1,5 +1,5 @@
-// Sessions: the order of calls, what is refused while a step runs, the budget, and the step block when
-// plans are added.
+// Sessions: the order of calls, what is refused while a step runs, the budget, and the step block
+// when plans are added.
 #include "mica/session.h"
 
 #include "tests/unit/borrowed_backend.h"

@@ -50,7 +50,8 @@ TEST(TextNumbers, Doubles) {
   std::mt19937_64 rng(5);
   std::uniform_real_distribution<double> exponent(-250, 250), sign(-1, 1);
   for (int i = 0; i < 20000; ++i) {
-    const double x = std::copysign(std::pow(10.0, exponent(rng) * (i % 2 == 0 ? 1 : 0.03)), sign(rng));
+    const double x =
+        std::copysign(std::pow(10.0, exponent(rng) * (i % 2 == 0 ? 1 : 0.03)), sign(rng));
     const double back = std::strtod(text(x).c_str(), nullptr);
     ASSERT_NEAR(back / x, 1, 1.1e-5) << text(x);
   }
@@ -107,9 +108,9 @@ TEST(TextErrors, KeepCodeAndSentence) {
 }
 
 TEST(TextStatus, EveryCodeHasANameAndASentence) {
-#define MICA_CHECK_STATUS(name, number, sentence)            \
-  EXPECT_STREQ(mica_status_name(MICA_##name), #name);        \
-  EXPECT_STREQ(mica_status_text(MICA_##name), sentence);     \
+#define MICA_CHECK_STATUS(name, number, sentence)        \
+  EXPECT_STREQ(mica_status_name(MICA_##name), #name);    \
+  EXPECT_STREQ(mica_status_text(MICA_##name), sentence); \
   EXPECT_EQ(static_cast<int>(MICA_##name), number);
   MICA_STATUS_LIST(MICA_CHECK_STATUS)
 #undef MICA_CHECK_STATUS

@@ -91,8 +91,7 @@ class TinyModel {
       const mica_tensor k = heads(mica_matmul(g, weight("k"), h), shape_.n_kv_heads);
       const mica_tensor v = heads(mica_matmul(g, weight("v"), h), shape_.n_kv_heads);
       mica_kv_append(g, &kv, mica_rope(g, k, kv.positions, nullptr), v);
-      const mica_tensor a =
-          mica_attention(g, mica_rope(g, q, kv.positions, nullptr), &kv, nullptr);
+      const mica_tensor a = mica_attention(g, mica_rope(g, q, kv.positions, nullptr), &kv, nullptr);
       const int64_t flat[] = {shape_.n_embd(), max_tokens};
       x = mica_add(g, x, mica_matmul(g, weight("o"), mica_reshape(g, a, 2, flat)));
       const mica_tensor f = norm(x);

@@ -64,9 +64,7 @@ class TinySession {
               MICA_OK);
     return y;
   }
-  void forget() {
-    EXPECT_EQ(mica_kv_seq_rm(cache_.get(), MICA_KV_ALL_SEQS, 0, -1), MICA_OK);
-  }
+  void forget() { EXPECT_EQ(mica_kv_seq_rm(cache_.get(), MICA_KV_ALL_SEQS, 0, -1), MICA_OK); }
 
  private:
   const TinyModel& model_;

@@ -34,8 +34,8 @@ class Source {
   const mica_weight_source* get() const { return &table_; }
   mica_status fail_with = MICA_OK;
   bool give_nothing = false;
-  int64_t fail_after = 0;      // reads that work before
-  int64_t cancel_after = -1;   // progress calls
+  int64_t fail_after = 0;     // reads that work before
+  int64_t cancel_after = -1;  // progress calls
   volatile int32_t* cancel = nullptr;
   int64_t n_reads = 0, n_progress = 0;
   uint64_t done = 0, total = 0;
@@ -73,8 +73,8 @@ Weights describe(const Context& context, const Device& device, const std::vector
   mica_weights* w = nullptr;
   EXPECT_EQ(mica_weights_create(device.get(), &w), MICA_OK);
   for (const Spec& s : specs)
-    EXPECT_EQ(mica_weights_describe(w, s.name.c_str(), s.dtype,
-                                    static_cast<uint32_t>(s.dim.size()), s.dim.data()),
+    EXPECT_EQ(mica_weights_describe(w, s.name.c_str(), s.dtype, static_cast<uint32_t>(s.dim.size()),
+                                    s.dim.data()),
               MICA_OK)
         << s.name << ": " << mica_context_error(context.get());
   return Weights(w);
@@ -85,8 +85,8 @@ void expect_same(const Context& context, const Weights& w, const Spec& s) {
   ASSERT_EQ(mica_weights_read(w.get(), s.name.c_str(), back.data(), s.bytes.size()), MICA_OK)
       << s.name << ": " << mica_context_error(context.get());
   EXPECT_TRUE(std::equal(s.bytes.begin(), s.bytes.end(), back.begin())) << s.name;
-  EXPECT_EQ(std::count(back.begin() + static_cast<std::ptrdiff_t>(s.bytes.size()), back.end(), 0x5a),
-            16);
+  EXPECT_EQ(
+      std::count(back.begin() + static_cast<std::ptrdiff_t>(s.bytes.size()), back.end(), 0x5a), 16);
 }
 
 class WeightsOn : public testing::TestWithParam<const char*> {};
@@ -217,8 +217,8 @@ TEST_F(WeightsTest, FailuresOfTheSourceKeepNothingAndMayBeRetried) {
     broken.fail_with = MICA_IO;
     broken.fail_after = after;
     EXPECT_EQ(mica_weights_load(w.get(), broken.get()), MICA_IO);
-    EXPECT_EQ(error(), "the source has no data of weight '" + specs[static_cast<size_t>(after)].name +
-                           "'");
+    EXPECT_EQ(error(),
+              "the source has no data of weight '" + specs[static_cast<size_t>(after)].name + "'");
     EXPECT_EQ(mica_weights_is_loaded(w.get()), 0);
     Source empty(specs);
     empty.give_nothing = true;
@@ -283,8 +283,9 @@ TEST_F(WeightsTest, AreSharedByContexts) {
   const Device same = open_device(other, "cpu");
   const Session session = make_session(same);
   const Graph g = make_graph(other);
-  mica_output(g.get(), mica_matmul(g.get(), mica_weight(g.get(), w.get(), "a"),
-                                   input(g.get(), "x", {64, 1})), "y");
+  mica_output(
+      g.get(),
+      mica_matmul(g.get(), mica_weight(g.get(), w.get(), "a"), input(g.get(), "x", {64, 1})), "y");
   w.reset();
   device.reset();
   context.reset();
@@ -303,8 +304,9 @@ TEST_F(WeightsTest, AreSharedByContexts) {
 TEST_F(WeightsTest, PlansNeedLoadedWeights) {
   const Session session = make_session(device);
   const Graph g = make_graph(context);
-  mica_output(g.get(), mica_matmul(g.get(), mica_weight(g.get(), w.get(), "a"),
-                                   input(g.get(), "x", {64, 1})), "y");
+  mica_output(
+      g.get(),
+      mica_matmul(g.get(), mica_weight(g.get(), w.get(), "a"), input(g.get(), "x", {64, 1})), "y");
   mica_graph* const graphs[] = {g.get()};
   mica_plan* plan = nullptr;
   ASSERT_EQ(mica_session_compile(session.get(), 1, graphs, &plan), MICA_OK);

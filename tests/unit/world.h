@@ -63,8 +63,8 @@ inline std::string graph_error(const Graph& g) {
   mica_graph_status(g.get(), &text);
   return text;
 }
-inline mica_tensor input(mica_graph* g, const char* name, const Dims& dim,
-                         mica_extent extent = {0}, mica_dtype dtype = MICA_F32) {
+inline mica_tensor input(mica_graph* g, const char* name, const Dims& dim, mica_extent extent = {0},
+                         mica_dtype dtype = MICA_F32) {
   return mica_input(g, name, dtype, static_cast<uint32_t>(dim.size()), dim.data(), extent);
 }
 inline mica_tensor reshape(mica_graph* g, mica_tensor x, const Dims& dim) {
@@ -167,14 +167,13 @@ class CountingAllocator {
   }
   int64_t fail_in_ = -1, n_failed_ = 0, n_requests_ = 0, live_bytes_ = 0, n_live_ = 0;
   bool for_ever_ = false, wrong_size_ = false;
-  mica_allocator table_ = {
-      this,
-      [](void* user, size_t bytes, size_t align) {
-        return static_cast<CountingAllocator*>(user)->alloc(bytes, align);
-      },
-      [](void* user, void* ptr, size_t bytes) {
-        static_cast<CountingAllocator*>(user)->free(ptr, bytes);
-      }};
+  mica_allocator table_ = {this,
+                           [](void* user, size_t bytes, size_t align) {
+                             return static_cast<CountingAllocator*>(user)->alloc(bytes, align);
+                           },
+                           [](void* user, void* ptr, size_t bytes) {
+                             static_cast<CountingAllocator*>(user)->free(ptr, bytes);
+                           }};
 };
 
 }  // namespace mica::test

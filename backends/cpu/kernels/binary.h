@@ -1,4 +1,4 @@
-// Arithmetic of two tensors, b repeated over a: binary_kernel<F>("name"), F::apply(a, b) on 16 lanes.
+// Arithmetic of two tensors, b repeated over a: binary_kernel<F>("name"), F::apply(a, b) on lanes.
 #pragma once
 #include "backends/cpu/kernels/elements.h"
 
@@ -62,8 +62,8 @@ void binary_run(const Call& call, uint32_t, int64_t first, int64_t end, char*) {
 
 template <class F>
 constexpr Kernel binary_kernel(const char* name) {
-  return {name,    "",      1,            float_inputs,  numerics_f32,
-          nullptr, nullptr, binary_items, binary_run<F>, binary_grain};
+  return {name,          "",          1, float_inputs, numerics_f32, nullptr, nullptr, binary_items,
+          binary_run<F>, binary_grain};
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ uint64_t scratch(const Call& call) {
 // then rounding again, to a narrower type, gives what rounding once would.
 float int_to_float(int64_t value, bool odd) {
   if (!odd) return static_cast<float>(value);
-  uint64_t u = value < 0 ? uint64_t{0} - static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
+  uint64_t u =
+      value < 0 ? uint64_t{0} - static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
   if (u >= (uint64_t{1} << 24)) {
     const int shift = 64 - 24 - __builtin_clzll(u);
     const uint64_t lost = u & ((uint64_t{1} << shift) - 1);
@@ -105,8 +106,8 @@ void unpack_row16(const Tensor& w, int64_t row, uint8_t* dst) {
   const Rows16& t = *find_rows16(w.dtype);
   const int64_t n = w.dim[0];
   const int64_t row_bytes = n * t.block_bytes / t.block_elems;
-  const uint8_t* record = reinterpret_cast<const uint8_t*>(w.data) +
-                          row / kGroupRows * t.group_bytes(n);
+  const uint8_t* record =
+      reinterpret_cast<const uint8_t*>(w.data) + row / kGroupRows * t.group_bytes(n);
   const uint32_t lane = static_cast<uint32_t>(row % kGroupRows);
   uint32_t i = 0;
   for (int64_t at = 0; at < row_bytes; at += t.block_bytes) {

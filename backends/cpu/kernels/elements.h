@@ -67,8 +67,8 @@ MICA_INLINE float float_at(mica_dtype dtype, const char* p) {
   return dtype == MICA_F16 ? ElemF16::one(half) : ElemBF16::one(half);
 }
 
-// Elements [first, first + n) of the row at `row` as floats: where they are when they are that, else
-// in `buffer`.
+// Elements [first, first + n) of the row at `row` as floats: where they are when they are that,
+// else in `buffer`.
 static inline const float* read_floats(const Tensor& t, const char* row, int64_t first, int64_t n,
                                        float* buffer) {
   if (!dense_rows(t)) {

@@ -7,7 +7,7 @@ namespace {
 // P(-x) for x >= 0, the upper tail of the normal distribution, as e^(-x^2/2) / (1 + x) times a
 // polynomial in (x - 4) / (x + 4), fitted for least relative error.
 MICA_INLINE f32x16 upper_tail(f32x16 x) {
-  constexpr float kP[] = {4.72053200e-1f,  -9.67034698e-2f, 1.39995962e-2f, 2.85999812e-2f,
+  constexpr float kP[] = {4.72053200e-1f,  -9.67034698e-2f, 1.39995962e-2f,  2.85999812e-2f,
                           -3.21972705e-2f, 1.79402027e-2f,  -5.00438269e-3f, -3.03762032e-4f,
                           6.92859059e-4f,  -6.05543028e-5f, -7.16098948e-5f};
   const f32x16 u = (x - set1(4.0f)) / (x + set1(4.0f));

@@ -46,8 +46,8 @@ MICA_INLINE void scale_row(const Call& call, const Tensor& weight, const Tensor&
   float w_buffer[kChunk], b_buffer[kChunk], y_buffer[kChunk];
   char* out = row_at(call.out, r);
   for_chunks(call.in[0], row_at(call.in[0], r), [&](const float* x, int64_t at, int64_t n) {
-    const float* w = weight.data != nullptr
-                         ? read_floats(weight, weight.data, at, n, w_buffer) : nullptr;
+    const float* w =
+        weight.data != nullptr ? read_floats(weight, weight.data, at, n, w_buffer) : nullptr;
     const float* b = bias.data != nullptr ? read_floats(bias, bias.data, at, n, b_buffer) : nullptr;
     float* y = place_floats(call.out, out, at, y_buffer);
     for (int64_t i = 0; i < n; i += 16) {
@@ -56,8 +56,10 @@ MICA_INLINE void scale_row(const Call& call, const Tensor& weight, const Tensor&
         store(y + i, fn(load(x + i), w != nullptr ? load(w + i) : set1(1.0f),
                         b != nullptr ? load(b + i) : zero()));
       } else {
-        store_n(y + i, fn(load_n(x + i, m), w != nullptr ? load_n(w + i, m) : set1(1.0f),
-                          b != nullptr ? load_n(b + i, m) : zero()), m);
+        store_n(y + i,
+                fn(load_n(x + i, m), w != nullptr ? load_n(w + i, m) : set1(1.0f),
+                   b != nullptr ? load_n(b + i, m) : zero()),
+                m);
       }
     }
     write_floats(call.out, out, at, n, y);

@@ -7,9 +7,7 @@ namespace {
 
 constexpr float kInf = __builtin_inff();
 
-float scale_of(const Call& call) {
-  return static_cast<const mica_softmax_args*>(call.args)->scale;
-}
+float scale_of(const Call& call) { return static_cast<const mica_softmax_args*>(call.args)->scale; }
 uint64_t scratch(const Call& call) { return static_cast<uint64_t>(call.out.dim[0]) * 4; }
 
 // s = scale * x + mask. Returns the largest; NaN and +infinity come back as +infinity.

@@ -1,8 +1,7 @@
 // top_k: the indices of the k largest elements of each row.
-#include "ops/top_k_args.h"
-
 #include "backends/cpu/kernels/elements.h"
 #include "backends/cpu/kernels/select.h"
+#include "ops/top_k_args.h"
 
 MICA_CPU_BEGIN
 namespace {

@@ -39,8 +39,8 @@ constexpr Kernel unary_kernel(const char* name) {
 
 // x / (1 + e^-x).
 MICA_INLINE f32x16 silu(f32x16 x) { return x * sigmoid(x); }
-// x/2 (1 + tanh(u)) = x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3). In the left tail the result
-// is x e^(2u): 2u is carried as a sum of two floats, or its rounding would show there.
+// x/2 (1 + tanh(u)) = x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3). In the left tail the
+// result is x e^(2u): 2u is carried as a sum of two floats, or its rounding would show there.
 MICA_INLINE f32x16 gelu(f32x16 x) {
   constexpr float kC1 = 1.595769167f, kC1Rest = -4.5341e-8f;
   constexpr float kC3 = 0.07135481387f, kC3Rest = 2.3988e-9f;

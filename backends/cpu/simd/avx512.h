@@ -147,8 +147,7 @@ MICA_INLINE f32x16 widen_bf16(__m256i h) {
 MICA_INLINE __m256i narrow_bf16(f32x16 a) {
   const __m512i x = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
-  const __m512i rounded =
-      _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i rounded = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __m512i quiet = _mm512_or_si512(x, _mm512_set1_epi32(0x400000));
   const __m512i y = _mm512_mask_blend_epi32(is_nan(a).m, rounded, quiet);
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(y, 16));

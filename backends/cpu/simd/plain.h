@@ -217,8 +217,7 @@ MICA_INLINE f32x16 round_even(f32x16 a) {
 // Half to even; out of range gives INT32_MIN.
 MICA_INLINE i32x16 to_i32(f32x16 a) {
   const f32x16 whole = round_even(a);
-  const mask16 fits =
-      mask_and(ge(whole, set1(-2147483648.0f)), lt(whole, set1(2147483648.0f)));
+  const mask16 fits = mask_and(ge(whole, set1(-2147483648.0f)), lt(whole, set1(2147483648.0f)));
   const f32x16 safe = select(fits, whole, zero());
   i32x16 r;
   for (int i = 0; i < 4; ++i) r.q[i] = __builtin_convertvector(safe.q[i], i32x4);
@@ -285,9 +284,7 @@ MICA_INLINE i32x16 narrow_f16(f32x16 a) {
 MICA_INLINE f32x16 load_f16(const uint16_t* p) { return widen_f16(load_u16(p)); }
 MICA_INLINE f32x16 load_f16_n(const uint16_t* p, int64_t n) { return widen_f16(load_u16_n(p, n)); }
 MICA_INLINE void store_f16(uint16_t* p, f32x16 a) { store_u16_n(p, narrow_f16(a), 16); }
-MICA_INLINE void store_f16_n(uint16_t* p, f32x16 a, int64_t n) {
-  store_u16_n(p, narrow_f16(a), n);
-}
+MICA_INLINE void store_f16_n(uint16_t* p, f32x16 a, int64_t n) { store_u16_n(p, narrow_f16(a), n); }
 MICA_INLINE i32x16 narrow_bf16(f32x16 a) {
   const i32x16 u = as_i32(a);
   const i32x16 rounded = u + ((shr<16>(u) & set1_i32(1)) + set1_i32(0x7fff));

@@ -1,12 +1,13 @@
 // 16 floats (f32x16), 16 ints (i32x16) and a lane mask (mask16) with one set of functions for every
 // instruction set: avx512.h, avx2.h and plain.h implement it, math.h adds exp, tanh and friends.
 //
-//   set1 zero iota load load_n store store_n     load_n reads n < 16 lanes, the others are 0
-//   + - * / neg abs fma fnma min max sqrt round_even swap_pairs
-//   lt le gt ge eq is_nan select and_not         mask16; select(m, a, b) is m ? a : b
-//   reduce_add reduce_max reduce_min             the same tree everywhere: i + (i + 8), + 4, + 2, + 1
-//   load_f16 store_f16 load_bf16 store_bf16 (and _n)   rounding is half to even
-//   load_i8 load_u8 load_i32 to_f32 to_i32 as_i32 as_f32
+//   set1 zero iota load load_n store store_n   load_n reads n < 16 lanes, the others are 0
+//   + - * / neg abs copy_sign fma fnma min max sqrt round_even mul_error scale_2 swap_pairs
+//   lt le gt ge eq is_nan bits any mask_and mask_or mask_first
+//   select                                     select(m, a, b) is m ? a : b
+//   reduce_add reduce_max reduce_min           one tree everywhere: lane i with i + 8, 4, 2, 1
+//   load_f16 store_f16 load_bf16 store_bf16    and _n; rounding is half to even
+//   load_i8 load_u8 store_i8 load_i32 store_i32 to_f32 to_i32 as_i32 as_f32 shl shr sra
 //
 // max(a, b) is a > b ? a : b and min(a, b) is a < b ? a : b: of a NaN and b the result is b.
 // fma is one rounding on avx2 and avx512, two on plain.

@@ -37,7 +37,8 @@ typedef enum mica_numerics {
   MICA_NUM_BF16 = 3,   /* activations rounded to BF16 */
   MICA_NUM_Q8_32 = 4,  /* activations rounded to int8 with one F32 scale a 32 elements: amax =
                           max|x|, q = half-to-even(x * (127 / amax)), scale = amax / 127, each one
-                          F32 operation; amax = 0 gives zeros */
+                          F32 operation; amax = 0, or so small
+                          that 127 / amax overflows, gives zeros */
   MICA_NUM_Q8_256 = 5, /* the same with one scale a 256 */
   MICA_NUM_F64 = 6
 } mica_numerics;

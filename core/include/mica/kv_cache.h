@@ -75,7 +75,9 @@ MICA_API void mica_kv_abandon(mica_kv_cache* cache);
  * pending. Position ranges are [p0, p1); p1 < 0 means to the end. */
 
 /* Removes a range of positions from a sequence (or from all: MICA_KV_ALL_SEQS). Later positions
- * stay where they are. Errors: CACHE_FULL (a cut inside a page makes one entry two; tables full). */
+ * stay where they are. Errors: CACHE_FULL (a cut inside a page makes one entry two; tables full);
+ * INVALID_ARGUMENT (in a group with a window: what would be left needs cells that the window let
+ * go; removing everything always works). */
 MICA_API mica_status mica_kv_seq_rm(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1);
 /* Makes `dst` hold the range of `src` too, sharing pages. `dst` must have no position in or after
  * it. Errors: INVALID_ARGUMENT, CACHE_FULL. */
