@@ -16,7 +16,7 @@ struct mica_context {
   uint64_t memory_budget_bytes = 0;
   mica::Error error;
   std::atomic<uint32_t> references{1};
-  uint32_t n_graphs = 0;  // ever made: what their tags count
+  uint32_t n_graphs = 0;                     // ever made: what their tags count
   struct mica_registry* registry = nullptr;  // backends added to this context; owned
 
   void log(mica_log_level level, const char* text) const {

@@ -126,7 +126,8 @@ mica_status mica_context_load_backend(mica_context* context, const char* path) {
   auto entry = reinterpret_cast<mica_backend_entry_fn>(dlsym(library, "mica_backend_entry"));
   if (entry == nullptr) {
     dlclose(library);
-    return error.fail(MICA_UNSUPPORTED, quoted(path), " is not a plug-in: it does not export "
+    return error.fail(MICA_UNSUPPORTED, quoted(path),
+                      " is not a plug-in: it does not export "
                       "mica_backend_entry");
   }
   const mica_status status = add(context, entry(), library);

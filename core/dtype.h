@@ -33,8 +33,8 @@ inline uint64_t row_bytes(const mica_dtype_info& d, uint64_t n) {
 }  // namespace mica
 
 // Defines the table entry of a type; used once in ops/dtypes/<name>.cpp.
-#define MICA_DEFINE_DTYPE(NAME, name_, elems, bytes, decode_, encode_)                       \
-  namespace mica {                                                                           \
-  const DtypeDef dtype_##name_ = {{MICA_##NAME, #name_, elems, bytes, (elems) > 1 ? 1u : 0u}, \
-                                  decode_, encode_};                                         \
+#define MICA_DEFINE_DTYPE(NAME, name_, elems, bytes, decode_, encode_)               \
+  namespace mica {                                                                   \
+  const DtypeDef dtype_##name_ = {                                                   \
+      {MICA_##NAME, #name_, elems, bytes, (elems) > 1 ? 1u : 0u}, decode_, encode_}; \
   }

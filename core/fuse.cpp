@@ -18,7 +18,10 @@ const FusionDef* const kFusions[] = {
 
 struct Fuser {
   Fuser(mica_plan& p, mica_device* d)
-      : plan(p), device(d), region_of(d->allocator()), producer(d->allocator()),
+      : plan(p),
+        device(d),
+        region_of(d->allocator()),
+        producer(d->allocator()),
         n_uses(d->allocator()) {}
   mica_plan& plan;
   mica_device* device;
@@ -77,12 +80,10 @@ bool Fuser::can_wait(const uint32_t* members, uint32_t n) const {
       const mica_b_node& mine = plan.nodes[members[i]];
       if (plan.roots[mine.output] == plan.roots[other.output]) return false;
       for (uint32_t k = 0; k < other.n_inputs; ++k)
-        if (other.input[k] != MICA_B_NONE &&
-            plan.roots[other.input[k]] == plan.roots[mine.output])
+        if (other.input[k] != MICA_B_NONE && plan.roots[other.input[k]] == plan.roots[mine.output])
           return false;
       for (uint32_t k = 0; k < mine.n_inputs; ++k)
-        if (mine.input[k] != MICA_B_NONE &&
-            plan.roots[mine.input[k]] == plan.roots[other.output])
+        if (mine.input[k] != MICA_B_NONE && plan.roots[mine.input[k]] == plan.roots[other.output])
           return false;
     }
   }
@@ -117,9 +118,8 @@ mica_status Fuser::offer(const char* fusion, const uint32_t* members, uint32_t n
   plan.partition.regions = plan.regions.data();
   mica_b_region& region = plan.regions.back();
   char reason[256] = "";
-  const mica_status status =
-      device->backend->claims(device->handle, &plan.partition, plan.partition.n_regions - 1,
-                              reason, sizeof reason);
+  const mica_status status = device->backend->claims(
+      device->handle, &plan.partition, plan.partition.n_regions - 1, reason, sizeof reason);
   if (status == MICA_OK) {
     region.claimed = 1;
     for (uint32_t i = 0; i < n; ++i)

@@ -30,8 +30,8 @@ struct FusionDef {
 
 }  // namespace mica
 
-#define MICA_DEFINE_FUSION(name, match) \
-  namespace mica {                      \
-  extern const FusionDef fusion_##name; \
+#define MICA_DEFINE_FUSION(name, match)           \
+  namespace mica {                                \
+  extern const FusionDef fusion_##name;           \
   const FusionDef fusion_##name = {#name, match}; \
   }

@@ -51,13 +51,21 @@ struct GraphCache {
 
 struct mica_graph {
   explicit mica_graph(const mica_allocator& a)
-      : values(a), nodes(a), regions(a), inputs(a), outputs(a), extents(a), weights(a), caches(a),
-        names(a), args(a) {}
+      : values(a),
+        nodes(a),
+        regions(a),
+        inputs(a),
+        outputs(a),
+        extents(a),
+        weights(a),
+        caches(a),
+        names(a),
+        args(a) {}
   ~mica_graph();
 
   mica_context* context = nullptr;
   uint32_t tag = 0;
-  mica::Vec<mica::GraphValue> values;    // [0] is the invalid tensor
+  mica::Vec<mica::GraphValue> values;  // [0] is the invalid tensor
   mica::Vec<mica::GraphNode> nodes;
   mica::Vec<mica::GraphRegion> regions;
   mica::Vec<mica::GraphNamed> inputs;
@@ -65,7 +73,7 @@ struct mica_graph {
   mica::Vec<mica::GraphExtent> extents;  // [0] is none
   mica::Vec<mica_weights*> weights;      // referenced
   mica::Vec<mica::GraphCache> caches;
-  mica::Vec<char> names;                 // NUL-terminated strings, by offset
+  mica::Vec<char> names;  // NUL-terminated strings, by offset
   mica::Vec<char> args;
   size_t scope = 0;
   uint32_t open_region = MICA_B_NONE;

@@ -115,8 +115,7 @@ bool Planner::make_lifetimes() {
       life_of_[v] = static_cast<uint32_t>(lives_.size());
     });
     if (!ok) return false;
-    if (u.workspace_bytes != 0 &&
-        !lives_.push({MICA_B_NONE, i, wave, wave, u.workspace_bytes, 0}))
+    if (u.workspace_bytes != 0 && !lives_.push({MICA_B_NONE, i, wave, wave, u.workspace_bytes, 0}))
       return false;
   }
   return true;

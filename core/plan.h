@@ -22,20 +22,33 @@ constexpr uint64_t kPlaceAlign = 256;  // of values in the arena and the step bl
 
 struct mica_plan {
   explicit mica_plan(const mica_allocator& a)
-      : values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a), names(a),
-        args(a), outputs(a), inputs(a), input_offsets(a),
-        extent_names(a), weights(a), kernels(a), refusals(a) {}
+      : values(a),
+        roots(a),
+        nodes(a),
+        regions(a),
+        members(a),
+        units(a),
+        extents(a),
+        names(a),
+        args(a),
+        outputs(a),
+        inputs(a),
+        input_offsets(a),
+        extent_names(a),
+        weights(a),
+        kernels(a),
+        refusals(a) {}
   ~mica_plan();
 
   mica_session* session = nullptr;
   mica_b_partition partition{};
-  mica::Vec<mica_b_value> values;   // same indices as the graph's; [0] is unused
-  mica::Vec<uint32_t> roots;        // of each value, the value whose memory it is
-  mica::Vec<mica_b_node> nodes;     // live ones, views left out
-  mica::Vec<mica_b_region> regions; // claimed or refused
-  mica::Vec<uint32_t> members;      // of all regions
+  mica::Vec<mica_b_value> values;    // same indices as the graph's; [0] is unused
+  mica::Vec<uint32_t> roots;         // of each value, the value whose memory it is
+  mica::Vec<mica_b_node> nodes;      // live ones, views left out
+  mica::Vec<mica_b_region> regions;  // claimed or refused
+  mica::Vec<uint32_t> members;       // of all regions
   mica::Vec<mica_b_unit> units;
-  mica::Vec<mica_b_extent> extents; // [0] is none
+  mica::Vec<mica_b_extent> extents;  // [0] is none
   mica::Vec<char> names;
   mica::Vec<char> args;
   mica::Vec<mica::PlanNamed> outputs;

@@ -60,15 +60,15 @@ mica_status load_one(mica_weights* w, uint32_t i, void* staging, Progress& progr
       return device->error().fail(MICA_CANCELLED, "loading was cancelled");
     const void* data = nullptr;
     device->error().clear();
-    const mica_status status = progress.source->read(progress.source->user, i, first * row,
-                                                     n * row, staging, &data);
+    const mica_status status =
+        progress.source->read(progress.source->user, i, first * row, n * row, staging, &data);
     if (status != MICA_OK || data == nullptr) {
       if (device->error().code() != MICA_OK) return status;
       return device->error().fail(status == MICA_OK ? MICA_IO : status, "the source has no data ",
                                   "of weight ", quoted(e.name.c_str()));
     }
-    MICA_TRY(device->backend->weight_pack(device->handle, &e.value, w->buffer.handle(), data,
-                                          first, n));
+    MICA_TRY(
+        device->backend->weight_pack(device->handle, &e.value, w->buffer.handle(), data, first, n));
     progress.done += n * row;
     if (progress.source->progress != nullptr &&
         progress.source->progress(progress.source->user, progress.done, progress.total) != 0)
@@ -158,8 +158,8 @@ mica_status mica_weights_describe(mica_weights* weights, const char* name, mica_
   v.extent = MICA_B_NONE;
   v.storage = MICA_B_WEIGHT;
   uint64_t end = 0, next = 0;
-  MICA_TRY(device->backend->weight_layout(device->handle, &v, &v.layout, &v.bytes,
-                                          &e.granule_rows));
+  MICA_TRY(
+      device->backend->weight_layout(device->handle, &v, &v.layout, &v.bytes, &e.granule_rows));
   if (!mica::checked_align(weights->bytes, kAlign, v.offset) ||
       !mica::checked_add(v.offset, v.bytes, end) || !mica::checked_align(end, kAlign, next))
     return refuse(weights, name, "the weights are too large in all");

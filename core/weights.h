@@ -12,7 +12,7 @@ struct WeightEntry {
   explicit WeightEntry(const mica_allocator& a) : name(a) {}
   Text name;
   Desc desc;
-  mica_b_value value{};       // with layout and offset in the buffer
+  mica_b_value value{};  // with layout and offset in the buffer
   uint64_t plain_bytes = 0;
   uint32_t granule_rows = 1;
 };

@@ -2,8 +2,8 @@
 // namespace mica::cpu::MICA_ISA, and exports one KernelList; CMake registers it because it exists.
 //
 // Files compiled for an instruction set see only POD types and their own namespace: no std:: with
-// shared inline functions (std::min, std::sqrt, …), no core classes. Otherwise the linker may keep the
-// AVX-512 copy of a shared inline function for every CPU.
+// shared inline functions (std::min, std::sqrt, …), no core classes. Otherwise the linker may keep
+// the AVX-512 copy of a shared inline function for every CPU.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@ constexpr uint32_t kMaxThreads = 256;
 constexpr uint32_t kLayoutPlain = 0;  // rows as GGUF has them
 // 16 rows interleaved, 4 consecutive elements of a row in 32 bits: quant/<type>.h says how.
 constexpr uint32_t kLayoutRows16 = 1;
-// K and V pages: kernels/attention.cpp says how.
+// K and V pages: kernels/kv_page.h says how.
 constexpr uint32_t kLayoutKvPage = 2;
 
 struct Features {  // of the running CPU, beyond the ISA a file is compiled for
@@ -55,10 +55,10 @@ struct Kernel {
   uint32_t n_phases;    // 1 … 4
   // nullptr: yes. Otherwise the reason why not. The first row of a list that says yes runs.
   const char* (*supports)(const Call& call);
-  uint32_t (*numerics)(const Call& call);                   // mica_numerics
-  uint64_t (*workspace)(const Call& call);                  // nullptr: 0
-  uint64_t (*scratch)(const Call& call);                    // a thread's own bytes; nullptr: 0
-  int64_t (*items)(const Call& call, uint32_t phase);       // with live dims; may be 0
+  uint32_t (*numerics)(const Call& call);              // mica_numerics
+  uint64_t (*workspace)(const Call& call);             // nullptr: 0
+  uint64_t (*scratch)(const Call& call);               // a thread's own bytes; nullptr: 0
+  int64_t (*items)(const Call& call, uint32_t phase);  // with live dims; may be 0
   void (*run)(const Call& call, uint32_t phase, int64_t first, int64_t end, char* scratch);
   // Items worth taking at a time (cheap items: many); nullptr: 1.
   int64_t (*grain)(const Call& call, uint32_t phase);
@@ -69,18 +69,16 @@ struct KernelList {
   uint32_t n;
 };
 
-// Weight layout and KV pages of an instruction set (the same bytes for all of them).
-
 }  // namespace mica::cpu
 
 // Opens and closes the ISA's namespace; MICA_ISA is plain, avx2 or avx512.
-#define MICA_CPU_BEGIN \
+#define MICA_CPU_BEGIN  \
   namespace mica::cpu { \
   namespace MICA_ISA {
 #define MICA_CPU_END \
   }                  \
   }
 // At the end of kernels/<name>.cpp, inside MICA_CPU_BEGIN/END: MICA_CPU_KERNELS(rms_norm, rows)
-#define MICA_CPU_KERNELS(name, rows) \
+#define MICA_CPU_KERNELS(name, rows)      \
   extern const KernelList kernels_##name; \
   const KernelList kernels_##name = {rows, sizeof(rows) / sizeof((rows)[0])};

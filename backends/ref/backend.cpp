@@ -1,7 +1,8 @@
 // The reference backend: every op's own double-precision reference, one unit after another.
-// Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics do;
-// ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) * sum |t|,
-// instead of its value. The conformance suite derives its bounds from these.
+// Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics
+// do;
+// ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) * sum
+// |t|, instead of its value. The conformance suite derives its bounds from these.
 #include "core/context.h"
 #include "core/kv_cache.h"
 #include "core/op.h"
@@ -33,13 +34,13 @@ struct Plan {
   explicit Plan(const mica_allocator& a) : bases(a), is_read(a) {}
   Device* device = nullptr;
   const mica_b_partition* partition = nullptr;
-  mica::Vec<char*> bases;       // of the buffers
-  mica::Vec<uint8_t> is_read;   // per value: some node reads it
+  mica::Vec<char*> bases;        // of the buffers
+  mica::Vec<uint8_t> is_read;    // per value: some node reads it
   mica_status status = MICA_OK;  // of the step, told by wait
 };
 
-// The boundary's handles are opaque: each backend keeps its own types behind them, in a namespace of
-// its own, so that two backends in one program never share an inline function.
+// The boundary's handles are opaque: each backend keeps its own types behind them, in a namespace
+// of its own, so that two backends in one program never share an inline function.
 Device* of(mica_b_device* d) { return reinterpret_cast<Device*>(d); }
 Memory* of(mica_b_buffer* b) { return reinterpret_cast<Memory*>(b); }
 Plan* of(mica_b_plan* p) { return reinterpret_cast<Plan*>(p); }
@@ -47,8 +48,8 @@ Plan* of(mica_b_plan* p) { return reinterpret_cast<Plan*>(p); }
 constexpr struct {
   const char* name;
   mica_numerics numerics;
-} kOptions[] = {{"", MICA_NUM_F64},           {"f64", MICA_NUM_F64},   {"f32", MICA_NUM_F32},
-                {"f16", MICA_NUM_F16},        {"bf16", MICA_NUM_BF16}, {"q8_32", MICA_NUM_Q8_32},
+} kOptions[] = {{"", MICA_NUM_F64},         {"f64", MICA_NUM_F64},   {"f32", MICA_NUM_F32},
+                {"f16", MICA_NUM_F16},      {"bf16", MICA_NUM_BF16}, {"q8_32", MICA_NUM_Q8_32},
                 {"q8_256", MICA_NUM_Q8_256}};
 
 mica_status fail(const mica_host* host, mica_status status, const char* text) {
@@ -182,7 +183,8 @@ mica_status compile(mica_b_device* device, const mica_b_partition* partition,
   const mica_allocator& a = *d->host->allocator;
   auto* p = mica::create<Plan>(a, a);
   bool ok = p != nullptr && p->is_read.resize(partition->n_values);
-  for (uint32_t i = 0; ok && i < partition->n_buffers; ++i) ok = p->bases.push(of(buffers[i])->data);
+  for (uint32_t i = 0; ok && i < partition->n_buffers; ++i)
+    ok = p->bases.push(of(buffers[i])->data);
   if (!ok) {
     mica::destroy(a, p);
     return fail(d->host, MICA_OUT_OF_MEMORY, "out of memory: plan");
@@ -244,10 +246,14 @@ mica_status run_unit(const Plan* p, const mica_b_unit& unit) {
   const OpDef& op = *mica::find_op(node.op);
   HostTensor in[MICA_B_MAX_INPUTS];
   for (uint32_t k = 0; k < node.n_inputs; ++k) in[k] = bind(p, node.input[k]);
-  mica::RefCall call{in, node.n_inputs, bind(p, node.output), node.args, p->device->host->allocator,
+  mica::RefCall call{in,
+                     node.n_inputs,
+                     bind(p, node.output),
+                     node.args,
+                     p->device->host->allocator,
                      p->device->numerics};
-  const bool float_out = call.out.dtype == MICA_F32 || call.out.dtype == MICA_F16 ||
-                         call.out.dtype == MICA_BF16;
+  const bool float_out =
+      call.out.dtype == MICA_F32 || call.out.dtype == MICA_F16 || call.out.dtype == MICA_BF16;
   if (p->device->bound && float_out && (op.flags & mica::kOpState) == 0 &&
       p->is_read[node.output] == 0)
     return run_bound(op, call);
@@ -273,11 +279,30 @@ mica_status wait(mica_b_plan* p) { return of(p)->status; }
 
 void plan_release(mica_b_plan* p) { mica::destroy(*of(p)->device->host->allocator, of(p)); }
 
-const mica_backend kBackend = {
-    sizeof(mica_backend), MICA_BACKEND_ABI, "ref", device_count, device_info, device_open,
-    device_close, buffer_create, buffer_free, buffer_map, buffer_write, buffer_read, buffer_copy,
-    weight_layout, weight_pack, weight_unpack, kv_layout, supports, claims, query, compile, submit,
-    wait, plan_release};
+const mica_backend kBackend = {sizeof(mica_backend),
+                               MICA_BACKEND_ABI,
+                               "ref",
+                               device_count,
+                               device_info,
+                               device_open,
+                               device_close,
+                               buffer_create,
+                               buffer_free,
+                               buffer_map,
+                               buffer_write,
+                               buffer_read,
+                               buffer_copy,
+                               weight_layout,
+                               weight_pack,
+                               weight_unpack,
+                               kv_layout,
+                               supports,
+                               claims,
+                               query,
+                               compile,
+                               submit,
+                               wait,
+                               plan_release};
 
 }  // namespace
 

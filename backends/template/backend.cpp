@@ -1,12 +1,12 @@
-// A backend that does nothing yet: copy this folder, rename it, and fill in the functions. It builds
-// as a plug-in, loads, opens, and answers "unsupported" with a reason to every node, so
+// A backend that does nothing yet: copy this folder, rename it, and fill in the functions. It
+// builds as a plug-in, loads, opens, and answers "unsupported" with a reason to every node, so
 //   conformance --plugin build/release/lib/libmica_backend_template.so --backend template
 // runs from the first minute. docs/backends.md is the guide; backends/ref is the smallest complete
 // example. Keep every type in a namespace of your own: two backends live in one process.
+#include "mica/backend.h"
+
 #include <stdlib.h>
 #include <string.h>
-
-#include "mica/backend.h"
 
 namespace {
 
@@ -138,11 +138,30 @@ mica_status submit(mica_b_plan*) { return MICA_UNSUPPORTED; }
 mica_status wait(mica_b_plan*) { return MICA_UNSUPPORTED; }
 void plan_release(mica_b_plan*) {}
 
-const mica_backend kBackend = {
-    sizeof(mica_backend), MICA_BACKEND_ABI, "template", device_count, device_info, device_open,
-    device_close, buffer_create, buffer_free, buffer_map, buffer_write, buffer_read, buffer_copy,
-    weight_layout, weight_pack, weight_unpack, kv_layout, supports, claims, query, compile, submit,
-    wait, plan_release};
+const mica_backend kBackend = {sizeof(mica_backend),
+                               MICA_BACKEND_ABI,
+                               "template",
+                               device_count,
+                               device_info,
+                               device_open,
+                               device_close,
+                               buffer_create,
+                               buffer_free,
+                               buffer_map,
+                               buffer_write,
+                               buffer_read,
+                               buffer_copy,
+                               weight_layout,
+                               weight_pack,
+                               weight_unpack,
+                               kv_layout,
+                               supports,
+                               claims,
+                               query,
+                               compile,
+                               submit,
+                               wait,
+                               plan_release};
 
 }  // namespace
 

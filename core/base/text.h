@@ -96,8 +96,8 @@ class Text {
 }  // namespace mica
 
 // Returns the status of `expression` from the enclosing function unless it is MICA_OK.
-#define MICA_TRY(expression)                                    \
-  do {                                                          \
-    const mica_status mica_try_status_ = (expression);          \
-    if (mica_try_status_ != MICA_OK) return mica_try_status_;   \
+#define MICA_TRY(expression)                                  \
+  do {                                                        \
+    const mica_status mica_try_status_ = (expression);        \
+    if (mica_try_status_ != MICA_OK) return mica_try_status_; \
   } while (0)

@@ -109,7 +109,7 @@ Verdict run_job(const Job& job, const Arguments& args, const mica_backend* backe
     return {Verdict::kSame, ""};
   Verdict v = judge(*job.c, options);
   if (guards_damaged() && v.kind == Verdict::kPass)
-    v = {Verdict::kFail, "bytes behind a buffer were overwritten"};
+    v = {Verdict::kFail, "bytes behind a buffer, or of no value or live row, were written"};
   return v;
 }
 

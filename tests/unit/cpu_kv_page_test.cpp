@@ -1,7 +1,5 @@
 // KV pages of the CPU backend: their bytes, appending against the reference encoders bit by bit,
 // and attention over tables of any content, for every instruction set this machine has.
-#include "backends/cpu/kv_page.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,15 +11,16 @@
 
 #include "backends/cpu/isa.h"
 #include "backends/cpu/kernels/kv_page.h"
+#include "backends/cpu/kv_page.h"
 #include "core/dtype.h"
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
 
 namespace mica::cpu {
-#define MICA_TEST_ISA(isa)                     \
-  namespace isa {                              \
-  extern const KernelList kernels_attention;   \
-  extern const KernelList kernels_kv_append;   \
+#define MICA_TEST_ISA(isa)                   \
+  namespace isa {                            \
+  extern const KernelList kernels_attention; \
+  extern const KernelList kernels_kv_append; \
   }
 MICA_TEST_ISA(plain)
 #if defined(__x86_64__)
@@ -126,7 +125,7 @@ TEST(CpuKvPage, SizesAndRefusals) {
   EXPECT_EQ(page_bytes(MICA_F16, 64, true), 64u * 3 * 64 * 2);
   EXPECT_EQ(layout, kLayoutVPage);
   EXPECT_EQ(page_bytes(MICA_F32, 20, false), 64u * 3 * 20 * 4);
-  EXPECT_EQ(page_bytes(MICA_F32, 20, true), 64u * 3 * 32 * 4);  // padded to 16
+  EXPECT_EQ(page_bytes(MICA_F32, 20, true), 64u * 3 * 32 * 4);    // padded to 16
   EXPECT_EQ(page_bytes(MICA_Q8_0, 80, false), 64u * 3 * 3 * 34);  // padded to 32
   EXPECT_EQ(page_bytes(MICA_Q4_0, 80, true), 64u * 3 * 3 * 18);
   const mica_b_kv_desc wrong_type = {MICA_Q4_K, 256, 1, 0};
@@ -170,14 +169,22 @@ TEST(CpuKvPage, CellsAreApart) {
 float odd_value(std::mt19937& random, float sigma) {
   std::normal_distribution<float> normal(0, sigma);
   switch (random() % 24) {
-    case 0: return 0.0f;
-    case 1: return -0.0f;
-    case 2: return std::numeric_limits<float>::infinity();
-    case 3: return std::numeric_limits<float>::quiet_NaN();
-    case 4: return 1e30f * normal(random);
-    case 5: return 1e-30f * normal(random);
-    case 6: return 0.5f * static_cast<float>(static_cast<int>(random() % 255) - 127);
-    default: return normal(random);
+    case 0:
+      return 0.0f;
+    case 1:
+      return -0.0f;
+    case 2:
+      return std::numeric_limits<float>::infinity();
+    case 3:
+      return std::numeric_limits<float>::quiet_NaN();
+    case 4:
+      return 1e30f * normal(random);
+    case 5:
+      return 1e-30f * normal(random);
+    case 6:
+      return 0.5f * static_cast<float>(static_cast<int>(random() % 255) - 127);
+    default:
+      return normal(random);
   }
 }
 

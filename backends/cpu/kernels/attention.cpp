@@ -24,9 +24,8 @@ static void add_entry(const Tile& t, const Entry& e, const Entry& next, int64_t 
   const int64_t run0 = w.cell0 / 16;
   const int64_t run1 = div_up_i64(w.cell1, 16);
   const int64_t n_rows = w.row1 - w.row0;
-  const TileOperand k =
-      k_operand(s.k, head_at(k_state, s.k, e, t.kv_head), n_rows, run0, run1,
-                head_at(k_state, s.k, next, t.kv_head), t.scratch.k);
+  const TileOperand k = k_operand(s.k, head_at(k_state, s.k, e, t.kv_head), n_rows, run0, run1,
+                                  head_at(k_state, s.k, next, t.kv_head), t.scratch.k);
   scores_of(k, t.scratch.q + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
             t.scratch.scores + w.row0 * kPageCells);
   softmax_rows(t, w, run0, run1);

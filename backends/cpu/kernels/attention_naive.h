@@ -43,8 +43,7 @@ static float naive_score(const NaiveRow& r, const Entry& e, int64_t cell, int64_
 // Calls visit(score, entry, cell) for each visible cell.
 template <class Visit>
 static void naive_visit(const NaiveRow& r, const Range& entries, Visit visit) {
-  const int32_t position =
-      reinterpret_cast<const int32_t*>(r.call->in[kPositions].data)[r.token];
+  const int32_t position = reinterpret_cast<const int32_t*>(r.call->in[kPositions].data)[r.token];
   int64_t cells_before = 0;
   for (int64_t i = entries.begin; i < entries.end; ++i) {
     const Entry e = table_entry(r.table, i);
@@ -75,15 +74,14 @@ static void naive_row(const NaiveRow& r, const Range& entries, float* sums) {
     if (score == none) return;
     const float weight = __builtin_expf(score - top);
     denom += weight;
-    const char* v = r.call->in[kV].data + e.page * r.shape.v.page_bytes +
-                    r.kv_head * r.shape.v.head_bytes;
+    const char* v =
+        r.call->in[kV].data + e.page * r.shape.v.page_bytes + r.kv_head * r.shape.v.head_bytes;
     for (int64_t i = 0; i < r.shape.dim_v; ++i) {
       sums[i] += weight * kv_element(r.shape.v, v, cell, i);
     }
   });
   const Tensor& out = r.call->out;
-  float* to =
-      reinterpret_cast<float*>(out.data + r.head * out.stride[1] + r.token * out.stride[2]);
+  float* to = reinterpret_cast<float*>(out.data + r.head * out.stride[1] + r.token * out.stride[2]);
   for (int64_t i = 0; i < r.shape.dim_v; ++i) to[i] = denom == 0.0f ? 0.0f : sums[i] / denom;
 }
 

@@ -14,7 +14,7 @@ struct Scratch {
   float* denom;    // [n_rows][16]: lanes not yet added up
   float* k;        // decoded page
   float* v;
-  Seen* seen;      // [tokens]
+  Seen* seen;  // [tokens]
 };
 
 static uint64_t carve(const Shape& s, char* base, Scratch* out) {
@@ -100,8 +100,7 @@ static void load_mask(const Tile& t, int64_t row, const View& w, float* to) {
   const Tensor& mask = t.call->in[kMask];
   const int64_t group = t.shape->group;
   const int64_t head = mask.dim[2] == 1 ? 0 : t.kv_head * group + row % group;
-  const char* line =
-      mask.data + (t.token0 + row / group) * mask.stride[1] + head * mask.stride[2];
+  const char* line = mask.data + (t.token0 + row / group) * mask.stride[1] + head * mask.stride[2];
   for (int64_t c = w.cell0; c < w.cell1; c += 16) {
     const int64_t column = w.column + c;
     const int64_t n = max_i64(0, min_i64(min_i64(16, w.cell1 - c), mask.dim[0] - column));

@@ -59,9 +59,7 @@ static bool attention_shape(const Call& call, Shape* out) {
 }
 
 // Floats of one kept result: for each kv head its rows' sums, maxima and denominators.
-static int64_t slot_rows(const Shape& s) {
-  return min_i64(s.split_tokens, s.n_tokens) * s.group;
-}
+static int64_t slot_rows(const Shape& s) { return min_i64(s.split_tokens, s.n_tokens) * s.group; }
 static int64_t slot_head_floats(const Shape& s) { return slot_rows(s) * (s.dim_v_pad + 32); }
 static int64_t slot_floats(const Shape& s) { return s.n_kv_heads * slot_head_floats(s); }
 
@@ -131,8 +129,7 @@ static Seen seen_cells(const Entry& e, const mica_attention_args& args, int64_t 
   if (args.window != 0) {
     const int64_t oldest = position - static_cast<int64_t>(args.window) + 1;
     begin = max_i64(0, min_i64(end, oldest * e.div - e.base));
-    first_end =
-        max_i64(0, min_i64(begin, static_cast<int64_t>(args.n_first) * e.div - e.base));
+    first_end = max_i64(0, min_i64(begin, static_cast<int64_t>(args.n_first) * e.div - e.base));
     if (first_end == begin) begin = first_end = 0;
   }
   const int32_t cell = static_cast<int32_t>(e.first_cell);

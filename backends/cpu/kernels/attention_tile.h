@@ -125,8 +125,8 @@ static void all_rows(PanelArgs p, int64_t n_rows, int64_t n_v) {
 
 // A page's K or V of one head, ready for the products.
 struct TileOperand {
-  mica_dtype dtype;  // F32, F16 or BF16
-  const char* data;  // of run 0 or cell 0
+  mica_dtype dtype;   // F32, F16 or BF16
+  const char* data;   // of run 0 or cell 0
   int64_t row_elems;  // K: elements between two runs; V: between two cells
   const char* ahead;  // the head's part of the next page
 };
@@ -249,8 +249,7 @@ static TileOperand k_operand(const KvPage& p, const char* head, int64_t n_rows, 
 }
 
 static TileOperand v_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t cell0,
-                             int64_t cell1, int64_t dim_v_pad, const char* ahead,
-                             float* room) {
+                             int64_t cell1, int64_t dim_v_pad, const char* ahead, float* room) {
   if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
     return {p.dtype, head, p.row_elems, ahead};
   }

@@ -66,7 +66,7 @@ static void read_row(mica_dtype dtype, const char* from, int64_t n, int64_t n_pa
     if (left > 0) {
       const char* at = from + i * (dtype == MICA_F32 ? 4 : 2);
       const uint16_t* halves = reinterpret_cast<const uint16_t*>(at);
-      x = dtype == MICA_F32    ? load_n(reinterpret_cast<const float*>(at), left)
+      x = dtype == MICA_F32   ? load_n(reinterpret_cast<const float*>(at), left)
           : dtype == MICA_F16 ? load_f16_n(halves, left)
                               : load_bf16_n(halves, left);
     }
@@ -108,10 +108,17 @@ static void put_cell(const KvPage& p, char* head, int64_t cell, const char* row)
     char* to = head + at;
     const char* from = row + in_row;
     switch (bytes) {  // constants make the copies single stores
-      case 1: *to = *from; break;
-      case 2: __builtin_memcpy(to, from, 2); break;
-      case 4: __builtin_memcpy(to, from, 4); break;
-      default: __builtin_memcpy(to, from, static_cast<size_t>(bytes));
+      case 1:
+        *to = *from;
+        break;
+      case 2:
+        __builtin_memcpy(to, from, 2);
+        break;
+      case 4:
+        __builtin_memcpy(to, from, 4);
+        break;
+      default:
+        __builtin_memcpy(to, from, static_cast<size_t>(bytes));
     }
   });
 }
@@ -163,16 +170,14 @@ static void run(const Call& call, uint32_t, int64_t first, int64_t end, char* sc
   char* encoded = scratch + n_pad * 4;
   for (int64_t head = first; head < end; ++head) {
     for (int64_t token = 0; token < rows.dim[2]; ++token) {
-      const int64_t slot =
-          *reinterpret_cast<const int32_t*>(slots.data + token * slots.stride[0]);
+      const int64_t slot = *reinterpret_cast<const int32_t*>(slots.data + token * slots.stride[0]);
       if (slot < 0 || slot >= state.dim[2]) continue;
-      read_row(rows.dtype, rows.data + token * rows.stride[2] + head * rows.stride[1],
-               rows.dim[0], n_pad, wide);
+      read_row(rows.dtype, rows.data + token * rows.stride[2] + head * rows.stride[1], rows.dim[0],
+               n_pad, wide);
       const bool as_is = page.dtype == MICA_F32;
       if (!as_is) encode_row(page, wide, n_pad, encoded);
       char* to = state.data + slot / kPageCells * page.page_bytes + head * page.head_bytes;
-      put_cell(page, to, slot % kPageCells,
-               as_is ? reinterpret_cast<const char*>(wide) : encoded);
+      put_cell(page, to, slot % kPageCells, as_is ? reinterpret_cast<const char*>(wide) : encoded);
     }
   }
 }

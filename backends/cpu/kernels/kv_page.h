@@ -22,7 +22,7 @@ constexpr uint32_t kLayoutKPage = kLayoutKvPage;
 constexpr uint32_t kLayoutVPage = kLayoutKvPage + 0x100;
 
 constexpr int64_t kPageCells = 64;
-constexpr int64_t kRunCells = 16;    // cells side by side in a K page
+constexpr int64_t kRunCells = 16;  // cells side by side in a K page
 constexpr int64_t kPageRuns = kPageCells / kRunCells;
 constexpr int64_t kQuantElems = 32;  // of a block
 
@@ -45,12 +45,21 @@ static inline bool kv_page(mica_dtype dtype, bool is_v, int64_t head_dim, int64_
                            KvPage* out) {
   KvPage p = {dtype, is_v, head_dim, n_kv_heads, 0, 0, 0, 0, 0, 0, 0};
   switch (dtype) {
-    case MICA_F32: p.elem_bytes = 4; break;
+    case MICA_F32:
+      p.elem_bytes = 4;
+      break;
     case MICA_F16:
-    case MICA_BF16: p.elem_bytes = 2; break;
-    case MICA_Q8_0: p.quant_bytes = 32; break;
-    case MICA_Q4_0: p.quant_bytes = 16; break;
-    default: return false;
+    case MICA_BF16:
+      p.elem_bytes = 2;
+      break;
+    case MICA_Q8_0:
+      p.quant_bytes = 32;
+      break;
+    case MICA_Q4_0:
+      p.quant_bytes = 16;
+      break;
+    default:
+      return false;
   }
   if (p.elem_bytes != 0) {
     p.row_elems = is_v ? (head_dim + 15) / 16 * 16 : head_dim;
@@ -131,8 +140,8 @@ static inline float kv_element(const KvPage& p, const char* head, int64_t cell, 
   const int64_t k_at = k_block_at(p, cell / 16, block);
   uint16_t d;
   __builtin_memcpy(&d, head + (p.is_v ? v_scale_at(p, cell, block) : k_at + cell % 16 * 2), 2);
-  const char q = head[p.is_v ? v_quants_at(p, cell, block) + byte
-                             : k_at + 32 + byte * 16 + cell % 16];
+  const char q =
+      head[p.is_v ? v_quants_at(p, cell, block) + byte : k_at + 32 + byte * 16 + cell % 16];
   int value = static_cast<int8_t>(q);
   if (p.dtype == MICA_Q4_0) value = ((static_cast<uint8_t>(q) >> (j < 16 ? 0 : 4)) & 15) - 8;
   return mica::f16_to_f32(d) * static_cast<float>(value);

@@ -1,7 +1,8 @@
 // Rotary position embedding. Angles, sines and cosines are computed in double, once a token, and
 // shared by its heads; the rotation is F32.
-#include "backends/cpu/simd/simd.h"
 #include "ops/rope.h"
+
+#include "backends/cpu/simd/simd.h"
 #include "ops/rope_args.h"
 
 MICA_CPU_BEGIN
@@ -85,8 +86,8 @@ static void cos_sin(const double* freq, double position, double m, int64_t n, fl
 
 // A thread's memory for n_pairs.
 struct Scratch {
-  double* freq;     // [n_pairs]
-  float* cos;       // [n_pairs]; pairs side by side: each twice, sines with their sign, [n_rot]
+  double* freq;  // [n_pairs]
+  float* cos;    // [n_pairs]; pairs side by side: each twice, sines with their sign, [n_rot]
   float* sin;
 };
 static int64_t padded(int64_t n_pairs) { return div_up_i64(n_pairs, 16) * 16; }
@@ -162,8 +163,7 @@ static void run_tokens(const Call& call, int64_t first, int64_t end, char* scrat
     cos_sin(s.freq, positions[token], m, n_rot / 2, s.cos, s.sin);
     if (adjacent) spread(n_rot / 2, s);
     for (int64_t head = 0; head < x.dim[1]; ++head) {
-      const T* from =
-          reinterpret_cast<const T*>(x.data + token * x.stride[2] + head * x.stride[1]);
+      const T* from = reinterpret_cast<const T*>(x.data + token * x.stride[2] + head * x.stride[1]);
       T* to = reinterpret_cast<T*>(y.data + token * y.stride[2] + head * y.stride[1]);
       if (from != to) {
         __builtin_memmove(to, from, a.offset * sizeof(T));
