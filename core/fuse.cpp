@@ -18,10 +18,7 @@ const FusionDef* const kFusions[] = {
 
 struct Fuser {
   Fuser(mica_plan& p, mica_device* d)
-      : plan(p),
-        device(d),
-        region_of(d->allocator()),
-        producer(d->allocator()),
+      : plan(p), device(d), region_of(d->allocator()), producer(d->allocator()),
         n_uses(d->allocator()) {}
   mica_plan& plan;
   mica_device* device;

@@ -45,13 +45,8 @@ bool gguf_find_tensor(const mica_gguf& file, const char* name, uint32_t& out_i);
 
 struct mica_gguf {
   explicit mica_gguf(mica_context* c)
-      : context(c),
-        head(c->allocator),
-        names(c->allocator),
-        keys(c->allocator),
-        tensors(c->allocator),
-        keys_by_name(c->allocator),
-        tensors_by_name(c->allocator) {}
+      : context(c), head(c->allocator), names(c->allocator), keys(c->allocator),
+        tensors(c->allocator), keys_by_name(c->allocator), tensors_by_name(c->allocator) {}
   // The metadata's bytes from `at` on.
   const char* bytes(uint64_t at) const {
     return (map != nullptr ? map : head.data()) + static_cast<size_t>(at);

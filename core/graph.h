@@ -51,16 +51,8 @@ struct GraphCache {
 
 struct mica_graph {
   explicit mica_graph(const mica_allocator& a)
-      : values(a),
-        nodes(a),
-        regions(a),
-        inputs(a),
-        outputs(a),
-        extents(a),
-        weights(a),
-        caches(a),
-        names(a),
-        args(a) {}
+      : values(a), nodes(a), regions(a), inputs(a), outputs(a), extents(a), weights(a), caches(a),
+        names(a), args(a) {}
   ~mica_graph();
 
   mica_context* context = nullptr;

@@ -58,13 +58,7 @@ struct KvAppend {
 // Layers of equal window. A page's references are the entries that name it, of all sequences.
 struct KvGroup {
   explicit KvGroup(const mica_allocator& a)
-      : page_refs(a),
-        page_end(a),
-        free_pages(a),
-        entries(a),
-        seqs(a),
-        table(a),
-        slots(a),
+      : page_refs(a), page_end(a), free_pages(a), entries(a), seqs(a), table(a), slots(a),
         appends(a) {}
   uint32_t window = 0, n_first = 0;
   uint32_t n_pages = 0;

@@ -22,21 +22,8 @@ constexpr uint64_t kPlaceAlign = 256;  // of values in the arena and the step bl
 
 struct mica_plan {
   explicit mica_plan(const mica_allocator& a)
-      : values(a),
-        roots(a),
-        nodes(a),
-        regions(a),
-        members(a),
-        units(a),
-        extents(a),
-        names(a),
-        args(a),
-        outputs(a),
-        inputs(a),
-        input_offsets(a),
-        extent_names(a),
-        weights(a),
-        kernels(a),
+      : values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a), names(a),
+        args(a), outputs(a), inputs(a), input_offsets(a), extent_names(a), weights(a), kernels(a),
         refusals(a) {}
   ~mica_plan();
 

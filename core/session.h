@@ -20,11 +20,8 @@ struct StepPlace {
 
 struct mica_session {
   explicit mica_session(mica_device* d)
-      : device(mica::retain(d)),
-        variant(d->allocator()),
-        plans(d->allocator()),
-        places(d->allocator()),
-        arenas(d->allocator()) {}
+      : device(mica::retain(d)), variant(d->allocator()), plans(d->allocator()),
+        places(d->allocator()), arenas(d->allocator()) {}
   ~mica_session();
 
   mica_device* device;

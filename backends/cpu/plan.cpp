@@ -6,14 +6,8 @@ using mica::Writer;
 namespace cpu = mica::cpu;
 
 mica_b_plan::mica_b_plan(mica_b_device& d, const mica_b_partition& p)
-    : device_(d),
-      partition_(p),
-      bound_(d.allocator),
-      works_(d.allocator),
-      lanes_(d.allocator),
-      stages_(d.allocator),
-      patches_(d.allocator),
-      extents_(d.allocator) {
+    : device_(d), partition_(p), bound_(d.allocator), works_(d.allocator), lanes_(d.allocator),
+      stages_(d.allocator), patches_(d.allocator), extents_(d.allocator) {
   enter = [](cpu::Task* task, uint32_t i_thread) {
     mica_b_plan& plan = *static_cast<mica_b_plan*>(task);
     plan.walk(plan.epoch_.load(), i_thread);

@@ -128,8 +128,7 @@ Result measure(const Arguments& a, Bench& bench, uint32_t n_prompt, uint32_t n_g
 class Report {
  public:
   Report(const Arguments& a, const mica_llama_model_info& info)
-      : a_(a),
-        info_(info),
+      : a_(a), info_(info),
         threads_(a.common.n_threads != 0 ? a.common.n_threads : physical_cores()) {
     if (a_.format == "md") {
       std::printf("| model | size | params | backend | threads |%s test | t/s |\n",

@@ -53,12 +53,9 @@ mica_tensor StepGraph::optional(const std::string& name) const {
 }
 
 Model::Model(const mica_llama_model_params& params)
-    : device_name_(params.device != nullptr ? params.device : "cpu"),
-      n_threads_(params.n_threads),
-      cancel_(params.cancel),
-      memory_budget_bytes_(params.memory_budget_bytes),
-      progress_(params.progress),
-      progress_user_(params.progress_user) {
+    : device_name_(params.device != nullptr ? params.device : "cpu"), n_threads_(params.n_threads),
+      cancel_(params.cancel), memory_budget_bytes_(params.memory_budget_bytes),
+      progress_(params.progress), progress_user_(params.progress_user) {
   if (params.logger != nullptr) {
     logger_ = *params.logger;
     has_logger_ = true;
