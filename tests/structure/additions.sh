@@ -84,6 +84,7 @@ const Kernel rows[] = {{"dummy_negate", "", 1, supports, numerics, nullptr, null
 MICA_CPU_KERNELS(dummy_negate, rows)
 MICA_CPU_END
 C
+mkdir -p core/fusions
 cat >core/fusions/dummy_negate_twice.cpp <<'C'
 // A dummy fusion: two negations in a row.
 #include "core/fusion.h"
