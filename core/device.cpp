@@ -180,7 +180,7 @@ mica_status mica_device_open(mica_context* context, const char* name, mica_devic
     mica::destroy(context->allocator, d);
     return status;
   }
-  if (backend->device_info(&d->host, 0, &d->info) != MICA_OK) d->info = {};
+  if (backend->device_state(d->handle, &d->info) != MICA_OK) d->info = {};
   Writer(d->info.backend, sizeof d->info.backend).put(backend->name);
   d->context = mica::retain(context);
   *out_device = d;

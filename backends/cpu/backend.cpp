@@ -43,13 +43,8 @@ mica_status choose_isa(const char* option, const cpu::CpuInfo& info, cpu::Isa& o
                     cpu::isa_name(info.best));
 }
 
-mica_status device_info(const mica_host*, uint32_t i, mica_device_info* out) {
-  if (i != 0) return MICA_NOT_FOUND;
+void describe_cpu(const cpu::CpuInfo& info, cpu::Isa isa, mica_device_info* out) {
   *out = mica_device_info{};
-  const cpu::CpuInfo info = cpu::cpu_info();
-  cpu::Isa isa = info.best;
-  Error ignored;  // device_open reports it
-  if (choose_isa("", info, isa, ignored) != MICA_OK) isa = info.best;
   Writer(out->backend, sizeof out->backend).put("cpu");
   Writer(out->name, sizeof out->name).put(info.name, ", ", cpu::isa_name(isa));
   Writer options(out->options, sizeof out->options);
@@ -58,6 +53,20 @@ mica_status device_info(const mica_host*, uint32_t i, mica_device_info* out) {
   }
   out->memory_bytes = pages_bytes(_SC_PHYS_PAGES);
   out->free_bytes = pages_bytes(_SC_AVPHYS_PAGES);
+}
+
+mica_status device_info(const mica_host*, uint32_t i, mica_device_info* out) {
+  if (i != 0) return MICA_NOT_FOUND;
+  const cpu::CpuInfo info = cpu::cpu_info();
+  cpu::Isa isa = info.best;
+  Error ignored;  // device_open reports it
+  if (choose_isa("", info, isa, ignored) != MICA_OK) isa = info.best;
+  describe_cpu(info, isa, out);
+  return MICA_OK;
+}
+
+mica_status device_state(mica_b_device* device, mica_device_info* out) {
+  describe_cpu(cpu::cpu_info(), device->isa, out);
   return MICA_OK;
 }
 
@@ -318,8 +327,10 @@ constexpr mica_backend kBackend = {
     device_info,
     device_open,
     device_close,
+    device_state,
     buffer_create,
     buffer_free,
+    nullptr,
     buffer_map,
     buffer_write,
     buffer_read,
@@ -327,9 +338,14 @@ constexpr mica_backend kBackend = {
     weight_layout,
     weight_pack,
     weight_unpack,
+    nullptr,
     cpu::kv_layout,
+    nullptr,
+    nullptr,
+    nullptr,
     supports,
     claims,
+    nullptr,
     query,
     compile,
     submit,

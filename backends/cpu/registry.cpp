@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "backends/op_name.h"
+
 #define MICA_ISA_BEGIN(isa) namespace mica::cpu::isa {
 #define MICA_KERNEL(isa, name) extern const KernelList kernels_##name;
 #define MICA_ISA_END(isa) }
@@ -89,25 +91,7 @@ mica_status choose(const KernelList& list, const char* variant, Bound& bound, Wr
   return MICA_UNSUPPORTED;
 }
 
-bool is_view(uint32_t op) {
-  return op == MICA_OP_view || op == MICA_OP_reshape || op == MICA_OP_permute;
-}
-
 }  // namespace
-
-const char* op_name(uint32_t op) {
-  switch (op) {
-#define MICA_OP(id, name, family) \
-  case id:                        \
-    return #name;
-#define MICA_COMPOSITE(name, family)
-#include "ops/ops.def"
-#undef MICA_OP
-#undef MICA_COMPOSITE
-    default:
-      return nullptr;
-  }
-}
 
 mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
                  mica_b_buffer* const* buffers, Bound& out, Writer& reason) {
@@ -129,7 +113,7 @@ mica_status bind(const mica_b_device& device, const mica_b_partition& partition,
     out.fix();
   } else {
     bind_node(device, partition, unit.node, buffers, out.call);
-    if (is_view(out.call.op)) return MICA_OK;
+    if (is_view_op(out.call.op)) return MICA_OK;
     name = op_name(out.call.op);
   }
   const KernelList* list = name != nullptr ? find_kernels(device.isa, name) : nullptr;

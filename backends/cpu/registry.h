@@ -20,9 +20,6 @@ struct UnitRef {
   uint32_t region;  // MICA_B_NONE for a node
 };
 
-// The op's name, nullptr when it is not known here.
-const char* op_name(uint32_t op);
-
 // Fills the call with maxima and chooses the kernel. Without buffers, values that are present get
 // an address that is not to be used. UNSUPPORTED: `reason` says why.
 mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,

@@ -45,6 +45,10 @@ mica_status device_info(const mica_host*, uint32_t, mica_device_info* out) {
   return MICA_OK;
 }
 
+mica_status device_state(mica_b_device*, mica_device_info* out) {
+  return device_info(nullptr, 0, out);
+}
+
 mica_status device_open(const mica_host* host, const char* option, mica_b_device** out) {
   if (option[0] != '\0') return fail(host, MICA_NOT_FOUND, "the template has no options");
   auto* d = static_cast<Device*>(host->allocator->alloc(host->allocator->user, sizeof(Device), 16));
@@ -145,8 +149,10 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                device_info,
                                device_open,
                                device_close,
+                               device_state,
                                buffer_create,
                                buffer_free,
+                               nullptr,
                                buffer_map,
                                buffer_write,
                                buffer_read,
@@ -154,9 +160,14 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                weight_layout,
                                weight_pack,
                                weight_unpack,
+                               nullptr,
                                kv_layout,
+                               nullptr,
+                               nullptr,
+                               nullptr,
                                supports,
                                claims,
+                               nullptr,
                                query,
                                compile,
                                submit,

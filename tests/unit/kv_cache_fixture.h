@@ -23,6 +23,9 @@ inline mica_status fake_open(const mica_host*, const char*, mica_b_device** out)
   return MICA_OK;
 }
 inline void fake_close(mica_b_device*) {}
+inline mica_status fake_state(mica_b_device*, mica_device_info* info) {
+  return fake_info(nullptr, 0, info);
+}
 inline mica_status fake_kv_layout(mica_b_device*, const mica_b_kv_desc* d, uint32_t* layout,
                                   uint64_t* bytes) {
   if (d->dtype == MICA_Q4_1) return MICA_UNSUPPORTED;
@@ -40,6 +43,7 @@ inline mica_backend fake_backend() {
   b.device_info = fake_info;
   b.device_open = fake_open;
   b.device_close = fake_close;
+  b.device_state = fake_state;
   b.kv_layout = fake_kv_layout;
   return b;
 }

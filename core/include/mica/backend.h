@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-#define MICA_BACKEND_ABI 1u /* changes when a struct below changes other than by growing */
+#define MICA_BACKEND_ABI 2u /* changes when a struct below changes other than by growing */
 #define MICA_B_NONE UINT32_MAX
 #define MICA_B_MAX_INPUTS 10
 
@@ -76,7 +76,7 @@ typedef struct mica_b_value {
   uint32_t extent;   /* index in partition.extents of dim[rank - 1], or MICA_B_NONE */
   uint32_t storage;  /* mica_b_storage */
   uint32_t buffer;   /* index of the buffers given to compile */
-  uint32_t layout;   /* of weights and states: what weight_layout or kv_layout answered */
+  uint32_t layout;   /* what weight_layout, kv_layout or value_layout answered */
   uint64_t offset;   /* bytes, in its buffer */
   uint64_t bytes;    /* from offset, all it can touch */
 } mica_b_value;
@@ -151,10 +151,17 @@ struct mica_backend {
   mica_status (*device_info)(const mica_host* host, uint32_t i, mica_device_info* out_info);
   mica_status (*device_open)(const mica_host* host, const char* option, mica_b_device** out_device);
   void (*device_close)(mica_b_device* device);
+  /* What device_info says, of an open device, as of now. */
+  mica_status (*device_state)(mica_b_device* device, mica_device_info* out_info);
 
-  /* Buffers: zeroed, aligned to 256 bytes or better. `map` gives a host pointer or NULL. */
+  /* Buffers: zeroed, aligned to 256 bytes or better. `map` gives a host pointer or NULL. `import`
+   * makes a buffer of host memory that the caller keeps until buffer_free; entry and answer may be
+   * NULL or UNSUPPORTED. Reads, writes and copies are ordered with submitted steps; a write may
+   * return before the device has it, `src` is free again. */
   mica_status (*buffer_create)(mica_b_device* device, uint64_t bytes, mica_b_buffer** out_buffer);
   void (*buffer_free)(mica_b_buffer* buffer);
+  mica_status (*buffer_import)(mica_b_device* device, void* host, uint64_t bytes,
+                               mica_b_buffer** out_buffer);
   void* (*buffer_map)(mica_b_buffer* buffer);
   mica_status (*buffer_write)(mica_b_buffer* buffer, uint64_t offset, const void* src,
                               uint64_t bytes);
@@ -171,17 +178,35 @@ struct mica_backend {
                              const void* rows, uint64_t first, uint64_t n);
   mica_status (*weight_unpack)(mica_b_device* device, const mica_b_value* weight,
                                mica_b_buffer* buffer, void* rows, uint64_t first, uint64_t n);
+  /* Fills a whole weight with random blocks whose values have a standard deviation of about 0.02,
+   * the same for a (dtype, shape, seed); for benchmarks. May be NULL: the caller packs rows. */
+  mica_status (*weight_random)(mica_b_device* device, const mica_b_value* weight,
+                               mica_b_buffer* buffer, uint64_t seed);
 
   /* KV pages. Stored cells are plain rows [head_dim] a head in dtype for pack and unpack. */
   mica_status (*kv_layout)(mica_b_device* device, const mica_b_kv_desc* desc, uint32_t* out_layout,
                            uint64_t* out_page_bytes);
+  /* The page at `offset`: 64 cells of n_kv_heads plain rows each. unpack is the inverse, bit by bit;
+   * elements that pad a head to whole blocks are kept. */
+  mica_status (*kv_pack)(mica_b_device* device, const mica_b_kv_desc* desc, mica_b_buffer* buffer,
+                         uint64_t offset, const void* rows);
+  mica_status (*kv_unpack)(mica_b_device* device, const mica_b_kv_desc* desc,
+                           mica_b_buffer* buffer, uint64_t offset, void* rows);
 
+  /* How many bytes of an op's args the kernels know, MICA_B_NONE for all: when one beyond is not
+   * zero, the core answers "unsupported" without asking further. May be NULL: all. */
+  uint32_t (*args_bytes)(mica_b_device* device, uint32_t op);
   /* Compiling. `reason` gets a sentence when the answer is no (MICA_UNSUPPORTED). None of the three
    * allocates. In supports and claims the values have no place yet. */
   mica_status (*supports)(mica_b_device* device, const mica_b_partition* partition, uint32_t node,
                           char* reason, size_t capacity);
   mica_status (*claims)(mica_b_device* device, const mica_b_partition* partition, uint32_t region,
                         char* reason, size_t capacity);
+  /* A temporary that only units of this partition use, and no view of it: in what private form
+   * (a number of the backend's own, 0 for plain rows) and bytes it is to be kept. Asked after the
+   * claims, before `supports` and `query`, which then see the answers. May be NULL: all plain. */
+  mica_status (*value_layout)(mica_b_device* device, const mica_b_partition* partition,
+                              uint32_t value, uint32_t* out_layout, uint64_t* out_bytes);
   mica_status (*query)(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
                        mica_b_need* out_need);
   /* The partition and what it points to live as long as the plan. buffers[0] is the arena,

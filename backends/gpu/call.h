@@ -1,0 +1,109 @@
+// What the CUDA and Vulkan backends share: a unit of a partition seen as device addresses, and the
+// choice of the kernel that runs it. A kernel is recorded once, at compile; everything that changes
+// between steps (live counts, tokens, tables) it reads from device memory when it runs.
+#pragma once
+#include <cstring>
+
+#include "backends/op_name.h"
+#include "core/base/text.h"
+#include "mica/backend.h"
+
+namespace mica::gpu {
+
+constexpr uint32_t kMaxMembers = 16;  // of a region
+
+struct Tensor {
+  mica_dtype dtype;
+  uint32_t layout;  // of weights, states and private values
+  uint32_t rank;
+  uint32_t storage;   // mica_b_storage
+  int64_t dim[4];     // maxima: grids and workspaces are sized by them
+  int64_t stride[4];  // bytes
+  uint64_t address;   // on the device. 0: absent, or a value that lives inside its region only
+  uint64_t live;      // of the I32 on the device that holds the live dim[rank - 1]; 0: the maximum
+
+  bool absent() const { return rank == 0; }
+};
+
+// One node, bound. Of a claimed region, `members` are its nodes in order and in/out are empty.
+struct Call {
+  uint32_t op;
+  uint32_t n_in;
+  const void* args;  // the op's x_args.h struct, on the host
+  Tensor in[MICA_B_MAX_INPUTS];
+  Tensor out;
+  uint64_t workspace;  // device address, sized by Kernel::workspace
+  const Call* members;
+  uint32_t n_members;
+  const void* device;  // the backend's own description of the device, for grids and paths
+
+  template <class Args>
+  const Args& arg() const {
+    return *static_cast<const Args*>(args);
+  }
+};
+
+// A row of a kernel file's table. `Recorder` is the backend's: a stream under capture, a command
+// buffer. Rows are tried in order; the first whose `supports` says yes is taken.
+template <class Recorder>
+struct Kernel {
+  const char* name;     // op or fusion: the file's name
+  const char* variant;  // "" for the usual ones, "naive" for the plain one that stays beside them
+  // nullptr: yes. Otherwise the reason why not. Sees maxima and no addresses that may be used.
+  const char* (*supports)(const Call& call);
+  uint32_t (*numerics)(const Call& call);   // mica_numerics
+  uint64_t (*workspace)(const Call& call);  // bytes for maxima; nullptr: 0
+  mica_status (*record)(const Call& call, Recorder& recorder);
+};
+
+template <class Recorder>
+struct KernelList {
+  const char* name;
+  const Kernel<Recorder>* rows;
+  uint32_t n;
+};
+
+// A unit with its call. `call.members` points at `members`: after a copy call fix().
+struct Bound {
+  Call call;
+  Call members[kMaxMembers];
+  const char* name;  // of the op or fusion; nullptr: nothing to run (views)
+  void fix() { call.members = call.n_members > 0 ? members : nullptr; }
+};
+
+// What a unit is: a node or a region, the other MICA_B_NONE.
+struct UnitRef {
+  uint32_t node;
+  uint32_t region;
+};
+
+// Fills the call. `bases`: a device address for each of the partition's buffers; nullptr: values
+// that are present get an address that is not to be used. UNSUPPORTED: `reason` says why.
+mica_status bind(const mica_b_partition& partition, UnitRef unit, const uint64_t* bases,
+                 const void* device, Bound& out, Writer& reason);
+
+// The wanted variant's first row that says yes, else the first of all rows that does.
+template <class Recorder>
+const Kernel<Recorder>* choose(const KernelList<Recorder>* lists, uint32_t n_lists,
+                               const Bound& bound, const char* variant, Writer& reason) {
+  const KernelList<Recorder>* list = nullptr;
+  for (uint32_t i = 0; i < n_lists; ++i)
+    if (std::strcmp(lists[i].name, bound.name) == 0) list = &lists[i];
+  if (list == nullptr) {
+    reason.put("there is no kernel named ", bound.name);
+    return nullptr;
+  }
+  const char* why = nullptr;
+  for (int pass = variant != nullptr ? 0 : 1; pass < 2; ++pass)
+    for (uint32_t i = 0; i < list->n; ++i) {
+      const Kernel<Recorder>& row = list->rows[i];
+      if (pass == 0 && std::strcmp(row.variant, variant) != 0) continue;
+      const char* no = row.supports != nullptr ? row.supports(bound.call) : nullptr;
+      if (no == nullptr) return &row;
+      if (why == nullptr) why = no;
+    }
+  reason.put(why != nullptr ? why : "its kernel list is empty");
+  return nullptr;
+}
+
+}  // namespace mica::gpu
