@@ -81,7 +81,7 @@ TEST_F(DeviceTest, BackendsAreAddedOnceAndFitTheVersion) {
   EXPECT_TRUE(has(error(), "'ref' is already there")) << error();
   EXPECT_EQ(mica_context_add_backend(context.get(), built_for_another_abi()),
             MICA_INVALID_ARGUMENT);
-  EXPECT_TRUE(has(error(), "version 2")) << error();
+  EXPECT_TRUE(has(error(), "version 3")) << error();
 }
 
 TEST_F(DeviceTest, ListsDevices) {

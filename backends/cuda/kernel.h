@@ -1,0 +1,87 @@
+// What a CUDA kernel file is. Every kernels/<name>.cu holds one op or fusion: what it supports, its
+// numerics, its workspace, its launch and its device code. CMake registers it because it exists.
+//
+// Launches are captured into a CUDA graph when a plan is compiled, and replayed for every step: all
+// addresses are fixed, and live counts are read on the device (Tensor::live).
+#pragma once
+#include <cuda_runtime.h>
+
+#include "backends/gpu/call.h"
+
+namespace mica::cuda {
+
+using gpu::Call;
+using gpu::Tensor;
+
+struct DeviceInfo {
+  int index;
+  int cc;  // compute capability: 80, 90, …
+  int n_sms;
+  uint64_t max_shared_bytes;  // of a block, opted in
+  uint64_t l2_bytes;
+};
+
+// The stream under capture. Launches run one after the other.
+struct Recorder {
+  cudaStream_t stream;
+  const DeviceInfo* device;
+  cudaError_t error;  // the first that failed
+};
+
+using Kernel = gpu::Kernel<Recorder>;
+using KernelList = gpu::KernelList<Recorder>;
+
+inline const DeviceInfo& device_of(const Call& c) {
+  return *static_cast<const DeviceInfo*>(c.device);
+}
+
+// Launches kernel(args) with programmatic dependent launch where the device has it (sm_90 and up):
+// it may start before the kernel ahead of it ends. So every kernel calls wait_for_inputs() before
+// it touches anything but weights, and start_next() as early as it likes.
+template <class Args>
+mica_status launch(Recorder& r, void (*kernel)(Args), dim3 grid, dim3 block, uint64_t shared_bytes,
+                   const Args& args) {
+  if (shared_bytes > 48 * 1024 && r.error == cudaSuccess)
+    r.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared_bytes));
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = r.stream;
+  config.attrs = &early;
+  config.numAttrs = r.device->cc >= 90 ? 1 : 0;
+  if (r.error == cudaSuccess) r.error = cudaLaunchKernelEx(&config, kernel, args);
+  return r.error == cudaSuccess ? MICA_OK : MICA_INTERNAL;
+}
+
+#ifdef __CUDACC__
+// Everything that earlier kernels wrote is visible after this.
+__device__ inline void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel's blocks may be scheduled from here on, where there is room.
+__device__ inline void start_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+// The live count of a tensor's slowest dimension. `live` as in Tensor; after wait_for_inputs().
+__device__ inline int64_t live_count(uint64_t live, int64_t max) {
+  return live != 0 ? *reinterpret_cast<const volatile int32_t*>(live) : max;
+}
+#endif
+
+}  // namespace mica::cuda
+
+// At the end of kernels/<name>.cu, outside namespaces: MICA_CUDA_KERNELS(rms_norm, rows)
+#define MICA_CUDA_KERNELS(kernel_name, rows)                                                       \
+  namespace mica::cuda {                                                                           \
+  extern const KernelList kernels_##kernel_name;                                                   \
+  const KernelList kernels_##kernel_name = {#kernel_name, rows, sizeof(rows) / sizeof((rows)[0])}; \
+  }
