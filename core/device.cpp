@@ -75,6 +75,12 @@ bool mica::same_device(const mica_device* a, const mica_device* b) {
   return a == b || (a->backend == b->backend && std::strcmp(a->option, b->option) == 0);
 }
 
+uint64_t mica::free_bytes(const mica_device* device) {
+  mica_device_info now{};
+  (void)mica_device_get_info(device, &now);
+  return now.is_cpu != 0 ? 0 : now.free_bytes;
+}
+
 mica_status mica::Buffer::create(mica_device* device, uint64_t bytes, const char* what) {
   reset();
   if (bytes == 0) bytes = 64;
@@ -198,6 +204,11 @@ void mica_device_release(mica_device* device) {
 mica_status mica_device_get_info(const mica_device* device, mica_device_info* out_info) {
   if (device == nullptr || out_info == nullptr) return MICA_INVALID_ARGUMENT;
   *out_info = device->info;
+  mica_device_info now{};
+  if (device->lost || device->backend->device_state(device->handle, &now) != MICA_OK)
+    return MICA_OK;
+  std::memcpy(now.backend, device->info.backend, sizeof now.backend);
+  *out_info = now;
   return MICA_OK;
 }
 

@@ -37,6 +37,9 @@ inline mica_device* retain(mica_device* d) {
 // True when what was made for `a` can be used on `b`.
 bool same_device(const mica_device* a, const mica_device* b);
 
+// What the device has free now; 0 when that is unknown or, on the processor, no limit.
+uint64_t free_bytes(const mica_device* device);
+
 // A device buffer that frees itself. Empty until create() succeeded.
 class Buffer {
  public:

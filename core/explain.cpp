@@ -26,10 +26,22 @@ void put_unit(Writer& w, const mica_plan& p, uint32_t i) {
     w.put(mica::find_op(n.op)->name);
   }
   if (n.name[0] != '\0') w.put(" ").put(mica::quoted(n.name));
-  w.put(" -> ");
-  put_shape(w, p.values[n.output]);
+  const char* before = " -> ";
+  const auto put_output = [&](const mica_b_node& made) {
+    const mica_b_value& v = p.values[made.output];
+    if (v.storage == MICA_B_UNPLACED) return;
+    w.put(before);
+    put_shape(w, v);
+    if (v.storage == MICA_B_TEMP && v.layout != 0) w.put(" as layout ", v.layout);
+    before = ", ";
+  };
+  if (u.region == MICA_B_NONE) put_output(n);
+  for (uint32_t k = 0; u.region != MICA_B_NONE && k < p.regions[u.region].n_members; ++k)
+    put_output(p.nodes[p.regions[u.region].members[k]]);
   w.put("  [").put(static_cast<const char*>(p.kernels[i].kernel)).put("]");
   if (u.workspace_bytes != 0) w.put(" workspace ").put_bytes(u.workspace_bytes);
+  if (mica::on_island(p, i))
+    w.put(" on ").put(p.islands[p.island_of[i] - 1]->device->backend->name);
   w.put("\n");
 }
 
@@ -50,9 +62,17 @@ extern "C" mica_status mica_plan_explain(const mica_plan* plan, char* buffer, si
   w.put(" waves; ").put(n_claimed).put(" regions claimed\narena ").put_bytes(p.arena_bytes);
   w.put(", largest workspace ").put_bytes(p.workspace_bytes).put("\n");
   for (uint32_t i = 0; i < p.units.size(); ++i) put_unit(w, p, i);
+  if (!p.fallbacks.empty()) {
+    w.put("fallback, in ").put(static_cast<uint64_t>(p.islands.size())).put(" islands:\n");
+    for (const char c : p.fallbacks) w.put(c);
+  }
   if (!p.refusals.empty()) {
     w.put("not claimed:\n");
-    for (const char c : p.refusals) w.put(c);
+    for (const mica::PlanRefusal& r : p.refusals) {
+      w.put(r.fusion, " at ").put(mica::quoted(r.where));
+      if (r.n > 1) w.put(" and ", r.n - 1, " more");
+      w.put(": ", p.reasons.data() + r.reason, "\n");
+    }
   }
   if (out_size != nullptr) *out_size = w.size();
   return MICA_OK;

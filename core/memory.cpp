@@ -86,7 +86,7 @@ bool Planner::can_take_over(const mica_b_unit& u, uint32_t wave, uint32_t& out_i
   const mica_b_value& out = plan_.values[node.output];
   if (v != root || in.storage != MICA_B_TEMP || life_of_[root] == 0 || last_use_[root] != wave)
     return false;
-  if (in.bytes != out.bytes || in.dtype != out.dtype) return false;
+  if (in.bytes != out.bytes || in.dtype != out.dtype || in.layout != out.layout) return false;
   for (int i = 0; i < 4; ++i)
     if (in.dim[i] != out.dim[i] || in.stride[i] != out.stride[i]) return false;
   uint32_t readers = 0;
@@ -156,11 +156,18 @@ mica_status Planner::place(Error& error) {
     workspace = std::max(workspace, life.bytes);
   }
   plan_.workspace_bytes = workspace;
+  uint64_t hidden = 0;  // values without memory get offsets of their own, so that views are told
   for (uint32_t v = 1; v < plan_.values.size(); ++v) {
     mica_b_value& value = plan_.values[v];
     const uint32_t root = plan_.roots[v];
-    if (value.storage == MICA_B_TEMP && life_of_[root] != 0)
+    if (value.storage == MICA_B_TEMP && life_of_[root] != 0) {
       value.offset += lives_[life_of_[root] - 1].offset;
+    } else if (value.storage == MICA_B_UNPLACED && root == v) {
+      value.offset = hidden;
+      hidden += align_up(value.bytes, kPlaceAlign);
+    } else if (value.storage == MICA_B_UNPLACED && root < v) {
+      value.offset += plan_.values[root].offset;
+    }
   }
   return MICA_OK;
 }

@@ -136,14 +136,14 @@ void refresh_partition(mica_plan& p, const char* variant) {
   b.variant = variant;
 }
 
-// Bytes of an op's args beyond what a backend knows must be zero; it checks that itself. Here: the
-// device must run every node that no claimed region took over.
+// The device must run every node that no claimed region took over and no island.
 mica_status check_supported(mica_plan& p, mica_device* device) {
-  for (const mica_b_unit& u : p.units) {
-    if (u.region != MICA_B_NONE) continue;
+  for (uint32_t i = 0; i < p.units.size(); ++i) {
+    const mica_b_unit& u = p.units[i];
+    if (u.region != MICA_B_NONE || on_island(p, i)) continue;
     char reason[256] = "";
     const mica_status status =
-        device->backend->supports(device->handle, &p.partition, u.node, reason, sizeof reason);
+        node_supported(device, p.partition, u.node, reason, sizeof reason);
     if (status == MICA_OK) continue;
     const mica_b_node& n = p.nodes[u.node];
     char culprit[120];
@@ -162,6 +162,11 @@ mica_status query_units(mica_plan& p, mica_device* device) {
   for (uint32_t i = 0; i < p.units.size(); ++i) {
     mica_b_need& need = p.kernels[i];
     need.struct_size = sizeof need;
+    if (on_island(p, i)) {
+      need = island_need(p, i);
+      p.units[i].numerics = need.numerics;
+      continue;
+    }
     MICA_TRY(device->backend->query(device->handle, &p.partition, i, &need));
     p.units[i].workspace_bytes = need.workspace_bytes;
     p.units[i].numerics = need.numerics;
@@ -187,6 +192,12 @@ mica_status check_homes(const mica_graph& g, mica_device* device,
 
 }  // namespace
 
+mica_status node_supported(const mica_device* device, const mica_b_partition& partition,
+                           uint32_t node, char* reason, size_t capacity) {
+  if (!args_known(device, partition.nodes[node], reason, capacity)) return MICA_UNSUPPORTED;
+  return device->backend->supports(device->handle, &partition, node, reason, capacity);
+}
+
 mica_status build_partition(mica_plan& p, const mica_graph& g, mica_device* device,
                             const mica_session_params& params) {
   Error& error = device->error();
@@ -199,9 +210,12 @@ mica_status build_partition(mica_plan& p, const mica_graph& g, mica_device* devi
   refresh_partition(p, params.variant);
   MICA_TRY(claim_regions(p, g, device, params.unfused != 0));
   refresh_partition(p, params.variant);
+  MICA_TRY(place_islands(p, g, device));
+  MICA_TRY(choose_layouts(p, device));
   MICA_TRY(check_supported(p, device));
   MICA_TRY(query_units(p, device));
-  return plan_memory(p, device->allocator(), error);
+  MICA_TRY(plan_memory(p, device->allocator(), error));
+  return make_segments(p) ? MICA_OK : error.out_of_memory("plan");
 }
 
 }  // namespace mica

@@ -62,7 +62,7 @@ mica_status write_extents(mica_session* s, const mica_plan* p) {
   for (size_t i = 1; i < p->extents.size(); ++i) {
     const char* name = p->name_at(p->extent_names[i]);
     const StepPlace* place = mica::find_place(s, name, true);
-    const int64_t value = place->value >= 0 ? place->value : p->extents[i].max;
+    const int64_t value = mica::extent_value(*p, static_cast<uint32_t>(i));
     if (value > p->extents[i].max)
       return s->error().fail(MICA_INVALID_ARGUMENT, "extent ", quoted(name), " is ", value,
                              ", the plan's maximum is ", p->extents[i].max);
@@ -82,14 +82,17 @@ mica_status submit(mica_plan* p) {
   }
   MICA_TRY(write_extents(s, p));
   p->ran = false;  // its outputs are those of no step until this one is done
-  return s->device->backend->submit(p->handle);
+  return mica::submit_segments(*p);
 }
 
 // What a failed step does to the session: nothing of it took place.
 mica_status failed(mica_plan* p, mica_status status) {
   if (p->cache != nullptr) mica_kv_abandon(p->cache);
-  if (status == MICA_DEVICE_LOST) p->session->device->lost = true;
   Error& error = p->session->error();
+  bool marked = false;  // it was a fallback device
+  for (const mica_device* d : p->session->fallback) marked |= d->lost;
+  if (status == MICA_DEVICE_LOST && !marked) p->session->device->lost = true;
+  if (status == MICA_CANCELLED) return error.fail(status, "the step was cancelled");
   if (error.code() != status) error.fail(status, "the step failed: ", mica_status_text(status));
   return status;
 }
@@ -101,6 +104,11 @@ const PlanNamed* find_output(const mica_plan* p, const char* name) {
 }
 
 }  // namespace
+
+int64_t mica::extent_value(const mica_plan& p, uint32_t extent) {
+  const int64_t value = find_place(p.session, p.name_at(p.extent_names[extent]), true)->value;
+  return value >= 0 ? value : p.extents[extent].max;
+}
 
 uint32_t mica::group_number(const char* digits) {
   uint32_t n = 0;
@@ -115,12 +123,8 @@ mica_status mica_plan_submit(mica_plan* plan) {
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   mica_session* s = plan->session;
   MICA_TRY(mica::session_ready(s));
-  if (plan->handle == nullptr)
-    return s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
-  if (s->device->context->cancelled()) {
-    s->error().fail(MICA_CANCELLED, "the step was cancelled");
-    return failed(plan, MICA_CANCELLED);
-  }
+  if (!plan->allocated) return s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+  if (s->device->context->cancelled()) return failed(plan, MICA_CANCELLED);
   s->error().clear();
   const mica_status status = submit(plan);
   if (status != MICA_OK) return failed(plan, status);
@@ -133,9 +137,8 @@ mica_status mica_plan_wait(mica_plan* plan) {
   mica_session* s = plan->session;
   if (s->running != plan)
     return s->error().fail(MICA_INVALID_ARGUMENT, "no step of this plan is running");
-  const mica_status status = s->device->backend->wait(plan->handle);
+  const mica_status status = mica::wait_last_segment(*plan);
   s->running = nullptr;
-  if (status == MICA_CANCELLED) s->error().fail(status, "the step was cancelled");
   if (status != MICA_OK) return failed(plan, status);
   plan->ran = true;
   return plan->cache != nullptr ? mica_kv_commit(plan->cache) : MICA_OK;
@@ -187,9 +190,14 @@ mica_status mica_plan_output_numerics(const mica_plan* plan, const char* output,
   if (o == nullptr)
     return plan->session->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
   *out_numerics = MICA_NUM_EXACT;
-  for (const mica_b_unit& u : plan->units)
-    if (plan->roots[plan->nodes[u.node].output] == plan->roots[o->value])
-      *out_numerics = u.numerics;
+  for (const mica_b_unit& u : plan->units) {
+    const uint32_t one[] = {u.node};
+    const uint32_t* nodes = u.region != MICA_B_NONE ? plan->regions[u.region].members : one;
+    const uint32_t n = u.region != MICA_B_NONE ? plan->regions[u.region].n_members : 1;
+    for (uint32_t i = 0; i < n; ++i)
+      if (plan->roots[plan->nodes[nodes[i]].output] == plan->roots[o->value])
+        *out_numerics = u.numerics;
+  }
   return MICA_OK;
 }
 

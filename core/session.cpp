@@ -10,13 +10,19 @@ using mica::StepPlace;
 using mica::Writer;
 
 mica_plan::~mica_plan() {
-  if (handle != nullptr) session->device->backend->plan_release(handle);
+  for (const mica::Segment& segment : segments)
+    if (segment.handle != nullptr) session->device->backend->plan_release(segment.handle);
+  mica::release_islands(*this);
+  for (mica::Island* island : islands) {
+    for (mica::WeightCopy* copy : island->weights) mica::drop_weight_copy(session, copy);
+    mica::destroy(session->allocator(), island);
+  }
   for (mica_weights* w : weights) mica_weights_release(w);
 }
 
 mica_session::~mica_session() {
   if (running != nullptr) {  // the backend must not write to what is freed below
-    (void)device->backend->wait(running->handle);
+    (void)mica::wait_last_segment(*running);
     if (running->cache != nullptr) mica_kv_abandon(running->cache);
   }
   for (mica_plan* p : plans) mica::destroy(allocator(), p);
@@ -25,6 +31,7 @@ mica_session::~mica_session() {
   arenas.clear();
   kv.reset();
   mica_kv_cache_release(cache);
+  for (mica_device* d : fallback) mica_device_release(d);
 }
 
 namespace mica {
@@ -32,6 +39,10 @@ namespace mica {
 mica_status session_ready(const mica_session* s) {
   if (s->device->lost)
     return s->error().fail(MICA_DEVICE_LOST, "the device was lost; release what is on it");
+  for (const mica_device* d : s->fallback)
+    if (d->lost)
+      return s->error().fail(MICA_DEVICE_LOST, "the fallback device ", d->backend->name,
+                             " was lost; release what is on it");
   if (s->running != nullptr)
     return s->error().fail(MICA_BUSY, "a step of this session is running; wait for it first");
   return MICA_OK;
@@ -105,7 +116,7 @@ void bind_places(mica_session* s, mica_plan& p) {
 uint64_t new_arena_bytes(const mica_session* s) {
   uint64_t bytes = 0;
   for (const mica_plan* p : s->plans) {
-    if (p->handle != nullptr) continue;
+    if (p->allocated) continue;
     const uint64_t need = p->arena_bytes > 0 ? p->arena_bytes : kPlaceAlign;
     bytes = need > bytes ? need : bytes;
   }
@@ -120,17 +131,28 @@ bool weights_counted(const mica_session* s, size_t i_plan, size_t i_weights) {
   return false;
 }
 
-mica_status check_budget(mica_session* s) {
-  const uint64_t budget = s->device->context->memory_budget_bytes;
+// The budget is for all of the session; what the device has free, for what is not there yet.
+mica_status check_room(mica_session* s) {
+  const uint64_t budget = s->device->context->memory_budget_bytes, free = free_bytes(s->device);
   mica_memory need{};
   MICA_TRY(mica_session_memory(s, &need));
-  if (budget == 0 || need.total_bytes <= budget) return MICA_OK;
+  const bool over_budget = budget != 0 && need.total_bytes > budget;
+  const uint64_t more = new_arena_bytes(s) + need.step_bytes +
+                        (s->kv.handle() == nullptr ? need.kv_bytes : uint64_t{0});
+  if (!over_budget && (free == 0 || more <= free)) return MICA_OK;
   char text[300];
   Writer w(text, sizeof text);
-  w.put("the session needs ").put_bytes(need.total_bytes).put(" (weights ");
-  w.put_bytes(need.weights_bytes).put(", KV cache ").put_bytes(need.kv_bytes);
-  w.put(", activations ").put_bytes(need.activations_bytes).put("), the budget is ");
-  w.put_bytes(budget).put("; lower the context, the batch or the KV dtype");
+  w.put("the session needs ").put_bytes(over_budget ? need.total_bytes : more);
+  w.put(over_budget ? " (weights " : " beside the weights (weights ").put_bytes(need.weights_bytes);
+  w.put(", KV cache ").put_bytes(need.kv_bytes);
+  w.put(", activations ").put_bytes(need.activations_bytes);
+  if (need.fallback_bytes != 0) w.put(", fallback ").put_bytes(need.fallback_bytes);
+  if (over_budget) {
+    w.put("), the budget is ").put_bytes(budget);
+  } else {
+    w.put("), ", s->device->backend->name, " has ").put_bytes(free).put(" free");
+  }
+  w.put("; lower the context, the batch or the KV dtype");
   return s->error().fail(MICA_OVER_BUDGET, static_cast<const char*>(text));
 }
 
@@ -148,19 +170,25 @@ struct Fresh {
   Buffer arena, step, kv;
   uint64_t step_bytes = 0;
   Vec<uint64_t> old_offsets;  // of the places
-  Vec<mica_b_plan*> handles;  // a plan each
+  Vec<mica_b_plan*> handles;  // of the plans' segments on the session's device, in order
 };
 
-mica_status backend_compile(mica_session* s, const mica_plan& p, const Fresh& fresh,
-                            mica_b_plan** out_handle) {
-  const Buffer& arena = p.handle == nullptr ? fresh.arena : s->arenas[p.arena];
+mica_status backend_compile(mica_session* s, const mica_plan& p, Fresh& fresh) {
+  const Buffer& arena = p.allocated ? s->arenas[p.arena] : fresh.arena;
   const Buffer& kv = s->kv.handle() != nullptr ? s->kv : fresh.kv;
   Vec<mica_b_buffer*> buffers(s->allocator());
   bool ok = buffers.push(arena.handle()) && buffers.push(fresh.step.handle());
   for (const mica_weights* w : p.weights) ok = ok && buffers.push(w->buffer.handle());
   if (p.cache != nullptr) ok = ok && buffers.push(kv.handle());
   if (!ok) return s->error().out_of_memory("session");
-  return s->device->backend->compile(s->device->handle, &p.partition, buffers.data(), out_handle);
+  for (const Segment& segment : p.segments) {
+    if (segment.island != 0) continue;
+    mica_b_plan* handle = nullptr;
+    MICA_TRY(s->device->backend->compile(s->device->handle, &segment.partition, buffers.data(),
+                                         &handle));
+    (void)fresh.handles.push(handle);
+  }
+  return MICA_OK;
 }
 
 // Places only grow: what an old one holds is kept at its new offset, what is new is zero.
@@ -180,20 +208,20 @@ mica_status make_fresh(mica_session* s, Fresh& fresh) {
     MICA_TRY(fresh.kv.create(s->device, s->cache->bytes, "the KV cache"));
   MICA_TRY(fresh.step.create(s->device, fresh.step_bytes, "the step block"));
   MICA_TRY(move_places(s, fresh));
-  for (mica_plan* p : s->plans) {
-    mica_b_plan* handle = nullptr;
-    MICA_TRY(backend_compile(s, *p, fresh, &handle));
-    (void)fresh.handles.push(handle);
-  }
+  for (const mica_plan* p : s->plans) MICA_TRY(backend_compile(s, *p, fresh));
+  for (mica_plan* p : s->plans)
+    if (!p->allocated) MICA_TRY(allocate_islands(*p));
   return MICA_OK;
 }
 
 mica_status allocate_session(mica_session* s) {
   if (new_arena_bytes(s) == 0) return MICA_OK;
   MICA_TRY(check_loaded(s));
-  MICA_TRY(check_budget(s));
+  MICA_TRY(check_room(s));
   Fresh fresh(s->allocator());
-  bool ok = s->arenas.reserve(s->arenas.size() + 1) && fresh.handles.reserve(s->plans.size());
+  size_t n_segments = 0;
+  for (const mica_plan* p : s->plans) n_segments += p->segments.size();
+  bool ok = s->arenas.reserve(s->arenas.size() + 1) && fresh.handles.reserve(n_segments);
   for (const StepPlace& place : s->places) ok = ok && fresh.old_offsets.push(place.offset);
   if (!ok) return s->error().out_of_memory("session");
   fresh.step_bytes =
@@ -203,14 +231,21 @@ mica_status allocate_session(mica_session* s) {
   if (status != MICA_OK) {
     for (mica_b_plan* handle : fresh.handles) s->device->backend->plan_release(handle);
     for (size_t i = 0; i < s->places.size(); ++i) s->places[i].offset = fresh.old_offsets[i];
-    for (mica_plan* p : s->plans) bind_places(s, *p);
+    for (mica_plan* p : s->plans) {
+      bind_places(s, *p);
+      if (!p->allocated) release_islands(*p);
+    }
     return status;
   }
-  for (size_t i = 0; i < s->plans.size(); ++i) {
-    mica_plan* p = s->plans[i];
-    if (p->handle == nullptr) p->arena = static_cast<uint32_t>(s->arenas.size());
-    if (p->handle != nullptr) s->device->backend->plan_release(p->handle);
-    p->handle = fresh.handles[i];
+  size_t i_handle = 0;
+  for (mica_plan* p : s->plans) {
+    if (!p->allocated) p->arena = static_cast<uint32_t>(s->arenas.size());
+    p->allocated = true;
+    for (Segment& segment : p->segments) {
+      if (segment.island != 0) continue;
+      if (segment.handle != nullptr) s->device->backend->plan_release(segment.handle);
+      segment.handle = fresh.handles[i_handle++];
+    }
   }
   (void)s->arenas.push(std::move(fresh.arena));
   s->step = std::move(fresh.step);
@@ -295,11 +330,20 @@ mica_status mica_session_create(mica_device* device, const mica_session_params* 
     return error.fail(MICA_INVALID_ARGUMENT, "session: struct_size is not of this version");
   if (params->cache != nullptr && !mica::same_device(params->cache->device, device))
     return error.fail(MICA_INVALID_ARGUMENT, "session: the cache is for another device");
+  for (uint32_t i = 0; i < params->n_fallback; ++i)
+    if (params->fallback == nullptr || params->fallback[i] == nullptr ||
+        params->fallback[i]->context != device->context)
+      return error.fail(MICA_INVALID_ARGUMENT,
+                        "session: a fallback device is NULL or of another context");
   auto* s = mica::create<mica_session>(device->allocator(), device);
   if (s == nullptr) return error.out_of_memory("session");
   s->params = *params;
+  s->params.fallback = nullptr;  // the caller's array; the devices are in s->fallback
+  bool ok = s->fallback.reserve(params->n_fallback);
+  for (uint32_t i = 0; ok && i < params->n_fallback; ++i)
+    ok = s->fallback.push(mica::retain(params->fallback[i]));
   if (params->cache != nullptr) s->cache = mica::retain(params->cache);
-  if (params->variant != nullptr && !s->variant.assign(params->variant)) {
+  if (!ok || (params->variant != nullptr && !s->variant.assign(params->variant))) {
     mica_session_release(s);
     return error.out_of_memory("session");
   }
@@ -351,8 +395,9 @@ mica_status mica_session_memory(const mica_session* session, mica_memory* out_me
   if (session->cache != nullptr) m.kv_bytes = session->cache->bytes;
   if (!session->plans.empty())
     m.step_bytes = mica::lay_out(session->places, [](const StepPlace&, uint64_t) {});
-  m.total_bytes =
-      m.weights_bytes + m.kv_bytes + m.activations_bytes + m.step_bytes + m.reserve_bytes;
+  m.fallback_bytes = mica::fallback_bytes(session);
+  m.total_bytes = m.weights_bytes + m.kv_bytes + m.activations_bytes + m.step_bytes +
+                  m.reserve_bytes + m.fallback_bytes;
   *out_memory = m;
   return MICA_OK;
 }

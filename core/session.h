@@ -21,7 +21,8 @@ struct StepPlace {
 struct mica_session {
   explicit mica_session(mica_device* d)
       : device(mica::retain(d)), variant(d->allocator()), plans(d->allocator()),
-        places(d->allocator()), arenas(d->allocator()) {}
+        places(d->allocator()), arenas(d->allocator()), fallback(d->allocator()),
+        copies(d->allocator()) {}
   ~mica_session();
 
   mica_device* device;
@@ -33,16 +34,20 @@ struct mica_session {
   mica::Buffer step;
   mica::Vec<mica::Buffer> arenas;  // one an allocate that had new plans
   mica::Buffer kv;
-  mica_plan* running = nullptr;  // submitted and not waited for
+  mica::Vec<mica_device*> fallback;     // retained
+  mica::Vec<mica::WeightCopy*> copies;  // of the plans' islands
+  mica_plan* running = nullptr;         // submitted and not waited for
 
   const mica_allocator& allocator() const { return device->allocator(); }
   mica::Error& error() const { return device->error(); }
 };
 
 namespace mica {
-// MICA_OK unless the session's device is lost or a step is in flight.
+// MICA_OK unless a device of the session is lost or a step is in flight.
 mica_status session_ready(const mica_session* session);
 StepPlace* find_place(mica_session* session, const char* name, bool is_extent);
+// Of the coming step: what was set, or the maximum while nothing was.
+int64_t extent_value(const mica_plan& plan, uint32_t extent);
 // "12" -> 12: the group in the name of a cache's hidden input.
 uint32_t group_number(const char* digits);
 }  // namespace mica

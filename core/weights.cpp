@@ -45,14 +45,30 @@ mica_status allocate_staging(mica_weights* w, Staging& staging) {
   return w->device->error().out_of_memory("staging for weights");
 }
 
-struct Progress {
+struct Loading {
   const mica_weight_source* source;
+  const uint64_t* seed;  // nullptr: nothing is random
   uint64_t done = 0, total = 0;
 };
 
-mica_status load_one(mica_weights* w, uint32_t i, void* staging, Progress& progress) {
+mica_status report(mica_weights* w, Loading& loading, uint64_t bytes) {
+  loading.done += bytes;
+  const bool goes_on =
+      loading.source->progress == nullptr ||
+      loading.source->progress(loading.source->user, loading.done, loading.total) == 0;
+  if (goes_on && !w->device->context->cancelled()) return MICA_OK;
+  return w->device->error().fail(MICA_CANCELLED, "loading was cancelled");
+}
+
+mica_status load_one(mica_weights* w, uint32_t i, void* staging, Loading& loading) {
   mica_device* device = w->device;
   const WeightEntry& e = w->entries[i];
+  if (loading.seed != nullptr && e.desc.rank > 1 && device->backend->weight_random != nullptr) {
+    const mica_status status = device->backend->weight_random(
+        device->handle, &e.value, w->buffer.handle(), *loading.seed + i);
+    if (status == MICA_OK) return report(w, loading, e.plain_bytes);
+    if (status != MICA_UNSUPPORTED) return status;
+  }
   const uint64_t rows = n_rows(e), row = e.plain_bytes / rows, step = chunk_rows(e);
   for (uint64_t first = 0; first < rows; first += step) {
     const uint64_t n = rows - first < step ? rows - first : step;
@@ -61,7 +77,7 @@ mica_status load_one(mica_weights* w, uint32_t i, void* staging, Progress& progr
     const void* data = nullptr;
     device->error().clear();
     const mica_status status =
-        progress.source->read(progress.source->user, i, first * row, n * row, staging, &data);
+        loading.source->read(loading.source->user, i, first * row, n * row, staging, &data);
     if (status != MICA_OK || data == nullptr) {
       if (device->error().code() != MICA_OK) return status;
       return device->error().fail(status == MICA_OK ? MICA_IO : status, "the source has no data ",
@@ -69,11 +85,42 @@ mica_status load_one(mica_weights* w, uint32_t i, void* staging, Progress& progr
     }
     MICA_TRY(
         device->backend->weight_pack(device->handle, &e.value, w->buffer.handle(), data, first, n));
-    progress.done += n * row;
-    if (progress.source->progress != nullptr &&
-        progress.source->progress(progress.source->user, progress.done, progress.total) != 0)
-      return device->error().fail(MICA_CANCELLED, "loading was cancelled");
+    MICA_TRY(report(w, loading, n * row));
   }
+  return MICA_OK;
+}
+
+mica_status check_free(const mica_weights* w) {
+  const uint64_t free = mica::free_bytes(w->device);
+  if (free == 0 || w->bytes <= free) return MICA_OK;
+  char text[200];
+  mica::Writer(text, sizeof text)
+      .put("the weights need ")
+      .put_bytes(w->bytes)
+      .put(", ", w->device->info.backend, " has ")
+      .put_bytes(free)
+      .put(" free; take a smaller model, or one of fewer bits");
+  return w->device->error().fail(MICA_OVER_BUDGET, static_cast<const char*>(text));
+}
+
+mica_status load_all(mica_weights* weights, Loading loading) {
+  Error& error = weights->device->error();
+  if (loading.source == nullptr || loading.source->read == nullptr)
+    return error.fail(MICA_INVALID_ARGUMENT, "weights: the source has no read function");
+  if (weights->loaded) return error.fail(MICA_INVALID_ARGUMENT, "the weights are loaded already");
+  MICA_TRY(check_free(weights));
+  Staging staging(weights->device->allocator());
+  MICA_TRY(allocate_staging(weights, staging));
+  MICA_TRY(weights->buffer.create(weights->device, weights->bytes, "the weights"));
+  for (const WeightEntry& e : weights->entries) loading.total += e.plain_bytes;
+  for (uint32_t i = 0; i < weights->entries.size(); ++i) {
+    const mica_status status = load_one(weights, i, staging.data, loading);
+    if (status != MICA_OK) {
+      weights->buffer.reset();
+      return status;
+    }
+  }
+  weights->loaded = true;
   return MICA_OK;
 }
 
@@ -211,25 +258,12 @@ int mica_weights_is_loaded(const mica_weights* weights) {
 }
 
 mica_status mica_weights_load(mica_weights* weights, const mica_weight_source* source) {
-  if (weights == nullptr) return MICA_INVALID_ARGUMENT;
-  Error& error = weights->device->error();
-  if (source == nullptr || source->read == nullptr)
-    return error.fail(MICA_INVALID_ARGUMENT, "weights: the source has no read function");
-  if (weights->loaded) return error.fail(MICA_INVALID_ARGUMENT, "the weights are loaded already");
-  Staging staging(weights->device->allocator());
-  MICA_TRY(allocate_staging(weights, staging));
-  MICA_TRY(weights->buffer.create(weights->device, weights->bytes, "the weights"));
-  Progress progress{source};
-  for (const WeightEntry& e : weights->entries) progress.total += e.plain_bytes;
-  for (uint32_t i = 0; i < weights->entries.size(); ++i) {
-    const mica_status status = load_one(weights, i, staging.data, progress);
-    if (status != MICA_OK) {
-      weights->buffer.reset();
-      return status;
-    }
-  }
-  weights->loaded = true;
-  return MICA_OK;
+  return weights == nullptr ? MICA_INVALID_ARGUMENT : load_all(weights, {source, nullptr});
+}
+
+mica_status mica_weights_load_random(mica_weights* weights, const mica_weight_source* source,
+                                     uint64_t seed) {
+  return weights == nullptr ? MICA_INVALID_ARGUMENT : load_all(weights, {source, &seed});
 }
 
 mica_status mica_weights_load_gguf(mica_weights* weights, mica_gguf* file,

@@ -53,6 +53,7 @@ void describe_cpu(const cpu::CpuInfo& info, cpu::Isa isa, mica_device_info* out)
   }
   out->memory_bytes = pages_bytes(_SC_PHYS_PAGES);
   out->free_bytes = pages_bytes(_SC_AVPHYS_PAGES);
+  out->is_cpu = 1;
 }
 
 mica_status device_info(const mica_host*, uint32_t i, mica_device_info* out) {
@@ -138,7 +139,7 @@ mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer**
   *out = nullptr;
   if (bytes > INT64_MAX) return MICA_OUT_OF_MEMORY;
   mica_b_buffer* buffer =
-      mica::create<mica_b_buffer>(device->allocator, mica_b_buffer{device, nullptr, bytes, 0});
+      mica::create<mica_b_buffer>(device->allocator, mica_b_buffer{device, nullptr, bytes, 0, false});
   if (buffer == nullptr) return MICA_OUT_OF_MEMORY;
   if (own_allocator(*device) || bytes < kHugePage) {
     buffer->data = static_cast<char*>(mica::allocate(device->allocator, bytes, kBufferAlign));
@@ -154,12 +155,18 @@ mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer**
   return MICA_OK;
 }
 
+mica_status buffer_import(mica_b_device* device, void* host, uint64_t bytes, mica_b_buffer** out) {
+  const mica_b_buffer wrapped = {device, static_cast<char*>(host), bytes, 0, true};
+  *out = mica::create<mica_b_buffer>(device->allocator, wrapped);
+  return *out != nullptr ? MICA_OK : MICA_OUT_OF_MEMORY;
+}
+
 void buffer_free(mica_b_buffer* buffer) {
   if (buffer == nullptr) return;
   const mica_allocator& allocator = buffer->device->allocator;
   if (buffer->mapped_bytes > 0) {
     munmap(buffer->data, buffer->mapped_bytes);
-  } else {
+  } else if (!buffer->imported) {
     mica::deallocate(allocator, buffer->data, buffer->bytes);
   }
   mica::destroy(allocator, buffer);
@@ -247,26 +254,75 @@ mica_status weight_unpack(mica_b_device* device, const mica_b_value* weight, mic
   return move_rows(device, move);
 }
 
+// --- KV pages -----------------------------------------------------------------------------------
+
+// 64 cells of n_kv_heads plain rows each, to a page or from it.
+template <class Move>
+mica_status walk_page(const mica_b_kv_desc& desc, mica_b_buffer* buffer, uint64_t offset,
+                      const Move& move) {
+  uint32_t layout = 0;
+  uint64_t page_bytes = 0;
+  MICA_TRY(cpu::kv_layout(buffer->device, &desc, &layout, &page_bytes));
+  if (!mica::range_fits(offset, page_bytes, buffer->bytes)) return MICA_INVALID_ARGUMENT;
+  const uint64_t row_bytes = cpu::kv_row_bytes(desc);
+  for (uint32_t cell = 0; cell < cpu::kPageCellCount; ++cell)
+    for (uint32_t head = 0; head < desc.n_kv_heads; ++head)
+      move(buffer->data + offset, head, cell, (cell * uint64_t{desc.n_kv_heads} + head) * row_bytes);
+  return MICA_OK;
+}
+
+mica_status kv_pack(mica_b_device*, const mica_b_kv_desc* desc, mica_b_buffer* buffer,
+                    uint64_t offset, const void* rows) {
+  const char* from = static_cast<const char*>(rows);
+  return walk_page(*desc, buffer, offset,
+                   [&](char* page, uint32_t head, uint32_t cell, uint64_t at) {
+                     cpu::kv_pack_cell(*desc, page, head, cell, from + at);
+                   });
+}
+
+mica_status kv_unpack(mica_b_device*, const mica_b_kv_desc* desc, mica_b_buffer* buffer,
+                      uint64_t offset, void* rows) {
+  char* to = static_cast<char*>(rows);
+  return walk_page(*desc, buffer, offset,
+                   [&](char* page, uint32_t head, uint32_t cell, uint64_t at) {
+                     cpu::kv_unpack_cell(*desc, page, head, cell, to + at);
+                   });
+}
+
 // --- Compiling ----------------------------------------------------------------------------------
 
 mica_status supports(mica_b_device* device, const mica_b_partition* partition, uint32_t node,
                      char* reason, size_t capacity) {
   Writer why(reason, capacity);
   cpu::Bound bound;
-  return cpu::bind(*device, *partition, {node, MICA_B_NONE}, nullptr, bound, why);
+  return cpu::bind(*device, *partition, {node, MICA_B_NONE}, nullptr, nullptr, bound, why);
 }
+
+mica_status value_layout(mica_b_device* device, const mica_b_partition* partition, uint32_t value,
+                         uint32_t* out_layout, uint64_t* out_bytes) {
+  cpu::value_layout(*device, *partition, value, out_layout, out_bytes);
+  return MICA_OK;
+}
+
+uint32_t args_bytes(mica_b_device* device, uint32_t op) { return cpu::args_bytes(*device, op); }
 
 mica_status claims(mica_b_device* device, const mica_b_partition* partition, uint32_t region,
                    char* reason, size_t capacity) {
   Writer why(reason, capacity);
   cpu::Bound bound;
-  return cpu::bind(*device, *partition, {MICA_B_NONE, region}, nullptr, bound, why);
+  cpu::Call members[cpu::kMaxMembers];
+  return cpu::bind(*device, *partition, {MICA_B_NONE, region}, nullptr, members, bound, why);
 }
 
 // "matmul.q4_0.avx512", "softmax.f32.naive.avx2".
 void describe(const mica_b_device& device, const cpu::Bound& bound, Writer& out) {
-  const cpu::Call& call = bound.call.n_members > 0 ? bound.members[0] : bound.call;
-  const mica_dtype_info* dtype = call.n_in > 0 ? mica_dtype_get(call.in[0].dtype) : nullptr;
+  const cpu::Call* call = &bound.call;
+  for (uint32_t i = bound.call.n_members; i-- > 0;) {  // of a region its first matmul, or member
+    const cpu::Call& member = bound.call.members[i];
+    if (i == 0 && call->op == MICA_OP_matmul) break;
+    if (i == 0 || member.op == MICA_OP_matmul) call = &member;
+  }
+  const mica_dtype_info* dtype = call->n_in > 0 ? mica_dtype_get(call->in[0].dtype) : nullptr;
   out.put(bound.kernel->name);
   if (dtype != nullptr) out.put(".", dtype->name);
   if (bound.kernel->variant[0] != '\0') out.put(".", bound.kernel->variant);
@@ -281,9 +337,10 @@ mica_status query(mica_b_device* device, const mica_b_partition* partition, uint
   char text[200];
   Writer reason(text, sizeof text);
   cpu::Bound bound;
+  cpu::Call members[cpu::kMaxMembers];
   const mica_b_unit& u = partition->units[unit];
   const mica_status status =
-      cpu::bind(*device, *partition, {u.node, u.region}, nullptr, bound, reason);
+      cpu::bind(*device, *partition, {u.node, u.region}, nullptr, members, bound, reason);
   if (status != MICA_OK || bound.kernel == nullptr) return status;
   if (bound.kernel->workspace != nullptr)
     out->workspace_bytes = bound.kernel->workspace(bound.call);
@@ -330,7 +387,7 @@ constexpr mica_backend kBackend = {
     device_state,
     buffer_create,
     buffer_free,
-    nullptr,
+    buffer_import,
     buffer_map,
     buffer_write,
     buffer_read,
@@ -340,12 +397,12 @@ constexpr mica_backend kBackend = {
     weight_unpack,
     nullptr,
     cpu::kv_layout,
-    nullptr,
-    nullptr,
-    nullptr,
+    kv_pack,
+    kv_unpack,
+    args_bytes,
     supports,
     claims,
-    nullptr,
+    value_layout,
     query,
     compile,
     submit,

@@ -26,5 +26,6 @@ struct mica_b_buffer {
   mica_b_device* device;
   char* data;
   uint64_t bytes;
-  uint64_t mapped_bytes;  // of the mapping; 0: from the allocator
+  uint64_t mapped_bytes;  // of the mapping; 0: from the allocator, or
+  bool imported;          // somebody else's
 };

@@ -18,6 +18,8 @@ constexpr uint32_t kLayoutPlain = 0;  // rows as GGUF has them
 constexpr uint32_t kLayoutRows16 = 1;
 // K and V pages: kernels/kv_page.h says how.
 constexpr uint32_t kLayoutKvPage = 2;
+// Temporaries rounded for matmul, in panels (quant/rows16.h): + the dtype of the weights they meet.
+constexpr uint32_t kLayoutPanels = 0x200;
 
 struct Features {  // of the running CPU, beyond the ISA a file is compiled for
   uint32_t avx512_bf16;
@@ -62,11 +64,16 @@ struct Kernel {
   void (*run)(const Call& call, uint32_t phase, int64_t first, int64_t end, char* scratch);
   // Items worth taking at a time (cheap items: many); nullptr: 1.
   int64_t (*grain)(const Call& call, uint32_t phase);
+  // Of kernels whose first matmul can take its x in kLayoutPanels: the bytes of that, or 0.
+  uint64_t (*panel_bytes)(const Call& call) = nullptr;
+  // The last member's output, or the node's, can be made in kLayoutPanels.
+  bool makes_panels = false;
 };
 
 struct KernelList {
   const Kernel* rows;
   uint32_t n;
+  uint32_t args_bytes;  // of the op's args that the rows know
 };
 
 }  // namespace mica::cpu
@@ -78,7 +85,9 @@ struct KernelList {
 #define MICA_CPU_END \
   }                  \
   }
-// At the end of kernels/<name>.cpp, inside MICA_CPU_BEGIN/END: MICA_CPU_KERNELS(rms_norm, rows)
-#define MICA_CPU_KERNELS(name, rows)      \
+// At the end of kernels/<name>.cpp, inside MICA_CPU_BEGIN/END: MICA_CPU_KERNELS(mul, rows), and of an
+// op with options MICA_CPU_KERNELS(rms_norm, rows, sizeof(mica_rms_norm_args)).
+#define MICA_CPU_KERNELS(name, rows, ...) \
   extern const KernelList kernels_##name; \
-  const KernelList kernels_##name = {rows, sizeof(rows) / sizeof((rows)[0])};
+  const KernelList kernels_##name = {     \
+      rows, sizeof(rows) / sizeof((rows)[0]), uint32_t{0} __VA_OPT__(+) __VA_ARGS__};

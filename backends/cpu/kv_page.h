@@ -4,6 +4,8 @@
 
 namespace mica::cpu {
 
+constexpr uint32_t kPageCellCount = 64;
+
 // The backend's kv_layout. UNSUPPORTED: a dtype that pages cannot hold.
 mica_status kv_layout(mica_b_device* device, const mica_b_kv_desc* desc, uint32_t* out_layout,
                       uint64_t* out_page_bytes);

@@ -6,8 +6,8 @@ using mica::Writer;
 namespace cpu = mica::cpu;
 
 mica_b_plan::mica_b_plan(mica_b_device& d, const mica_b_partition& p)
-    : device_(d), partition_(p), bound_(d.allocator), works_(d.allocator), lanes_(d.allocator),
-      stages_(d.allocator), patches_(d.allocator), extents_(d.allocator) {
+    : device_(d), partition_(p), bound_(d.allocator), members_(d.allocator), works_(d.allocator),
+      lanes_(d.allocator), stages_(d.allocator), patches_(d.allocator), extents_(d.allocator) {
   enter = [](cpu::Task* task, uint32_t i_thread) {
     mica_b_plan& plan = *static_cast<mica_b_plan*>(task);
     plan.walk(plan.epoch_.load(), i_thread);
@@ -20,17 +20,25 @@ mica_b_plan::~mica_b_plan() {
 }
 
 mica_status mica_b_plan::bind_units(mica_b_buffer* const* buffers, Error& error) {
-  if (!bound_.make(partition_.n_units)) return error.out_of_memory("a plan");
+  const auto n_members = [&](uint32_t i) {
+    const uint32_t region = partition_.units[i].region;
+    return region != MICA_B_NONE ? partition_.regions[region].n_members : 0;
+  };
+  size_t n = 0;
+  for (uint32_t i = 0; i < partition_.n_units; ++i) n += n_members(i);
+  if (!bound_.make(partition_.n_units) || !members_.make(n)) return error.out_of_memory("a plan");
+  cpu::Call* members = members_.data();
   for (uint32_t i = 0; i < partition_.n_units; ++i) {
     const mica_b_unit& unit = partition_.units[i];
     cpu::Bound& bound = bound_[i];
     char text[200];
     Writer reason(text, sizeof text);
     const cpu::UnitRef ref = {unit.node, unit.region};
-    const mica_status status = cpu::bind(device_, partition_, ref, buffers, bound, reason);
+    const mica_status status = cpu::bind(device_, partition_, ref, buffers, members, bound, reason);
     if (status != MICA_OK) {
       return error.fail(status, partition_.nodes[unit.node].name, ": ", text);
     }
+    members += n_members(i);
     if (bound.kernel == nullptr) continue;
     bound.call.workspace = buffers[0]->data + unit.workspace_offset;
     if (bound.kernel->scratch == nullptr) continue;
@@ -107,7 +115,8 @@ mica_status mica_b_plan::collect_patches(Error& error) {
     } else {
       const mica_b_region& region = partition_.regions[unit.region];
       for (uint32_t j = 0; j < region.n_members; ++j) {
-        ok = follow_node(bound_[i].members[j], region.members[j]) && ok;
+        // The plan's own members: a Call is const for kernels only.
+        ok = follow_node(const_cast<cpu::Call&>(bound_[i].call.members[j]), region.members[j]) && ok;
       }
     }
     if (!ok) return error.out_of_memory("a plan");

@@ -72,6 +72,7 @@ class Slots {
   }
   size_t size() const { return size_; }
   T& operator[](size_t i) { return data_[i]; }
+  T* data() { return data_; }
   T* begin() { return data_; }
   T* end() { return data_ + size_; }
 
@@ -109,6 +110,7 @@ struct mica_b_plan : mica::cpu::Task {
   const mica_b_partition& partition_;
   const char* step_block_ = nullptr;
   mica::cpu::Slots<mica::cpu::Bound> bound_;
+  mica::cpu::Slots<mica::cpu::Call> members_;  // of all regions
   mica::cpu::Slots<mica::cpu::Work> works_;
   mica::cpu::Slots<mica::cpu::Lane> lanes_;  // n_lanes_ for each work
   mica::cpu::Slots<mica::cpu::Stage> stages_;

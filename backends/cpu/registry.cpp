@@ -72,10 +72,12 @@ bool named(const Kernel& kernel, const char* variant) {
   return std::strcmp(kernel.variant, variant) == 0;
 }
 
-// The wanted variant's first row that says yes, else the first of all rows that does.
+// The wanted variant's first row that says yes, else the first of all rows that does. A region that
+// has no such variant is left to its members, which may.
 mica_status choose(const KernelList& list, const char* variant, Bound& bound, Writer& reason) {
-  const char* why = nullptr;
-  for (int pass = variant != nullptr ? 0 : 1; pass < 2; ++pass) {
+  const bool only_variant = variant != nullptr && bound.call.n_members > 0;
+  const char* why = only_variant ? "it has no kernel of the wanted variant" : nullptr;
+  for (int pass = variant != nullptr ? 0 : 1; pass < (only_variant ? 1 : 2); ++pass) {
     for (uint32_t i = 0; i < list.n; ++i) {
       const Kernel& row = list.rows[i];
       if (pass == 0 && !named(row, variant)) continue;
@@ -94,7 +96,7 @@ mica_status choose(const KernelList& list, const char* variant, Bound& bound, Wr
 }  // namespace
 
 mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
-                 mica_b_buffer* const* buffers, Bound& out, Writer& reason) {
+                 mica_b_buffer* const* buffers, Call* members, Bound& out, Writer& reason) {
   out.kernel = nullptr;
   out.call = Call{};
   out.call.features = &device.features;
@@ -107,10 +109,10 @@ mica_status bind(const mica_b_device& device, const mica_b_partition& partition,
       return MICA_UNSUPPORTED;
     }
     for (uint32_t i = 0; i < region.n_members; ++i) {
-      bind_node(device, partition, region.members[i], buffers, out.members[i]);
+      bind_node(device, partition, region.members[i], buffers, members[i]);
     }
     out.call.n_members = region.n_members;
-    out.fix();
+    out.call.members = members;
   } else {
     bind_node(device, partition, unit.node, buffers, out.call);
     if (is_view_op(out.call.op)) return MICA_OK;
@@ -123,6 +125,72 @@ mica_status bind(const mica_b_device& device, const mica_b_partition& partition,
     return MICA_UNSUPPORTED;
   }
   return choose(*list, partition.variant, out, reason);
+}
+
+namespace {
+
+// The nodes of a unit.
+struct Members {
+  const uint32_t* nodes;
+  uint32_t n;
+};
+Members members_of(const mica_b_partition& p, const mica_b_unit& u) {
+  if (u.region == MICA_B_NONE) return {&u.node, 1};
+  return {p.regions[u.region].members, p.regions[u.region].n_members};
+}
+
+// Whether any of the unit's nodes but input 1 of its first reads the value.
+bool reads_otherwise(const mica_b_partition& p, const Members& m, uint32_t value) {
+  for (uint32_t i = 0; i < m.n; ++i) {
+    const mica_b_node& node = p.nodes[m.nodes[i]];
+    for (uint32_t k = 0; k < node.n_inputs; ++k)
+      if (node.input[k] == value && (i != 0 || k != 1)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void value_layout(const mica_b_device& device, const mica_b_partition& p, uint32_t value,
+                  uint32_t* out_layout, uint64_t* out_bytes) {
+  const mica_b_value& v = p.values[value];
+  if (v.dtype != MICA_F32 || v.dim[1] == 1 || v.dim[2] != 1 || v.dim[3] != 1) return;
+  uint32_t layout = kLayoutPlain;
+  uint64_t bytes = 0;
+  bool made = false;
+  for (uint32_t u = 0; u < p.n_units; ++u) {
+    const Members m = members_of(p, p.units[u]);
+    const bool makes = p.nodes[m.nodes[m.n - 1]].output == value;
+    if (reads_otherwise(p, m, value)) return;
+    if (!makes && p.nodes[m.nodes[0]].input[1] != value) continue;
+    char text[1];
+    Writer reason(text, sizeof text);
+    Bound bound;
+    Call members[kMaxMembers];
+    const UnitRef ref = {p.units[u].node, p.units[u].region};
+    if (bind(device, p, ref, nullptr, members, bound, reason) != MICA_OK) return;
+    if (bound.kernel == nullptr) return;
+    if (makes) {
+      made = bound.kernel->makes_panels;
+      if (!made) return;
+      continue;
+    }
+    Call& matmul = bound.call.n_members > 0 ? members[0] : bound.call;
+    if (bound.kernel->panel_bytes == nullptr) return;
+    if (layout == kLayoutPlain) layout = kLayoutPanels + matmul.in[0].dtype;
+    matmul.in[1].layout = layout;
+    bytes = bound.kernel->panel_bytes(bound.call);
+    if (bytes == 0 || bound.kernel->supports(bound.call) != nullptr) return;
+  }
+  if (!made || layout == kLayoutPlain) return;
+  *out_layout = layout;
+  *out_bytes = bytes;
+}
+
+uint32_t args_bytes(const mica_b_device& device, uint32_t op) {
+  const char* name = op_name(op);
+  const KernelList* list = name != nullptr ? find_kernels(device.isa, name) : nullptr;
+  return list != nullptr ? list->args_bytes : MICA_B_NONE;
 }
 
 }  // namespace mica::cpu

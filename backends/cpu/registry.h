@@ -4,14 +4,12 @@
 
 namespace mica::cpu {
 
-constexpr uint32_t kMaxMembers = 8;  // of a region that a kernel may do at once
+constexpr uint32_t kMaxMembers = 16;  // of a region that a kernel may do at once
 
-// A unit with its kernel. `call.members` points at `members`: after a copy call fix().
+// A unit with its kernel.
 struct Bound {
   const Kernel* kernel;  // nullptr: nothing to run (views)
   Call call;
-  Call members[kMaxMembers];
-  void fix() { call.members = call.n_members > 0 ? members : nullptr; }
 };
 
 // What a unit is: a node or a region.
@@ -20,9 +18,19 @@ struct UnitRef {
   uint32_t region;  // MICA_B_NONE for a node
 };
 
-// Fills the call with maxima and chooses the kernel. Without buffers, values that are present get
-// an address that is not to be used. UNSUPPORTED: `reason` says why.
+// Fills the call with maxima and chooses the kernel. `members`: room for those of a region, at most
+// kMaxMembers. Without buffers, values that are present get an address that is not to be used.
+// UNSUPPORTED: `reason` says why.
 mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
-                 mica_b_buffer* const* buffers, Bound& out, Writer& reason);
+                 mica_b_buffer* const* buffers, Call* members, Bound& out, Writer& reason);
+
+// The backend's value_layout: kLayoutPanels where the kernel that makes the value can round it for
+// all that read it, which are matmuls by weights of one type. Not of a single column, which every
+// reader rounds itself, in the shade of its first weights' way from memory.
+void value_layout(const mica_b_device& device, const mica_b_partition& partition, uint32_t value,
+                  uint32_t* out_layout, uint64_t* out_bytes);
+
+// How many bytes of an op's args its kernels know; MICA_B_NONE where it has none.
+uint32_t args_bytes(const mica_b_device& device, uint32_t op);
 
 }  // namespace mica::cpu

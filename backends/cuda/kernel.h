@@ -4,8 +4,7 @@
 // Launches are captured into a CUDA graph when a plan is compiled, and replayed for every step: all
 // addresses are fixed, and live counts are read on the device (Tensor::live).
 #pragma once
-#include <cuda_runtime.h>
-
+#include "backends/cuda/driver.h"
 #include "backends/gpu/call.h"
 
 namespace mica::cuda {
@@ -21,11 +20,17 @@ struct DeviceInfo {
   uint64_t l2_bytes;
 };
 
-// The stream under capture. Launches run one after the other.
+// The stream that launches go to, one after the other: under capture, or running. Every kernel's
+// record() is called twice: first with `preparing`, which loads what will be launched, because
+// nothing may be loaded under capture.
 struct Recorder {
   cudaStream_t stream;
   const DeviceInfo* device;
   cudaError_t error;  // the first that failed
+  const Driver* driver;
+  bool preparing;  // loads what is launched, and does not launch it
+  bool running;    // not under capture: loads it first, if need be
+  bool cleared;    // the last thing recorded was no kernel: the next one may not overlap it
 };
 
 using Kernel = gpu::Kernel<Recorder>;
@@ -35,28 +40,23 @@ inline const DeviceInfo& device_of(const Call& c) {
   return *static_cast<const DeviceInfo*>(c.device);
 }
 
+mica_status launch_any(Recorder& r, const void* kernel, dim3 grid, dim3 block,
+                       uint64_t shared_bytes, void** args);
+
 // Launches kernel(args) with programmatic dependent launch where the device has it (sm_90 and up):
 // it may start before the kernel ahead of it ends. So every kernel calls wait_for_inputs() before
-// it touches anything but weights, and start_next() as early as it likes.
+// it touches anything but weights, and start_next() as early as it likes. `args` is one struct, and
+// `shared_bytes` of dynamic shared memory may be up to DeviceInfo::max_shared_bytes less what the
+// kernel declares itself.
 template <class Args>
 mica_status launch(Recorder& r, void (*kernel)(Args), dim3 grid, dim3 block, uint64_t shared_bytes,
                    const Args& args) {
-  if (shared_bytes > 48 * 1024 && r.error == cudaSuccess)
-    r.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared_bytes));
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = r.stream;
-  config.attrs = &early;
-  config.numAttrs = r.device->cc >= 90 ? 1 : 0;
-  if (r.error == cudaSuccess) r.error = cudaLaunchKernelEx(&config, kernel, args);
-  return r.error == cudaSuccess ? MICA_OK : MICA_INTERNAL;
+  Args copy = args;
+  void* list[] = {&copy};
+  return launch_any(r, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, list);
 }
+// Sets bytes to zero, in the order of the launches; an address inside the workspace.
+mica_status clear(Recorder& r, uint64_t address, uint64_t bytes);
 
 #ifdef __CUDACC__
 // Everything that earlier kernels wrote is visible after this.

@@ -1,8 +1,8 @@
 // The reference backend: every op's own double-precision reference, one unit after another.
 // Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics
-// do;
-// ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) * sum
-// |t|, instead of its value. The conformance suite derives its bounds from these.
+// do; ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) *
+// sum |t|, instead of its value. The conformance suite derives its bounds from these. ",fused"
+// claims every region and runs its members in their order, for tests of the core's fusions.
 #include "core/context.h"
 #include "core/kv_cache.h"
 #include "core/op.h"
@@ -21,21 +21,23 @@ namespace {
 struct Device {
   const mica_host* host;
   mica_numerics numerics;
-  bool bound;
+  bool bound, fused;
 };
 
 struct Memory {
   const mica_allocator* allocator;
   char* data;
   uint64_t bytes;
+  bool imported;
 };
 
 struct Plan {
-  explicit Plan(const mica_allocator& a) : bases(a), is_read(a) {}
+  explicit Plan(const mica_allocator& a) : bases(a), is_read(a), inner(a) {}
   Device* device = nullptr;
   const mica_b_partition* partition = nullptr;
   mica::Vec<char*> bases;        // of the buffers
   mica::Vec<uint8_t> is_read;    // per value: some node reads it
+  mica::Vec<char> inner;         // of values that live inside a region
   mica_status status = MICA_OK;  // of the step, told by wait
 };
 
@@ -64,6 +66,7 @@ mica_status device_info(const mica_host*, uint32_t, mica_device_info* out) {
   mica::Writer(out->backend, sizeof out->backend).put("ref");
   mica::Writer(out->name, sizeof out->name).put("double-precision reference");
   mica::Writer(out->options, sizeof out->options).put("f64, f32, f16, bf16, q8_32, q8_256");
+  out->is_cpu = 1;
   return MICA_OK;
 }
 
@@ -75,12 +78,13 @@ mica_status device_open(const mica_host* host, const char* option, mica_b_device
   size_t length = 0;
   while (option[length] != '\0' && option[length] != ',') ++length;
   const bool bound = std::strcmp(option + length, ",bound") == 0;
+  const bool fused = std::strcmp(option + length, ",fused") == 0;
   for (const auto& o : kOptions) {
     if (std::strlen(o.name) != length || std::memcmp(o.name, option, length) != 0) continue;
-    if (option[length] != '\0' && !bound) break;
+    if (option[length] != '\0' && !bound && !fused) break;
     auto* d = mica::create<Device>(*host->allocator);
     if (d == nullptr) return fail(host, MICA_OUT_OF_MEMORY, "out of memory: device");
-    *d = {host, o.numerics, bound};
+    *d = {host, o.numerics, bound, fused};
     *out = reinterpret_cast<mica_b_device*>(d);
     return MICA_OK;
   }
@@ -94,7 +98,7 @@ mica_status buffer_create(mica_b_device* d, uint64_t bytes, mica_b_buffer** out)
   const mica_allocator* a = of(d)->host->allocator;
   auto* b = mica::create<Memory>(*a);
   if (b == nullptr) return MICA_OUT_OF_MEMORY;
-  *b = {a, static_cast<char*>(mica::allocate(*a, static_cast<size_t>(bytes), 256)), bytes};
+  *b = {a, static_cast<char*>(mica::allocate(*a, static_cast<size_t>(bytes), 256)), bytes, false};
   if (b->data == nullptr) {
     mica::destroy(*a, b);
     return MICA_OUT_OF_MEMORY;
@@ -104,10 +108,19 @@ mica_status buffer_create(mica_b_device* d, uint64_t bytes, mica_b_buffer** out)
   return MICA_OK;
 }
 
+mica_status buffer_import(mica_b_device* d, void* host, uint64_t bytes, mica_b_buffer** out) {
+  const mica_allocator* a = of(d)->host->allocator;
+  auto* b = mica::create<Memory>(*a);
+  if (b == nullptr) return MICA_OUT_OF_MEMORY;
+  *b = {a, static_cast<char*>(host), bytes, true};
+  *out = reinterpret_cast<mica_b_buffer*>(b);
+  return MICA_OK;
+}
+
 void buffer_free(mica_b_buffer* buffer) {
   Memory* b = of(buffer);
   const mica_allocator& a = *b->allocator;
-  mica::deallocate(a, b->data, static_cast<size_t>(b->bytes));
+  if (!b->imported) mica::deallocate(a, b->data, static_cast<size_t>(b->bytes));
   mica::destroy(a, b);
 }
 
@@ -159,17 +172,39 @@ mica_status kv_layout(mica_b_device*, const mica_b_kv_desc* d, uint32_t* out_lay
   return MICA_OK;
 }
 
+// A page is plain rows already.
+mica_status kv_pack(mica_b_device* device, const mica_b_kv_desc* d, mica_b_buffer* b,
+                    uint64_t offset, const void* rows) {
+  uint32_t layout = 0;
+  uint64_t bytes = 0;
+  MICA_TRY(kv_layout(device, d, &layout, &bytes));
+  return buffer_write(b, offset, rows, bytes);
+}
+mica_status kv_unpack(mica_b_device* device, const mica_b_kv_desc* d, mica_b_buffer* b,
+                      uint64_t offset, void* rows) {
+  uint32_t layout = 0;
+  uint64_t bytes = 0;
+  MICA_TRY(kv_layout(device, d, &layout, &bytes));
+  return buffer_read(b, offset, rows, bytes);
+}
+
+// As a plug-in it may be older than the core.
+uint32_t args_bytes(mica_b_device*, uint32_t op) {
+  const OpDef* def = mica::find_op(op);
+  return def != nullptr ? def->args_size : MICA_B_NONE;
+}
+
 mica_status supports(mica_b_device*, const mica_b_partition* p, uint32_t node, char* reason,
                      size_t capacity) {
   const OpDef* op = mica::find_op(p->nodes[node].op);
-  if (op != nullptr && op->reference != nullptr && p->nodes[node].args_size <= op->args_size)
-    return MICA_OK;
+  if (op != nullptr && op->reference != nullptr) return MICA_OK;
   mica::Writer(reason, capacity).put("this version has no reference of the op");
   return MICA_UNSUPPORTED;
 }
 
-mica_status claims(mica_b_device*, const mica_b_partition*, uint32_t, char* reason,
+mica_status claims(mica_b_device* d, const mica_b_partition*, uint32_t, char* reason,
                    size_t capacity) {
+  if (of(d)->fused) return MICA_OK;
   mica::Writer(reason, capacity).put("the reference runs plain ops only");
   return MICA_UNSUPPORTED;
 }
@@ -187,6 +222,13 @@ mica_status compile(mica_b_device* device, const mica_b_partition* partition,
   const mica_allocator& a = *d->host->allocator;
   auto* p = mica::create<Plan>(a, a);
   bool ok = p != nullptr && p->is_read.resize(partition->n_values);
+  uint64_t inner_bytes = 0;
+  for (uint32_t i = 1; i < partition->n_values; ++i) {
+    const mica_b_value& v = partition->values[i];
+    if (v.storage == MICA_B_UNPLACED && inner_bytes < v.offset + v.bytes)
+      inner_bytes = v.offset + v.bytes;
+  }
+  ok = ok && (partition->n_regions == 0 || p->inner.resize(static_cast<size_t>(inner_bytes)));
   for (uint32_t i = 0; ok && i < partition->n_buffers; ++i)
     ok = p->bases.push(of(buffers[i])->data);
   if (!ok) {
@@ -209,12 +251,12 @@ mica_status compile(mica_b_device* device, const mica_b_partition* partition,
   return MICA_OK;
 }
 
-HostTensor bind(const Plan* p, uint32_t value) {
+HostTensor bind(Plan* p, uint32_t value) {
   HostTensor t;
   if (value == MICA_B_NONE) return t;
   const mica_b_value& v = p->partition->values[value];
   t.dtype = v.dtype;
-  t.data = p->bases[v.buffer] + v.offset;
+  t.data = (v.storage == MICA_B_UNPLACED ? p->inner.data() : p->bases[v.buffer]) + v.offset;
   for (int i = 0; i < 4; ++i) t.dim[i] = v.dim[i], t.stride[i] = v.stride[i];
   if (v.extent != MICA_B_NONE) {
     int32_t live = 0;
@@ -245,8 +287,8 @@ mica_status run_bound(const OpDef& op, mica::RefCall& call) {
   return MICA_OK;
 }
 
-mica_status run_unit(const Plan* p, const mica_b_unit& unit) {
-  const mica_b_node& node = p->partition->nodes[unit.node];
+mica_status run_node(Plan* p, uint32_t i_node) {
+  const mica_b_node& node = p->partition->nodes[i_node];
   const OpDef& op = *mica::find_op(node.op);
   HostTensor in[MICA_B_MAX_INPUTS];
   for (uint32_t k = 0; k < node.n_inputs; ++k) in[k] = bind(p, node.input[k]);
@@ -262,6 +304,13 @@ mica_status run_unit(const Plan* p, const mica_b_unit& unit) {
       p->is_read[node.output] == 0)
     return run_bound(op, call);
   return MICA_REF_CALL(*p->partition, node, op, call);
+}
+
+mica_status run_unit(Plan* p, const mica_b_unit& unit) {
+  if (unit.region == MICA_B_NONE) return run_node(p, unit.node);
+  const mica_b_region& region = p->partition->regions[unit.region];
+  for (uint32_t i = 0; i < region.n_members; ++i) MICA_TRY(run_node(p, region.members[i]));
+  return MICA_OK;
 }
 
 mica_status submit(mica_b_plan* plan) {
@@ -293,7 +342,7 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                device_state,
                                buffer_create,
                                buffer_free,
-                               nullptr,
+                               buffer_import,
                                buffer_map,
                                buffer_write,
                                buffer_read,
@@ -303,9 +352,9 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                weight_unpack,
                                nullptr,
                                kv_layout,
-                               nullptr,
-                               nullptr,
-                               nullptr,
+                               kv_pack,
+                               kv_unpack,
+                               args_bytes,
                                supports,
                                claims,
                                nullptr,

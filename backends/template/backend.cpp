@@ -123,6 +123,9 @@ mica_status kv_layout(mica_b_device* d, const mica_b_kv_desc*, uint32_t*, uint64
 
 // -- Compiling and running --
 
+// How many bytes of an op's options your kernels know; sizeof(mica_rope_args) for MICA_OP_rope, …
+uint32_t args_bytes(mica_b_device*, uint32_t) { return MICA_B_NONE; }
+
 mica_status supports(mica_b_device*, const mica_b_partition*, uint32_t, char* reason,
                      size_t capacity) {
   return no(reason, capacity);
@@ -162,12 +165,12 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                weight_unpack,
                                nullptr,
                                kv_layout,
+                               nullptr,  // kv_pack, kv_unpack: with a KV cache
                                nullptr,
-                               nullptr,
-                               nullptr,
+                               args_bytes,
                                supports,
                                claims,
-                               nullptr,
+                               nullptr,  // value_layout: all temporaries are plain rows
                                query,
                                compile,
                                submit,

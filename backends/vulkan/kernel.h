@@ -52,6 +52,9 @@ class Recorder;  // recorder.h
 mica_status dispatch(Recorder& recorder, const Dispatch& d);
 // Between two dispatches of one kernel: the second sees what the first wrote.
 void barrier(Recorder& recorder);
+// Device memory that holds these bytes for as long as the device is open, at a multiple of 16; for
+// tables that a kernel computes on the host. Equal bytes are kept once.
+mica_status constants(Recorder& recorder, const void* data, uint32_t bytes, uint64_t& out_address);
 
 using Kernel = gpu::Kernel<Recorder>;
 using KernelList = gpu::KernelList<Recorder>;

@@ -1,8 +1,9 @@
 // The program `bench`: tokens per second of prompts and of generation.
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <span>
 
 #include "../llama/cli.h"
 
@@ -13,13 +14,14 @@ struct Arguments {
   Options common;
   std::string shape, write_path, format = "md";
   std::vector<uint32_t> n_prompt = {512}, n_gen = {128}, depth = {0};
+  std::vector<uint32_t> n_seqs = {1};
   uint32_t n_repetitions = 5;
-  bool no_warmup = false;
+  bool no_warmup = false, logits = false;
 };
 
 struct Result {
-  uint32_t n_prompt, n_gen, depth;
-  std::vector<double> rates;  // tokens per second
+  uint32_t n_prompt, n_gen, depth, n_seqs;
+  std::vector<double> rates;  // tokens per second, of all sequences together
 
   double mean() const {
     double sum = 0;
@@ -33,8 +35,9 @@ struct Result {
     return std::sqrt(sum / static_cast<double>(rates.size() - 1));
   }
   std::string test() const {
-    const std::string name =
+    std::string name =
         n_prompt != 0 ? "pp" + std::to_string(n_prompt) : "tg" + std::to_string(n_gen);
+    if (n_seqs != 1) name += " x " + std::to_string(n_seqs);
     return depth != 0 ? name + " @ d" + std::to_string(depth) : name;
   }
 };
@@ -50,13 +53,19 @@ void add_arguments(CLI::App& app, Arguments& a) {
   app.add_option("-d,--n-depth", a.depth, "tokens that are in the cache already")
       ->delimiter(',')
       ->capture_default_str();
+  app.add_option("--seqs", a.n_seqs,
+                 "sequences that generate at once; t/s counts the tokens of all")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_flag("--logits", a.logits,
+               "generating, read back every row of logits, not the sampled token alone");
   app.add_option("-r,--repetitions", a.n_repetitions, "runs of each test")->capture_default_str();
   app.add_option("-o,--output", a.format, "md, json or csv")
       ->check(CLI::IsMember({"md", "json", "csv"}))
       ->capture_default_str();
   app.add_option("--shape", a.shape,
                  "NAME:TYPE, random weights in a real shape instead of -m: tinyllama-1.1b "
-                 "smollm2-135m llama-3.2-1b llama-3.1-8b mha-7b");
+                 "smollm2-135m llama-3.2-1b llama-3.1-8b llama-70b mha-7b");
   app.add_option("--write", a.write_path, "write the shape as a GGUF file and measure nothing");
   app.add_flag("--no-warmup", a.no_warmup, "do not run each test once before");
 }
@@ -69,59 +78,74 @@ std::vector<int32_t> some_tokens(uint32_t n, uint32_t n_vocab) {
   return tokens;
 }
 
+// A session of `n_seqs` sequences, each with `depth` tokens of its own in the cache.
 class Bench {
  public:
-  Bench(const Arguments& a, mica_llama_model* model, uint32_t depth)
-      : n_vocab_(info_of(model).n_vocab), depth_(depth) {
+  Bench(const Arguments& a, mica_llama_model* model, uint32_t depth, uint32_t n_seqs)
+      : n_vocab_(info_of(model).n_vocab), depth_(depth), n_seqs_(n_seqs), logits_(a.logits) {
     uint32_t longest = 1;
     for (const uint32_t n : a.n_prompt) longest = std::max(longest, n);
     for (const uint32_t n : a.n_gen) longest = std::max(longest, n);
     mica_llama_session_params params = session_params(a.common);
     params.n_ctx = depth + longest;
-    params.n_outputs = 1;
+    params.n_seqs = params.n_outputs = n_seqs;
     session_ = create_session(model, params);
-    if (depth_ != 0) run(some_tokens(depth_, n_vocab_));
+    const std::vector<int32_t> tokens = some_tokens(depth, n_vocab_);
+    for (uint32_t seq = 0; depth != 0 && seq < n_seqs; ++seq) run({{seq, depth}}, tokens);
   }
 
   // Seconds of one test at the session's depth.
   double prompt(uint32_t n) {
     const std::vector<int32_t> tokens = some_tokens(n, n_vocab_);
-    return timed([&] { run(tokens); });
+    return timed([&] { run({{0, n}}, tokens); });
   }
   double generation(uint32_t n) {
-    const std::vector<int32_t> tokens = some_tokens(n, n_vocab_);
+    const std::vector<int32_t> tokens = some_tokens(n * n_seqs_, n_vocab_);
+    std::vector<mica_llama_span> spans;
+    for (uint32_t seq = 0; seq < n_seqs_; ++seq) spans.push_back({seq, 1});
     return timed([&] {
-      for (const int32_t& token : tokens) check_llama(decode(session_.get(), &token, 1));
+      for (uint32_t i = 0; i < n; ++i) {
+        run(spans, {tokens.data() + size_t{i} * n_seqs_, n_seqs_});
+        for (uint32_t row = 0; row < n_seqs_; ++row) read(row);
+      }
     });
   }
 
  private:
-  void run(const std::vector<int32_t>& tokens) {
-    check_llama(decode(session_.get(), tokens.data(), tokens.size()));
+  void run(const std::vector<mica_llama_span>& spans, std::span<const int32_t> tokens) {
+    const mica_llama_batch batch = {sizeof batch, static_cast<uint32_t>(spans.size()), spans.data(),
+                                    tokens.data(), nullptr};
+    check_llama(mica_llama_decode(session_.get(), &batch));
+  }
+  // What a program needs of a step: the token, or the logits to choose it from.
+  void read(uint32_t row) {
+    int32_t token = 0;
+    const float* logits = nullptr;
+    check_llama(logits_ ? mica_llama_logits(session_.get(), row, &logits)
+                        : mica_llama_sample(session_.get(), row, nullptr, &token));
   }
   template <class Body>
   double timed(Body body) {
-    check_llama(mica_llama_seq_rm(session_.get(), 0, depth_, -1));
+    for (uint32_t seq = 0; seq < n_seqs_; ++seq)
+      check_llama(mica_llama_seq_rm(session_.get(), seq, depth_, -1));
     const auto start = std::chrono::steady_clock::now();
     body();
     return seconds_since(start);
   }
 
   SessionHandle session_;
-  uint32_t n_vocab_;
-  uint32_t depth_;
+  uint32_t n_vocab_, depth_, n_seqs_;
+  bool logits_;
 };
 
-Result measure(const Arguments& a, Bench& bench, uint32_t n_prompt, uint32_t n_gen,
-               uint32_t depth) {
-  Result result{n_prompt, n_gen, depth, {}};
-  const auto once = [&](uint32_t n) {
-    return n_prompt != 0 ? bench.prompt(n) : bench.generation(n);
-  };
-  const uint32_t n = n_prompt + n_gen;
-  if (!a.no_warmup) (void)once(n_prompt != 0 ? n : 1);
-  for (uint32_t i = 0; i < a.n_repetitions; ++i) result.rates.push_back(n / once(n));
-  return result;
+Result measure(const Arguments& a, Bench& bench, Result test) {
+  const bool is_prompt = test.n_prompt != 0;
+  const auto once = [&](uint32_t n) { return is_prompt ? bench.prompt(n) : bench.generation(n); };
+  const uint32_t n = is_prompt ? test.n_prompt : test.n_gen;
+  if (!a.no_warmup) (void)once(is_prompt ? n : 1);
+  const double n_tokens = static_cast<double>(n) * (is_prompt ? 1 : test.n_seqs);
+  for (uint32_t i = 0; i < a.n_repetitions; ++i) test.rates.push_back(n_tokens / once(n));
+  return test;
 }
 
 // Prints results as they come.
@@ -129,6 +153,9 @@ class Report {
  public:
   Report(const Arguments& a, const mica_llama_model_info& info)
       : a_(a), info_(info),
+        backend_(a.common.backend != "auto"
+                     ? a.common.backend
+                     : std::string(info.device, std::strcspn(info.device, ":"))),
         threads_(a.common.n_threads != 0 ? a.common.n_threads : physical_cores()) {
     if (a_.format == "md") {
       std::printf("| model | size | params | backend | threads |%s test | t/s |\n",
@@ -138,7 +165,7 @@ class Report {
     } else if (a_.format == "csv") {
       std::printf(
           "model,size_bytes,n_params,backend,device,n_threads,n_batch,type_k,type_v,n_prompt,"
-          "n_gen,n_depth,avg_ts,stddev_ts\n");
+          "n_gen,n_depth,n_seqs,avg_ts,stddev_ts\n");
     }
     std::fflush(stdout);
   }
@@ -149,20 +176,20 @@ class Report {
           has_types() ? " " + a_.common.type_k + " | " + a_.common.type_v + " |" : "";
       std::printf("| %s | %.2f MiB | %.2f M | %s | %u |%s %s | %.2f ± %.2f |\n", info_.description,
                   static_cast<double>(info_.file_bytes) / (1 << 20),
-                  static_cast<double>(info_.n_params) / 1e6, a_.common.backend.c_str(), threads_,
+                  static_cast<double>(info_.n_params) / 1e6, backend_.c_str(), threads_,
                   types.c_str(), r.test().c_str(), r.mean(), r.deviation());
     } else if (a_.format == "csv") {
-      std::printf("\"%s\",%llu,%llu,\"%s\",\"%s\",%u,%u,%s,%s,%u,%u,%u,%.4f,%.4f\n",
+      std::printf("\"%s\",%llu,%llu,\"%s\",\"%s\",%u,%u,%s,%s,%u,%u,%u,%u,%.4f,%.4f\n",
                   info_.description, static_cast<unsigned long long>(info_.file_bytes),
-                  static_cast<unsigned long long>(info_.n_params), a_.common.backend.c_str(),
-                  info_.device, threads_, n_batch(), a_.common.type_k.c_str(),
-                  a_.common.type_v.c_str(), r.n_prompt, r.n_gen, r.depth, r.mean(), r.deviation());
+                  static_cast<unsigned long long>(info_.n_params), backend_.c_str(), info_.device,
+                  threads_, n_batch(), a_.common.type_k.c_str(), a_.common.type_v.c_str(),
+                  r.n_prompt, r.n_gen, r.depth, r.n_seqs, r.mean(), r.deviation());
     } else {
       rows_.push_back({{"model_filename", a_.common.model},
                        {"model_type", info_.description},
                        {"model_size", info_.file_bytes},
                        {"model_n_params", info_.n_params},
-                       {"backend", a_.common.backend},
+                       {"backend", backend_},
                        {"device", info_.device},
                        {"n_threads", threads_},
                        {"n_batch", n_batch()},
@@ -171,6 +198,7 @@ class Report {
                        {"n_prompt", r.n_prompt},
                        {"n_gen", r.n_gen},
                        {"n_depth", r.depth},
+                       {"n_seqs", r.n_seqs},
                        {"test", r.test()},
                        {"avg_ts", r.mean()},
                        {"stddev_ts", r.deviation()},
@@ -191,17 +219,15 @@ class Report {
 
   const Arguments& a_;
   mica_llama_model_info info_;
+  std::string backend_;
   uint32_t threads_;
   nlohmann::json rows_ = nlohmann::json::array();
 };
 
 ModelHandle open_any(const Arguments& a) {
-  if (a.shape.empty()) return open_model(a.common);
-  if (!a.common.model.empty()) fail(MICA_INVALID_ARGUMENT, "give -m or --shape, not both");
-  const mica_llama_model_params params = model_params(a.common);
-  mica_llama_model* model = nullptr;
-  check_llama(mica_llama_shape_open(a.shape.c_str(), &params, &model));
-  return ModelHandle(model);
+  if (!a.shape.empty() && !a.common.model.empty())
+    fail(MICA_INVALID_ARGUMENT, "give -m or --shape, not both");
+  return open_model(a.common, a.shape);
 }
 
 int write_shape(const Arguments& a) {
@@ -215,17 +241,21 @@ int write_shape(const Arguments& a) {
 int run(const Arguments& a) {
   if (!a.write_path.empty()) return write_shape(a);
   if (a.n_repetitions == 0) fail(MICA_INVALID_ARGUMENT, "-r must be 1 at least");
+  for (const uint32_t n : a.n_seqs)
+    if (n == 0) fail(MICA_INVALID_ARGUMENT, "--seqs must be 1 at least");
   watch_interrupt();
   const ModelHandle model = open_any(a);
   check_llama(mica_llama_model_load(model.get()));
   Report report(a, info_of(model.get()));
-  for (const uint32_t depth : a.depth) {
-    Bench bench(a, model.get(), depth);
-    for (const uint32_t n : a.n_prompt)
-      if (n != 0) report.add(measure(a, bench, n, 0, depth));
-    for (const uint32_t n : a.n_gen)
-      if (n != 0) report.add(measure(a, bench, 0, n, depth));
-  }
+  for (const uint32_t depth : a.depth)
+    for (size_t i = 0; i < a.n_seqs.size(); ++i) {
+      const uint32_t n_seqs = a.n_seqs[i];
+      Bench bench(a, model.get(), depth, n_seqs);
+      for (const uint32_t n : a.n_prompt)  // of one sequence, so once
+        if (n != 0 && i == 0) report.add(measure(a, bench, {n, 0, depth, 1, {}}));
+      for (const uint32_t n : a.n_gen)
+        if (n != 0) report.add(measure(a, bench, {0, n, depth, n_seqs, {}}));
+    }
   report.finish();
   return 0;
 }

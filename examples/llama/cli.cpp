@@ -11,6 +11,8 @@
 #include <set>
 #include <thread>
 
+#include "devices.h"
+
 namespace mica_llama::cli {
 
 volatile std::sig_atomic_t interrupted = 0;
@@ -28,6 +30,20 @@ void log_line(void*, mica_log_level level, const char* text) {
   if (level == MICA_LOG_WARNING) std::fprintf(stderr, "warning: %s\n", text);
 }
 
+void print_devices() {
+  for (const DeviceLine& d : list_devices()) {
+    const std::string text = escaped(d.description, 400);
+    if (!d.is_there) {
+      std::printf("%-10s not available: %s\n", d.name.c_str(), text.c_str());
+      continue;
+    }
+    std::string memory;
+    if (d.memory_bytes != 0) memory = ", " + bytes_text(d.memory_bytes);
+    if (d.free_bytes != 0) memory += " (" + bytes_text(d.free_bytes) + " free)";
+    std::printf("%-10s %s%s\n", d.name.c_str(), text.c_str(), memory.c_str());
+  }
+}
+
 }  // namespace
 
 void add_options(CLI::App& app, Options& o) {
@@ -36,8 +52,16 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("-m,--model", o.model, "GGUF file");
   app.add_option("-b,--batch-size", o.n_batch, "tokens of one step (default 512)");
   app.add_option("-t,--threads", o.n_threads, "threads (default: physical cores)");
-  app.add_option("--backend", o.backend, "cpu, ref, or with an option: cpu:avx2")
+  app.add_option("--backend", o.backend,
+                 "auto, cpu, cuda, vulkan, ref, or with an option: cpu:avx2, cuda:1, vulkan:NVIDIA")
       ->capture_default_str();
+  app.add_flag_callback(
+      "--list-devices",
+      [] {
+        print_devices();
+        throw CLI::Success();
+      },
+      "print what --backend takes here");
   app.add_option("--ctk", o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q4_0")
       ->capture_default_str();
   app.add_option("--ctv", o.type_v, "type of V in the cache")->capture_default_str();
@@ -121,12 +145,15 @@ mica_llama_session_params session_params(const Options& o) {
   return p;
 }
 
-ModelHandle open_model(const Options& o) {
-  if (o.model.empty()) fail(MICA_INVALID_ARGUMENT, "give a model with -m FILE");
+ModelHandle open_model(const Options& o, const std::string& shape) {
+  if (o.model.empty() && shape.empty()) fail(MICA_INVALID_ARGUMENT, "give a model with -m FILE");
   const mica_llama_model_params params = model_params(o);
-  mica_llama_model* model = nullptr;
-  check_llama(mica_llama_model_open(o.model.c_str(), &params, &model));
-  return ModelHandle(model);
+  mica_llama_model* raw = nullptr;
+  check_llama(shape.empty() ? mica_llama_model_open(o.model.c_str(), &params, &raw)
+                            : mica_llama_shape_open(shape.c_str(), &params, &raw));
+  ModelHandle model(raw);
+  if (o.backend == "auto") std::fprintf(stderr, "--backend auto took %s\n", info_of(raw).device);
+  return model;
 }
 
 SessionHandle create_session(mica_llama_model* model, const mica_llama_session_params& params) {
@@ -175,17 +202,6 @@ mica_status decode(mica_llama_session* session, const int32_t* tokens, size_t n,
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-std::string bytes_text(uint64_t bytes) {
-  char text[32];
-  const double mib = static_cast<double>(bytes) / (1 << 20);
-  if (mib < 1024) {
-    std::snprintf(text, sizeof text, "%.0f MiB", mib);
-  } else {
-    std::snprintf(text, sizeof text, "%.2f GiB", mib / 1024);
-  }
-  return text;
 }
 
 uint32_t physical_cores() {

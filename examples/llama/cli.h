@@ -26,7 +26,7 @@ struct Options {
   uint32_t n_batch = 0;
   std::string type_k = "f16", type_v = "f16";
 };
-// -m -b -t --backend --ctk --ctv
+// -m -b -t --backend --list-devices --ctk --ctv
 void add_options(CLI::App& app, Options& options);
 
 // Passes a failure of mica-llama on.
@@ -49,7 +49,8 @@ mica_llama_model_params model_params(const Options& options);
 mica_llama_session_params session_params(const Options& options);
 mica_dtype dtype_named(const std::string& name);
 
-ModelHandle open_model(const Options& options);
+// The file of -m, or the shape when it is not empty. Tells what --backend auto chose.
+ModelHandle open_model(const Options& options, const std::string& shape = "");
 SessionHandle create_session(mica_llama_model* model, const mica_llama_session_params& params);
 mica_llama_model_info info_of(const mica_llama_model* model);
 
@@ -61,8 +62,6 @@ mica_status decode(mica_llama_session* session, const int32_t* tokens, size_t n,
                    const uint8_t* outputs = nullptr);
 
 double seconds_since(std::chrono::steady_clock::time_point start);
-// "94 MiB"
-std::string bytes_text(uint64_t bytes);
 // Processor cores of this machine, hyper-threads counted once: what a backend takes by default.
 uint32_t physical_cores();
 

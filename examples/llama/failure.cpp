@@ -1,6 +1,7 @@
 // The error text of each thread, and text made fit for a terminal.
 #include "failure.h"
 
+#include <cstdio>
 #include <cstring>
 
 #include "tokenizer/utf8.h"
@@ -37,6 +38,17 @@ std::string escaped(std::string_view text, size_t limit) {
   }
   if (!text.empty()) out.append("...");
   return out;
+}
+
+std::string bytes_text(uint64_t bytes) {
+  char text[32];
+  const double mib = static_cast<double>(bytes) / (1 << 20);
+  if (mib < 1024) {
+    std::snprintf(text, sizeof text, "%.0f MiB", mib);
+  } else {
+    std::snprintf(text, sizeof text, "%.2f GiB", mib / 1024);
+  }
+  return text;
 }
 
 }  // namespace mica_llama

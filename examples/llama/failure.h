@@ -28,6 +28,9 @@ inline void check(mica_status status, const mica_context* context) {
 // `limit` bytes of it.
 std::string escaped(std::string_view text, size_t limit = 80);
 
+// "94 MiB", "3.25 GiB"
+std::string bytes_text(uint64_t bytes);
+
 // Sets this thread's error text; never throws.
 void set_error(const char* text) noexcept;
 const char* last_error() noexcept;

@@ -31,7 +31,10 @@ MICA_API const char* mica_llama_error(void);
 
 typedef struct mica_llama_model_params {
   size_t struct_size;
-  const char* device; /* as mica_device_open takes it: "cpu", "cpu:avx2", "ref"; NULL: "cpu" */
+  /* As mica_device_open takes it: "cpu", "cpu:avx2", "cuda:1", "vulkan:NVIDIA"; NULL: "cpu".
+   * "auto": the first cuda device, else the first of vulkan that is no processor, else cpu;
+   * model_info tells which. No other name ever gives another device than it says. */
+  const char* device;
   uint32_t n_threads; /* of loading, and of sessions that do not say; 0: physical cores */
   const mica_logger* logger; /* NULL: silent; called from the threads that call mica-llama */
   const volatile int32_t*
@@ -78,15 +81,16 @@ typedef struct mica_llama_model_info {
 MICA_API mica_status mica_llama_model_get_info(const mica_llama_model* model,
                                                mica_llama_model_info* out_info);
 
-/* A model of random weights in the shape of a real one, without a tokenizer: for measuring.
- * `shape` is NAME:TYPE; names: tinyllama-1.1b smollm2-135m llama-3.2-1b llama-3.1-8b mha-7b; types:
- * f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k, and the mixes q4_k_m q5_k_m. Where a row is
- * no whole number of blocks of 256, a type of blocks of 32 takes its place. Errors: as model_open.
- */
+/* A model of random weights in the shape of a real one, without a tokenizer: for measuring. A GPU
+ * makes its matrices itself. `shape` is NAME:TYPE; names: tinyllama-1.1b smollm2-135m llama-3.2-1b
+ * llama-3.1-8b llama-70b mha-7b; types: f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k, and
+ * the mixes q4_k_m q5_k_m. Where a row is no whole number of blocks of 256, a type of blocks of 32
+ * takes its place. Errors: as model_open. */
 MICA_API mica_status mica_llama_shape_open(const char* shape, const mica_llama_model_params* params,
                                            mica_llama_model** out_model);
-/* Writes the same weights as a complete GGUF file with a tokenizer of made-up words. The file
- * appears whole or not at all. Errors: INVALID_ARGUMENT (no such shape), IO, OUT_OF_MEMORY. */
+/* Writes the weights that a cpu makes of it as a complete GGUF file with a tokenizer of made-up
+ * words. The file appears whole or not at all. Errors: INVALID_ARGUMENT (no such shape), IO,
+ * OUT_OF_MEMORY. */
 MICA_API mica_status mica_llama_shape_write(const char* shape, const char* path,
                                             int (*progress)(void* user, uint64_t done,
                                                             uint64_t total),
@@ -196,8 +200,9 @@ typedef struct mica_llama_sampler {
 
 /* Chooses a token from row `i_output` of the last decode. The choice depends on the logits, the
  * sampler, and the sequence and position of the row alone. Sampling with the same settings step
- * after step is part of the decode step itself. Errors: INVALID_ARGUMENT, CANCELLED, OUT_OF_MEMORY,
- * DEVICE_LOST. */
+ * after step is part of the decode step itself, and reads back nothing but the tokens; a repeat
+ * penalty, or other settings than last time, reads the row of logits. Errors: INVALID_ARGUMENT,
+ * CANCELLED, OUT_OF_MEMORY, DEVICE_LOST. */
 MICA_API mica_status mica_llama_sample(mica_llama_session* session, uint32_t i_output,
                                        const mica_llama_sampler* sampler, int32_t* out_token);
 

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "devices.h"
 #include "model_file.h"
 #include "tokenizer/chat.h"
 
@@ -61,7 +62,9 @@ Model::Model(const mica_llama_model_params& params)
     has_logger_ = true;
   }
   context_ = new_context(n_threads_, cancel_);
-  device_ = new_device(context_.get());
+  std::vector<std::string> skipped;
+  device_ = open_device(context_.get(), device_name_, skipped);  // "auto" becomes what it chose
+  for (const std::string& line : skipped) warn(line);
 }
 
 Context Model::new_context(uint32_t n_threads, const volatile int32_t* cancel) const {
@@ -74,8 +77,7 @@ Context Model::new_context(uint32_t n_threads, const volatile int32_t* cancel) c
   const mica_status status = mica_context_create(&params, &context);
   if (status != MICA_OK) fail(status, "cannot create a context");
   Context owner(context);
-  check(mica_context_add_backend(context, mica_backend_cpu()), context);
-  check(mica_context_add_backend(context, mica_backend_ref()), context);
+  add_backends(context);
   return owner;
 }
 
@@ -186,7 +188,10 @@ void Model::load() {
     const auto* c = static_cast<ProgressCall*>(user);
     return c->progress != nullptr ? c->progress(c->user, done, total) : 0;
   };
-  check(mica_weights_load(weights_.get(), &source), context_.get());
+  constexpr uint64_t kSeed = 1;
+  check(parts_.is_random ? mica_weights_load_random(weights_.get(), &source, kSeed)
+                         : mica_weights_load(weights_.get(), &source),
+        context_.get());
 }
 
 }  // namespace mica_llama

@@ -38,6 +38,7 @@ struct ModelParts {
   Hparams hparams;
   std::vector<StoredTensor> tensors;
   std::unique_ptr<WeightSource> source;  // nullptr: the GGUF file
+  bool is_random = false;                // what its matrices hold does not matter
   std::unique_ptr<Tokenizer> tokenizer;  // nullptr: none
   std::string chat_template;
   std::string size_label;  // "135M"

@@ -22,6 +22,7 @@ constexpr Shape kShapes[] = {
     {"smollm2-135m", 30, 576, 1536, 9, 3, 64, 49152, 8192, 1e5f, 1e-5f, true, 0},
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, 131072, 5e5f, 1e-5f, true, 32},
     {"llama-3.1-8b", 32, 4096, 14336, 32, 8, 128, 128256, 131072, 5e5f, 1e-5f, false, 8},
+    {"llama-70b", 80, 8192, 28672, 64, 8, 128, 128256, 131072, 5e5f, 1e-5f, false, 8},
     {"mha-7b", 32, 4096, 11008, 32, 32, 128, 32000, 4096, 1e4f, 1e-5f, false, 0},
 };
 
@@ -220,6 +221,7 @@ ModelParts random_parts(std::string_view text) {
     if (is_present(t, *chosen.shape))
       parts.tensors.push_back({t.name, tensor_type(t, *chosen.shape, *chosen.type), t.dim});
   parts.source = std::make_unique<RandomSource>(*chosen.shape, parts.tensors);
+  parts.is_random = true;
   parts.type_label = chosen.type->name;
   for (char& c : parts.type_label)
     c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));

@@ -71,6 +71,7 @@ Session::Session(std::shared_ptr<Model> model, const mica_llama_session_params& 
     allocate();
     return;
   }
+  check_free();
   const uint64_t need = memory().total_bytes, budget = model_->memory_budget_bytes();
   if (budget != 0 && need > budget)
     fail(MICA_OVER_BUDGET, "the model and its session need " + std::to_string(need) +
@@ -154,7 +155,7 @@ void Session::compile() {
   graphs.push_back(build_step(n_seqs_, std::min(n_seqs_, max_outputs_), true));
   graphs.push_back(build_sampler());
   if (n_batch_ > n_seqs_)
-    graphs.push_back(build_step(n_batch_, std::min(n_batch_, max_outputs_), false));
+    graphs.push_back(build_step(n_batch_, std::min(n_batch_, max_outputs_), prompt_samples()));
   std::vector<mica_graph*> handles;
   for (const Graph& g : graphs) handles.push_back(g.get());
   std::vector<mica_plan*> plans(handles.size());
@@ -164,6 +165,20 @@ void Session::compile() {
   decode_plan_ = plans[0];
   sampler_plan_ = plans[1];
   if (plans.size() > 2) prompt_plan_ = plans[2];
+}
+
+// Before the weights are loaded: what the core can only say of each part, of all of it.
+void Session::check_free() const {
+  mica_device_info info{};
+  check(mica_device_get_info(device_.get(), &info), context_.get());
+  const mica_memory need = memory();
+  if (info.is_cpu != 0 || info.free_bytes == 0 || need.total_bytes <= info.free_bytes) return;
+  fail(MICA_OVER_BUDGET,
+       "the model and its session need " + bytes_text(need.total_bytes) + " (weights " +
+           bytes_text(need.weights_bytes) + ", KV cache " + bytes_text(need.kv_bytes) +
+           ", activations " + bytes_text(need.activations_bytes) + "), " + info.backend + " has " +
+           bytes_text(info.free_bytes) +
+           " free; lower the context, the batch or the cache's types, or take fewer bits a weight");
 }
 
 void Session::allocate() {
@@ -292,7 +307,7 @@ void Session::run_chunk(Chunk& chunk) {
   if (n_rows != 0) set("out_ids", chunk.out_ids.data(), n_rows * sizeof(int32_t));
   check(mica_session_set_extent(session_.get(), "n_outputs", static_cast<int64_t>(n_rows)),
         context_.get());
-  if (plan == decode_plan_ && n_rows != 0) {
+  if (samples(plan) && n_rows != 0) {
     std::vector<float> params;
     std::vector<int32_t> keys;
     for (Row& r : chunk.rows) {
@@ -309,6 +324,7 @@ void Session::run_chunk(Chunk& chunk) {
       mica_kv_reserve(cache_.get(), static_cast<uint32_t>(chunk.spans.size()), chunk.spans.data()),
       context_.get());
   last_plan_ = nullptr;
+  tokens_.clear();
   const mica_status status = mica_plan_run(plan);
   if (status != MICA_OK) mica_kv_abandon(cache_.get());
   check(status, context_.get());
@@ -348,19 +364,27 @@ int32_t Session::sample(uint32_t i_output, const mica_llama_sampler& s) {
     fail(MICA_INVALID_ARGUMENT, "sample: the repeat penalty must be above 0");
   if (penalized && s.previous == nullptr)
     fail(MICA_INVALID_ARGUMENT, "sample: the previous tokens are missing");
-  const SampleColumn column{{s.temperature, static_cast<float>(s.top_k), s.top_p, s.min_p},
-                            {static_cast<int32_t>(static_cast<uint32_t>(s.seed)),
-                             static_cast<int32_t>(static_cast<uint32_t>(s.seed >> 32)),
-                             static_cast<int32_t>(r.seq), static_cast<int32_t>(r.position)}};
+  SampleColumn column{};
+  if (s.temperature > 0)  // else all settings mean the same, and that is what a step begins with
+    column = {{s.temperature, static_cast<float>(s.top_k), s.top_p, s.min_p},
+              {static_cast<int32_t>(static_cast<uint32_t>(s.seed)),
+               static_cast<int32_t>(static_cast<uint32_t>(s.seed >> 32)), 0, 0}};
+  column.keys[2] = static_cast<int32_t>(r.seq);
+  column.keys[3] = static_cast<int32_t>(r.position);
   wanted_[r.seq] = column;
-  const bool in_step = last_plan_ == decode_plan_ && i_output >= i_step_row_;
+  const bool in_step = last_plan_ != nullptr && samples(last_plan_) && i_output >= i_step_row_;
   if (penalized || !in_step || !(r.sampled_with == column))
     return sample_again(i_output, s, column);
-  int32_t token = 0;
-  check(mica_plan_read(decode_plan_, "sampled", (i_output - i_step_row_) * sizeof token, &token,
-                       sizeof token),
-        context_.get());
-  return token;
+  return sampled_token(i_output - i_step_row_);
+}
+
+int32_t Session::sampled_token(uint32_t i) {
+  if (tokens_.empty()) {  // all rows at once: reading costs a wait, whatever its size
+    tokens_.resize(rows_.size() - i_step_row_);
+    check(mica_plan_read(last_plan_, "sampled", 0, tokens_.data(), tokens_.size() * sizeof i),
+          context_.get());
+  }
+  return tokens_[i];
 }
 
 int32_t Session::sample_again(uint32_t i_output, const mica_llama_sampler& s,

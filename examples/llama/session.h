@@ -57,6 +57,9 @@ class Session {
   void create_cache(const mica_llama_session_params& params);
   Graph build_step(uint32_t max_tokens, uint32_t max_outputs, bool with_sampling);
   Graph build_sampler();
+  bool prompt_samples() const { return max_outputs_ <= n_seqs_; }
+  bool samples(const mica_plan* plan) const { return plan == decode_plan_ || prompt_samples(); }
+  void check_free() const;
   void compile();
   void allocate();
 
@@ -68,6 +71,8 @@ class Session {
   void set(const char* input, const void* data, size_t bytes);
   // Copies the last step's rows of logits to logits_, before another plan overwrites them.
   void fetch();
+  // What the last step sampled in its row `i`.
+  int32_t sampled_token(uint32_t i);
   const Row& row(uint32_t i_output) const;
   int32_t sample_again(uint32_t i_output, const mica_llama_sampler& sampler,
                        const SampleColumn& column);
@@ -84,7 +89,8 @@ class Session {
   KvCache cache_;
   CoreSession session_;
   mica_plan* decode_plan_ = nullptr;   // up to n_seqs tokens, samples in the same step
-  mica_plan* prompt_plan_ = nullptr;   // up to n_batch tokens; nullptr when n_batch == n_seqs
+  mica_plan* prompt_plan_ = nullptr;   // up to n_batch tokens; nullptr when n_batch == n_seqs.
+                                       // Samples too when few rows are wanted
   mica_plan* sampler_plan_ = nullptr;  // one row of logits given by the host
   bool allocated_ = false;
 
@@ -94,6 +100,7 @@ class Session {
   uint32_t n_fetched_ = 0;
   uint32_t i_step_row_ = 0;         // the first row of the last step
   mica_plan* last_plan_ = nullptr;  // holds the last step's rows; nullptr: no plan does any more
+  std::vector<int32_t> tokens_;     // that the last step sampled, once read
   std::vector<float> edited_;       // scratch of sample_again
 };
 

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
+
+#include "tests/conformance/hazards.h"
 
 namespace mica::conformance {
 namespace {
@@ -38,6 +41,8 @@ struct State {
   std::map<mica_b_plan*, Watch> watches;
   std::map<mica_b_buffer*, bool> filled;  // KV storage that holds NaN already
   bool damaged = false;
+  std::string hazard;  // the first of the partitions' barriers; "": none
+  uint32_t numerics = MICA_NUM_F32;  // of matmuls
 };
 State state;  // a test program's own; the backend table has no user pointer
 
@@ -137,10 +142,27 @@ void check_arena(const Watch& w) {
   }
 }
 
+bool has_matmul(const mica_b_partition& p, const mica_b_unit& u) {
+  if (u.region == MICA_B_NONE) return p.nodes[u.node].op == MICA_OP_matmul;
+  const mica_b_region& region = p.regions[u.region];
+  for (uint32_t i = 0; i < region.n_members; ++i)
+    if (p.nodes[region.members[i]].op == MICA_OP_matmul) return true;
+  return false;
+}
+
+mica_status query(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                  mica_b_need* need) {
+  const mica_status status = state.inner->query(device, partition, unit, need);
+  if (status == MICA_OK && has_matmul(*partition, partition->units[unit]))
+    state.numerics = std::max(state.numerics, need->numerics);
+  return status;
+}
+
 mica_status compile(mica_b_device* device, const mica_b_partition* partition,
                     mica_b_buffer* const* buffers, mica_b_plan** out) {
   const mica_status status = state.inner->compile(device, partition, buffers, out);
   if (status != MICA_OK) return status;
+  if (state.hazard.empty()) state.hazard = find_hazard(*partition);
   state.watches[*out] = {buffers[0], buffers[1],
                          untouched_bytes(*partition, state.buffers[buffers[0]]),
                          output_tails(*partition)};
@@ -180,6 +202,7 @@ const mica_backend* guarded(const mica_backend* inner) {
   table = *inner;
   table.buffer_create = buffer_create;
   table.buffer_free = buffer_free;
+  table.query = query;
   table.compile = compile;
   table.submit = submit;
   table.wait = wait;
@@ -187,6 +210,15 @@ const mica_backend* guarded(const mica_backend* inner) {
   return &table;
 }
 
-bool guards_damaged() { return std::exchange(state.damaged, false); }
+std::string guards_complaint() {
+  std::string text = std::exchange(state.hazard, "");
+  if (std::exchange(state.damaged, false))
+    text = "bytes behind a buffer, or of no value or live row, were written";
+  return text;
+}
+
+uint32_t matmul_numerics() {
+  return std::exchange(state.numerics, uint32_t{MICA_NUM_F32});
+}
 
 }  // namespace mica::conformance

@@ -141,6 +141,10 @@ class Instance final : public CaseBuilder {
     outputs_.push_back("out" + std::to_string(outputs_.size()));
     mica_output(graph_, tensor, outputs_.back().c_str());
   }
+  void far_output(mica_tensor tensor) override {
+    output(tensor);
+    far_.push_back(outputs_.back());
+  }
   void written(const char* input) override { written_.push_back(input); }
 
   void run(RunResult& result) {
@@ -261,6 +265,7 @@ class Instance final : public CaseBuilder {
       if (n > 0)
         check(mica_plan_read(plan_, name.c_str(), 0, data.bytes.data(), data.bytes.size()));
       check(mica_plan_output_numerics(plan_, name.c_str(), &data.numerics));
+      for (const std::string& far : far_) data.is_far |= far == name;
       decode(data, n);
       all.push_back(std::move(data));
     }
@@ -303,7 +308,7 @@ class Instance final : public CaseBuilder {
   mica_plan* plan_ = nullptr;
   std::vector<Leaf> inputs_, leaves_;
   std::vector<LiveExtent> extents_;
-  std::vector<std::string> outputs_, written_;
+  std::vector<std::string> outputs_, written_, far_;
   std::vector<Step> steps_;
   mica_extent n_tokens_{0};
 };

@@ -13,6 +13,7 @@ struct OutputData {
   std::vector<double> values;        // of live rows, decoded
   std::vector<unsigned char> bytes;  // as read
   bool is_written_input = false;
+  bool is_far = false;
   uint32_t numerics = 0;
 };
 

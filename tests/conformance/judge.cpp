@@ -3,10 +3,17 @@
 //   |got - want| <= c * 2^-24 * sqrt(n_terms) * sum |term|  +  half a unit of the output's dtype.
 // A dropped block of 32 terms or a 2 % error of one scale is far outside. A second bound compares
 // with the exact result: the declared numerics may cost no more than its kind does.
+//
+// A chain of ops (a region of fusions) is compared with the same chain on the reference, which rounds
+// as its matmuls do. Between two ops a difference of one ulp may move what the next one rounds by a
+// whole step, rarely: so single elements may differ by a step's effect, and all together (RMS) by far
+// less than a scale error of 1 % or a lost term of a row would make them.
 #include "tests/conformance/judge.h"
 
 #include <algorithm>
 #include <cmath>
+
+#include "tests/conformance/guard.h"
 
 namespace mica::conformance {
 namespace {
@@ -36,6 +43,25 @@ double rms_limit(uint32_t numerics) {
       return 1e-5;
   }
 }
+
+// Of a chain against the reference's, relative to its RMS: a step's effect on an element, and on all.
+struct ChainLimit {
+  double element, rms;
+};
+ChainLimit chain_limit(uint32_t numerics) {
+  switch (numerics) {
+    case MICA_NUM_F16:
+      return {1e-3, 1e-4};
+    case MICA_NUM_BF16:
+      return {8e-3, 8e-4};
+    case MICA_NUM_Q8_32:
+    case MICA_NUM_Q8_256:
+      return {3e-2, 3e-3};
+    default:
+      return {3e-5, 5e-6};
+  }
+}
+constexpr double kFar = 2;  // on the way to a far output errors of several ops add up
 
 double half_ulp(mica_dtype dtype) {
   switch (dtype) {
@@ -126,6 +152,37 @@ std::string compare_output(const OutputData& got, const OutputData& want, const 
   return "";
 }
 
+double rms_of(const OutputData& o) {
+  double size = 0;
+  for (const double v : o.values) size += v * v;
+  return o.values.empty() ? 0 : std::sqrt(size / static_cast<double>(o.values.size()));
+}
+
+std::string compare_chain(const OutputData& got, const OutputData& want, const OutputData& exact,
+                          uint32_t numerics, double far_limit, double& worst) {
+  const auto verdict = [&](const char* what, double error, double limit) {
+    worst = std::max(worst, error / limit);
+    return error <= limit ? std::string()
+                          : got.name + ": " + what + " " + number(error) + ", the limit is " +
+                                number(limit) + " (" + numerics_name(numerics) + ")";
+  };
+  const double far = std::max(kFar * rms_limit(numerics) + 2 * half_ulp(got.dtype),
+                              got.is_far ? far_limit : 0);
+  std::string text = verdict("RMS error against the exact result", rms_error(got, exact), far);
+  if (!text.empty() || got.is_far) return text;
+  const ChainLimit limit = chain_limit(numerics);
+  const double size = rms_of(want);
+  double largest = 0;
+  for (size_t i = 0; i < got.values.size(); ++i)
+    largest = std::max(largest, std::isfinite(got.values[i])
+                                    ? std::fabs(got.values[i] - want.values[i])
+                                    : INFINITY);
+  text = verdict("largest difference from the reference's chain", largest, limit.element * size);
+  return text.empty() ? verdict("RMS difference from the reference's chain", rms_error(got, want),
+                                limit.rms)
+                      : text;
+}
+
 bool same_bits(const RunResult& a, const RunResult& b) {
   for (size_t s = 0; s < a.steps.size(); ++s)
     for (size_t i = 0; i < a.steps[s].size(); ++i)
@@ -146,6 +203,7 @@ bool planned_alike(const Case& c, const RunOptions& options) {
 }
 
 Verdict judge(const Case& c, const RunOptions& options) {
+  (void)matmul_numerics();
   const RunResult got = run_case(c, options);
   if (got.unsupported) return {Verdict::kUnsupported, got.text};
   if (got.status != MICA_OK) return fail(got.text);
@@ -155,6 +213,7 @@ Verdict judge(const Case& c, const RunOptions& options) {
   uint32_t numerics = MICA_NUM_EXACT;
   for (const OutputData& o : got.steps.front())
     if (o.numerics != MICA_NUM_EXACT) numerics = o.numerics;
+  if (c.chain) numerics = matmul_numerics();
   const std::string device = std::string("ref:") + numerics_name(numerics);
   const RunResult want = oracle(c, options, device);
   const RunResult bound = oracle(c, options, device + ",bound");
@@ -164,9 +223,11 @@ Verdict judge(const Case& c, const RunOptions& options) {
   Verdict verdict;
   for (size_t s = 0; s < got.steps.size(); ++s)
     for (size_t i = 0; i < got.steps[s].size(); ++i) {
+      const OutputData &g = got.steps[s][i], &w = want.steps[s][i], &e = exact.steps[s][i];
       const std::string text =
-          compare_output(got.steps[s][i], want.steps[s][i], bound.steps[s][i], exact.steps[s][i],
-                         c.slack, c.op == "graph", verdict.worst);
+          c.chain ? compare_chain(g, w, e, numerics, c.far_limit, verdict.worst)
+                  : compare_output(g, w, bound.steps[s][i], e, c.slack, c.op == "graph",
+                                   verdict.worst);
       if (!text.empty())
         return fail((got.steps.size() > 1 ? "step " + std::to_string(s) + ": " : "") + text);
     }

@@ -73,7 +73,32 @@ accepted "" eval -m "$mha" --ids 1,2,3 --logits "$tmp/logits.f32"
 accepted '"test": "pp8 @ d16"' bench -m "$mha" -p 8 -n 4 -d 0,16 -r 2 -t 2 -o json
 accepted 'tg4' bench -m "$mha" -p 8 -n 4 -r 1 -t 2 --ctk q8_0 --ctv q8_0
 accepted 'avg_ts' bench -m "$mha" -p 8 -n 0 -r 1 -t 2 -o csv
+accepted 'tg4 x 3' bench -m "$mha" -p 8 -n 4 -d 0,8 -r 1 -t 2 --seqs 1,3
+[ "$(grep -c pp8 "$tmp/out")" -eq 2 ] || wrong "prompts are measured once a depth"
+accepted '"n_seqs": 2' bench -m "$mha" -p 0 -n 4 -r 1 -t 2 --seqs 2 --logits -o json
+refused "seqs must be 1" bench -m "$mha" --seqs 0
 accepted "^y\[2\] = 10.499711$" minimal
+
+# Devices: every backend has a line, and asking for one that is not there says why.
+for program in llama eval bench; do
+  accepted "^cpu  .*iB" $program --list-devices
+  accepted "^ref  " $program --list-devices
+  accepted "^cuda[: ]" $program --list-devices
+  accepted "^vulkan[: ]" $program --list-devices
+done
+accepted "auto took [a-z]*: " llama -m "$spm" -p hello -n 2 --backend auto
+(
+  CUDA_VISIBLE_DEVICES=-1 VK_ICD_FILENAMES=/nowhere VK_DRIVER_FILES=/nowhere
+  export CUDA_VISIBLE_DEVICES VK_ICD_FILENAMES VK_DRIVER_FILES
+  failures=0
+  refused "CUDA" llama -m "$spm" -p hello --backend cuda
+  refused "CUDA" eval -m "$spm" --ids 1 --logits "$tmp/x" --backend cuda:1
+  refused "[Vv]ulkan" bench -m "$mha" --backend vulkan
+  accepted "^cuda  *not available: .*CUDA" llama --list-devices
+  accepted "^vulkan  *not available: .*ulkan" llama --list-devices
+  accepted "auto took cpu: " llama -m "$spm" -p hello -n 2 --backend auto
+  exit $failures
+) || wrong "without devices"
 refused "MODEL.gguf" embed
 refused "no such file" embed "$tmp/missing.gguf" hello
 "$bin/embed" "$spm" hello >"$tmp/out" 2>&1 || wrong "embed: $(cat "$tmp/out")"

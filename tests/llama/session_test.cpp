@@ -181,6 +181,38 @@ TEST_F(Sessions, SamplingInTheStepAndAfterItAgree) {
   EXPECT_NE(generate(false), tokens);
 }
 
+// Rows of a prompt's last step, of an earlier one, and of steps of several sequences; whatever else
+// is set beside temperature 0.
+TEST_F(Sessions, GreedyIsTheLikeliestTokenOfEachRow) {
+  mica_llama_session_params params = session_params(MICA_F32);
+  params.n_seqs = 3;
+  params.n_batch = 4;
+  const Session own = open_session(model_.get(), params);
+  mica_llama_sampler sampler = MICA_LLAMA_SAMPLER_INIT;
+  sampler.top_k = 40;
+  sampler.top_p = 0.9f;
+  sampler.seed = 77;
+  const auto step = [&](const std::vector<mica_llama_span>& spans,
+                        const std::vector<int32_t>& tokens) {
+    const mica_llama_batch batch = {sizeof batch, static_cast<uint32_t>(spans.size()), spans.data(),
+                                    tokens.data(), nullptr};
+    EXPECT_MICA_OK(mica_llama_decode(own.get(), &batch));
+    std::vector<int32_t> chosen(spans.size(), -1);
+    for (uint32_t i = 0; i < chosen.size(); ++i)
+      EXPECT_MICA_OK(mica_llama_sample(own.get(), i, &sampler, &chosen[i]));
+    for (uint32_t i = 0; i < chosen.size(); ++i) {
+      const std::vector<float> row = logits_row(own.get(), i, n_vocab_);
+      EXPECT_EQ(chosen[i], std::max_element(row.begin(), row.end()) - row.begin()) << i;
+    }
+    return chosen;
+  };
+  // Sequence 2's row is of the first step of four tokens, 0's of the last.
+  std::vector<int32_t> next = step({{2, 3}, {0, 9}}, {5, 6, 7, 9, 8, 7, 6, 5, 4, 3, 2, 1});
+  next = step({{0, 1}, {2, 1}}, {next[1], next[0]});
+  next = step({{0, 1}, {1, 1}, {2, 1}}, {next[0], 17, next[1]});
+  step({{1, 1}}, {next[1]});
+}
+
 TEST_F(Sessions, RepeatPenaltyActsOnGivenTokens) {
   const Session own = session();
   const std::vector<float> row = last_row(own.get(), kPrompt);

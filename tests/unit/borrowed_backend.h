@@ -15,6 +15,9 @@ struct BorrowedState {
   const char* reason = "";    // … for this reason
   std::string claimed;        // claims() says yes to this fusion
   bool workspaces = false;    // query() asks for workspaces of odd sizes
+  bool layouts = false;       // value_layout() chooses among three forms of odd sizes
+  std::string args_op;        // args_bytes() says args_bytes of this op
+  uint32_t args_bytes = 0;
   uint64_t buffer_bytes = 0;  // of all buffers created
   uint32_t n_claims = 0;
   mica_status submit_status = MICA_OK, wait_status = MICA_OK;
@@ -39,6 +42,17 @@ inline const mica_backend* borrowed_backend() {
       ++borrowed.n_claims;
       if (borrowed.claimed == p->regions[region].fusion) return MICA_OK;
       return mica_backend_ref()->claims(device, p, region, reason, capacity);
+    };
+    b.value_layout = [](mica_b_device*, const mica_b_partition*, uint32_t value,
+                        uint32_t* out_layout, uint64_t* out_bytes) {
+      if (!borrowed.layouts) return MICA_OK;
+      *out_layout = value % 3;
+      *out_bytes += value % 3 == 0 ? 0 : 100;
+      return MICA_OK;
+    };
+    b.args_bytes = [](mica_b_device* device, uint32_t op) {
+      if (borrowed.args_op == find_op(op)->name) return borrowed.args_bytes;
+      return mica_backend_ref()->args_bytes(device, op);
     };
     b.query = [](mica_b_device* device, const mica_b_partition* p, uint32_t unit,
                  mica_b_need* need) {

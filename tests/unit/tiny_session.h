@@ -18,12 +18,13 @@ class TinySession {
  public:
   // One plan for each maximum.
   TinySession(const Context& context, const Device& device, const TinyModel& model,
-              mica_weights* weights, const std::vector<int64_t>& max_tokens)
+              mica_weights* weights, const std::vector<int64_t>& max_tokens,
+              const std::vector<mica_device*>& fallback = {})
       : model_(model), context_(context) {
     mica_kv_cache* c = nullptr;
     EXPECT_EQ(model.make_cache(device.get(), &c), MICA_OK) << mica_context_error(context.get());
     cache_.reset(c);
-    session_ = make_session(device, c);
+    session_ = make_session(device, c, false, fallback);
     std::vector<mica_graph*> raw;
     for (const int64_t n : max_tokens) {
       graphs_.push_back(make_graph(context));

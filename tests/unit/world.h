@@ -49,10 +49,13 @@ inline Graph make_graph(const Context& context) {
   return Graph(g);
 }
 inline Session make_session(const Device& device, mica_kv_cache* cache = nullptr,
-                            bool unfused = false) {
+                            bool unfused = false,
+                            const std::vector<mica_device*>& fallback = {}) {
   mica_session_params params = MICA_SESSION_PARAMS_INIT;
   params.cache = cache;
   params.unfused = unfused ? 1 : 0;
+  params.fallback = fallback.data();
+  params.n_fallback = static_cast<uint32_t>(fallback.size());
   mica_session* s = nullptr;
   EXPECT_EQ(mica_session_create(device.get(), &params, &s), MICA_OK);
   return Session(s);

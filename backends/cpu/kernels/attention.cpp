@@ -239,6 +239,6 @@ static const Kernel kRows[] = {
      nullptr},
 };
 
-MICA_CPU_KERNELS(attention, kRows)
+MICA_CPU_KERNELS(attention, kRows, sizeof(mica_attention_args))
 
 MICA_CPU_END

@@ -1,6 +1,7 @@
 // copy: values packed, in the same or another dtype. Reads weights in both layouts.
 #include "backends/cpu/kernels/elements.h"
 #include "backends/cpu/quant/rows16.h"
+#include "ops/copy_args.h"
 
 MICA_CPU_BEGIN
 namespace {
@@ -186,5 +187,5 @@ constexpr Kernel kRows[] = {
 };
 
 }  // namespace
-MICA_CPU_KERNELS(copy, kRows)
+MICA_CPU_KERNELS(copy, kRows, sizeof(mica_copy_args))
 MICA_CPU_END

@@ -5,9 +5,17 @@
 MICA_CPU_BEGIN
 namespace rows16 {
 
+static inline const RowMath& math_of(mica_dtype weight, const Features& features) {
+  const Rows16& t = *find_rows16(weight);
+  return features.avx512_bf16 != 0 && t.math_bf16 != nullptr ? *t.math_bf16 : *t.math;
+}
 static inline const RowMath& math_of(const Call& c) {
-  const Rows16& t = *find_rows16(c.in[0].dtype);
-  return c.features->avx512_bf16 != 0 && t.math_bf16 != nullptr ? *t.math_bf16 : *t.math;
+  return math_of(c.in[0].dtype, *c.features);
+}
+// Elements of a row that a record holds.
+static inline int64_t record_elems(mica_dtype weight) {
+  const Rows16& t = *find_rows16(weight);
+  return static_cast<int64_t>(t.block_elems) * t.blocks;
 }
 
 // Panels of one tile of columns stay in the second-level cache while groups of weights pass by.
@@ -45,14 +53,17 @@ struct Problem {
     n_groups = div_up_i64(n_rows, kGroupRows) + (n_slices > 1 && n_rows % kGroupRows != 0 ? 1 : 0);
   }
 
-  // Groups worth taking at a time for a single column. Every turn rounds the column again and
+  // How many turns a single column's groups are cut into. Every turn rounds the column again and
   // begins with a pause until the memory's stream is up to speed: at least 128 rows, of a large
   // weight an eighth of it or 1024 rows. A power of two of turns is shared out evenly.
-  int64_t single_grain() const {
-    const int64_t most = min_i64(n_groups / 8, max_i64(8, n_groups / 64));
-    int64_t n_turns = n_groups >= 8 ? 2 : 1;
+  static int64_t single_turns(int64_t all_groups) {
+    const int64_t most = min_i64(all_groups / 8, max_i64(8, all_groups / 64));
+    int64_t n_turns = all_groups >= 8 ? 2 : 1;
     while (2 * n_turns <= most) n_turns *= 2;
-    return div_up_i64(n_groups, n_turns);
+    return n_turns;
+  }
+  static int64_t single_grain(int64_t all_groups) {
+    return div_up_i64(all_groups, single_turns(all_groups));
   }
 
   int64_t tile_columns() const {
@@ -105,10 +116,15 @@ struct Panel {
   int64_t width;
   char* data;
 };
-static inline Panel panel_of(const Call& c, const Problem& p, int64_t slice, int64_t i) {
+static inline Panel panel_in(char* panels, int64_t n_columns, int64_t column_bytes, int64_t i) {
   const int64_t first = i / kPanelColumns * kPanelColumns;
-  return {first, min_i64(kPanelColumns, p.n_columns - first),
-          c.workspace + (slice * p.n_columns + first) * p.column_bytes};
+  return {first, min_i64(kPanelColumns, n_columns - first), panels + first * column_bytes};
+}
+// x may have come in panels.
+static inline bool in_panels(const Call& c) { return c.in[1].layout != kLayoutPlain; }
+static inline Panel panel_of(const Call& c, const Problem& p, int64_t slice, int64_t i) {
+  char* const panels = in_panels(c) ? c.in[1].data : c.workspace;
+  return panel_in(panels + slice * p.n_columns * p.column_bytes, p.n_columns, p.column_bytes, i);
 }
 
 static inline void prepare_columns(const Call& c, const Problem& p, int64_t first, int64_t end) {
@@ -146,7 +162,9 @@ MICA_INLINE void put_lanes(char* out, const Group& group, const float* lanes) {
   }
 }
 
-static inline void run_tiles(const Call& c, const Problem& p, int64_t first, int64_t end) {
+// emit(slice, i, group, lanes): column i of those that meet the slice, times the group.
+template <class Emit>
+static void run_tiles(const Call& c, const Problem& p, int64_t first, int64_t end, Emit emit) {
   const int64_t tile_columns = p.tile_columns();
   const int64_t n_tiles = p.column_tiles();
   float out[kPanelColumns * kGroupRows];
@@ -160,7 +178,7 @@ static inline void run_tiles(const Call& c, const Problem& p, int64_t first, int
       const Panel panel = panel_of(c, p, slice.index, i);
       p.math->tile[panel.width - 1](group.data, p.n_records, panel.data, out);
       for (int64_t j = 0; j < panel.width; ++j) {
-        put_lanes(column_of(c, p, slice, i + j).out, group, out + j * kGroupRows);
+        emit(slice, i + j, group, out + j * kGroupRows);
       }
       i += panel.width;
     }
@@ -169,24 +187,89 @@ static inline void run_tiles(const Call& c, const Problem& p, int64_t first, int
 
 constexpr int64_t kWarmBytes = 2048;
 
-// One column a slice: every turn rounds it again, while the first weights are on their way.
-static inline void run_single(const Call& c, const Problem& p, int64_t first, int64_t end,
-                              char* panel) {
+// While the first weights are on their way, a turn rounds its column.
+MICA_INLINE void warm(const uint8_t* weights) {
+  for (int64_t i = 0; i < kWarmBytes; i += 64) __builtin_prefetch(weights + i);
+}
+
+// One column a slice: every turn rounds it again, unless it came rounded.
+template <class Emit>
+static void run_single(const Call& c, const Problem& p, int64_t first, int64_t end, char* panel,
+                       Emit emit) {
   int64_t prepared = -1;
   float out[kGroupRows];
   for (int64_t item = first; item < end; ++item) {
     const Slice slice = slice_of(c, p, item / p.n_groups);
     const Group group = group_of(c, p, slice.index, item % p.n_groups);
     if (group.n == 0) continue;
-    const Column column = column_of(c, p, slice, 0);
-    if (slice.index != prepared) {
-      for (int64_t i = 0; i < kWarmBytes; i += 64) __builtin_prefetch(group.data + i);
-      p.math->prepare(c.in[1].dtype, column.x, c.in[1].dim[0], p.n_records, 1, 0, panel);
+    if (in_panels(c)) {
+      panel = panel_of(c, p, slice.index, 0).data;
+    } else if (slice.index != prepared) {
+      warm(group.data);
+      p.math->prepare(c.in[1].dtype, column_of(c, p, slice, 0).x, c.in[1].dim[0], p.n_records, 1, 0,
+                      panel);
       prepared = slice.index;
     }
     p.math->tile[0](group.data, p.n_records, panel, out);
-    put_lanes(column.out, group, out);
+    emit(slice, 0, group, out);
   }
+}
+
+// The phases of a matmul: rounding the columns, unless there is one (each thread that needs it
+// rounds it: cheaper than a barrier) or they came rounded; then groups times columns.
+static inline uint64_t panels_workspace(const Call& c) {
+  const Problem p(c);
+  return p.n_columns == 1 || in_panels(c)
+             ? 0
+             : static_cast<uint64_t>(p.n_slices * p.n_columns * p.column_bytes);
+}
+static inline uint64_t panel_scratch(const Call& c) {
+  return static_cast<uint64_t>(Problem(c).column_bytes);
+}
+// Asked at every step: one column of one slice, without the divisions of a Problem.
+MICA_INLINE bool is_single(const Call& c) {
+  return c.in[1].dim[1] == 1 && c.in[1].dim[2] == 1 && c.in[1].dim[3] == 1;
+}
+MICA_INLINE int64_t single_groups(const Call& c) { return div_up_i64(c.in[0].dim[1], kGroupRows); }
+static inline int64_t phase_items(const Call& c, uint32_t phase) {
+  if (is_single(c)) return phase == 0 ? 0 : single_groups(c);
+  const Problem p(c);
+  if (phase == 0) return p.n_columns == 1 || in_panels(c) ? 0 : p.n_slices * p.n_columns;
+  return p.n_slices * p.n_groups * (p.n_columns == 1 ? 1 : p.column_tiles());
+}
+static inline int64_t phase_grain(const Call& c, uint32_t phase) {
+  if (is_single(c)) return Problem::single_grain(single_groups(c));
+  const Problem p(c);
+  if (phase == 0) return p.n_columns >= 4 * kPanelColumns ? kPanelColumns : 1;
+  return p.n_columns == 1 ? Problem::single_grain(p.n_groups) : p.tile_grain();
+}
+template <class Emit>
+static void run_phase(const Call& c, uint32_t phase, int64_t first, int64_t end, char* scratch,
+                      Emit emit) {
+  const Problem p(c);
+  if (phase == 0) {
+    prepare_columns(c, p, first, end);
+  } else if (p.n_columns == 1) {
+    run_single(c, p, first, end, scratch, emit);
+  } else {
+    run_tiles(c, p, first, end, emit);
+  }
+}
+
+// nullptr: the weight is packed, and x plain floats or rounded as the weight wants it.
+static inline const char* rows16_supports(const Call& c) {
+  if (c.in[0].layout != kLayoutRows16) return "w is not a packed weight";
+  const Tensor& x = c.in[1];
+  if (x.layout >= kLayoutPanels) {
+    return x.layout == kLayoutPanels + c.in[0].dtype ? nullptr : "x is rounded for another type";
+  }
+  const bool floats = x.dtype == MICA_F32 || x.dtype == MICA_F16 || x.dtype == MICA_BF16;
+  return floats ? nullptr : "x is not F32, F16 or BF16";
+}
+// Of x, if it comes rounded.
+static inline uint64_t rows16_panel_bytes(const Call& c) {
+  const Problem p(c);
+  return p.n_slices == 1 ? static_cast<uint64_t>(p.n_columns * p.column_bytes) : 0;
 }
 
 }  // namespace rows16

@@ -39,17 +39,17 @@ MICA_INLINE void add_terms(Sum& s, const float* x, int64_t n, Fn term) {
   }
 }
 
-// y = fn(x, weight, bias); an absent weight is 1, an absent bias 0.
+// y = fn(x, weight, bias) of row r, to the row `out` of a tensor like `like`; an absent weight is 1,
+// an absent bias 0.
 template <class Fn>
 MICA_INLINE void scale_row(const Call& call, const Tensor& weight, const Tensor& bias, RowIndex r,
-                           Fn fn) {
+                           const Tensor& like, char* out, Fn fn) {
   float w_buffer[kChunk], b_buffer[kChunk], y_buffer[kChunk];
-  char* out = row_at(call.out, r);
   for_chunks(call.in[0], row_at(call.in[0], r), [&](const float* x, int64_t at, int64_t n) {
     const float* w =
         weight.data != nullptr ? read_floats(weight, weight.data, at, n, w_buffer) : nullptr;
     const float* b = bias.data != nullptr ? read_floats(bias, bias.data, at, n, b_buffer) : nullptr;
-    float* y = place_floats(call.out, out, at, y_buffer);
+    float* y = place_floats(like, out, at, y_buffer);
     for (int64_t i = 0; i < n; i += 16) {
       const int64_t m = n - i;
       if (m >= 16) {
@@ -62,7 +62,7 @@ MICA_INLINE void scale_row(const Call& call, const Tensor& weight, const Tensor&
                 m);
       }
     }
-    write_floats(call.out, out, at, n, y);
+    write_floats(like, out, at, n, y);
   });
 }
 

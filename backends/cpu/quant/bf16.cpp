@@ -20,7 +20,7 @@ struct Pairs {
       float buffer[16];
       uint16_t rounded[16];
       store_bf16(rounded,
-                 load(as_floats<16>(dtype, x + first * elem_bytes(dtype), n - first, buffer)));
+                 load(as_floats<16>(dtype, x + first * float_bytes(dtype), n - first, buffer)));
       const int64_t end = min_i64(16, 4 * n_records - first);
       if (width == 1 && end == 16) {
         __builtin_memcpy(out + 2 * first, rounded, 32);

@@ -85,7 +85,7 @@ struct Elements {
     float* out = reinterpret_cast<float*>(panel) + i;
     for (int64_t first = 0; first < 4 * n_records; first += 16) {
       float buffer[16];
-      const float* v = as_floats<16>(dtype, x + first * elem_bytes(dtype), n - first, buffer);
+      const float* v = as_floats<16>(dtype, x + first * float_bytes(dtype), n - first, buffer);
       const int64_t end = min_i64(16, 4 * n_records - first);
       for (int64_t k = 0; k < end; ++k) out[(first + k) * width] = v[k];
     }

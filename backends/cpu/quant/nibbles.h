@@ -65,7 +65,7 @@ static void prepare_q8_32(mica_dtype dtype, const char* x, int64_t n, int64_t n_
   for (int64_t b = 0; b < n_records * kBlocks; ++b) {
     float buffer[32];
     const int64_t first = 32 * b;
-    const float* v = as_floats<32>(dtype, x + first * elem_bytes(dtype), n - first, buffer);
+    const float* v = as_floats<32>(dtype, x + first * float_bytes(dtype), n - first, buffer);
     char* block = panel + b * width * 40;
     const Rounding r = rounding<32>(v);
     const int32_t sum = round_to<32>(v, r.inverse, reinterpret_cast<int8_t*>(block + 32 * i));

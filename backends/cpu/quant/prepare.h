@@ -28,7 +28,7 @@ MICA_INLINE const float* as_floats(mica_dtype dtype, const char* x, int64_t n, f
   return buffer;
 }
 
-MICA_INLINE int64_t elem_bytes(mica_dtype dtype) { return dtype == MICA_F32 ? 4 : 2; }
+MICA_INLINE int64_t float_bytes(mica_dtype dtype) { return dtype == MICA_F32 ? 4 : 2; }
 
 // The largest magnitude of kElems values, compared as bits: a NaN counts as more than infinity.
 #if defined(__AVX2__)

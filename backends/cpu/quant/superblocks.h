@@ -134,7 +134,7 @@ struct SuperBlocks {
     for (int64_t b = 0; b < n_records; ++b) {
       float buffer[256];
       int32_t sum[16];
-      const float* v = as_floats<256>(dtype, x + 256 * b * elem_bytes(dtype), n - 256 * b, buffer);
+      const float* v = as_floats<256>(dtype, x + 256 * b * float_bytes(dtype), n - 256 * b, buffer);
       char* columns = panel + b * width * kColumnBytes;
       int8_t* q = reinterpret_cast<int8_t*>(columns + 32 * i);
       put_f32(columns + 256 * width + 4 * i, round_256(v, q, 32 * width, sum));

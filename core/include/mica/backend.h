@@ -64,7 +64,8 @@ typedef enum mica_b_storage {
   MICA_B_STEP = 1,   /* in the step block: inputs; ops may write them */
   MICA_B_WEIGHT = 2, /* immutable, in the backend's layout */
   MICA_B_STATE = 3,  /* K or V pages of a cache, in the backend's layout */
-  MICA_B_UNPLACED = 4 /* inside a claimed region and used nowhere else: has no memory */
+  MICA_B_UNPLACED = 4 /* inside a region and used nowhere else: has no memory. Its offset only tells
+                         which values are views of it: they lie in [offset, offset + bytes) */
 } mica_b_storage;
 
 /* A tensor with its place. */
@@ -91,17 +92,18 @@ typedef struct mica_b_node {
   const char* name;                  /* the scope it was built in, for texts; never NULL */
 } mica_b_node;
 
-/* Nodes that one kernel may do at once, named after the fusion. */
+/* Nodes that one kernel may do at once, named after the fusion. Values of members that are not
+ * MICA_B_UNPLACED are outputs of the region: it writes them all. */
 typedef struct mica_b_region {
   const char* fusion;
   uint32_t n_members;
-  const uint32_t* members; /* node indices, in order */
+  const uint32_t* members; /* node indices, in the order that core/fusions/<fusion>.cpp says */
   uint32_t claimed;        /* set by the core from claims() */
 } mica_b_region;
 
 /* What runs, in order: a node, or a claimed region. */
 typedef struct mica_b_unit {
-  uint32_t node;   /* the node, or of a region its last member */
+  uint32_t node;   /* the node, or of a region the member in whose place it runs */
   uint32_t region; /* MICA_B_NONE for a single node */
   uint32_t barrier; /* non-zero: everything before it must be complete. Units without it overlap no
                        byte that a unit since the last barrier writes, nor write one it reads */

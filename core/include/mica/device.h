@@ -12,9 +12,12 @@ extern "C" {
 typedef struct mica_backend mica_backend; /* mica/backend.h, for those who write one */
 typedef struct mica_device mica_device;
 
-/* The backends of this library. ref: every op in double precision, slow; the oracle. */
+/* The backends of this library. ref: every op in double precision, slow; the oracle. cuda and vulkan
+ * have no devices where this build, the machine or its driver lacks them; opening one says why. */
 MICA_API const mica_backend* mica_backend_ref(void);
 MICA_API const mica_backend* mica_backend_cpu(void);
+MICA_API const mica_backend* mica_backend_cuda(void);
+MICA_API const mica_backend* mica_backend_vulkan(void);
 
 /* Adds a backend to the context. Errors: INVALID_ARGUMENT (NULL, an incompatible ABI version, or a
  * name already there), OUT_OF_MEMORY. */
@@ -30,6 +33,7 @@ typedef struct mica_device_info {
   char options[128];     /* what may follow "backend:", comma-separated; "" for nothing */
   uint64_t memory_bytes; /* total; 0: unknown */
   uint64_t free_bytes;   /* now; 0: unknown */
+  uint32_t is_cpu;       /* non-zero: it computes on the processor's cores, in its memory */
 } mica_device_info;
 
 /* Devices of all added backends, in order of adding. Errors: INVALID_ARGUMENT. */
@@ -41,6 +45,7 @@ MICA_API mica_status mica_device_describe(mica_context* context, uint32_t i,
 MICA_API mica_status mica_device_open(mica_context* context, const char* name,
                                       mica_device** out_device);
 MICA_API void mica_device_release(mica_device* device);
+/* As of now. Errors: INVALID_ARGUMENT. */
 MICA_API mica_status mica_device_get_info(const mica_device* device, mica_device_info* out_info);
 
 #ifdef __cplusplus

@@ -22,8 +22,14 @@ typedef struct mica_session_params {
   mica_kv_cache* cache; /* NULL: none. The session keeps it alive and owns its storage */
   const char* variant;  /* NULL: the fastest kernels; "naive": the plain ones where they exist */
   int32_t unfused;      /* non-zero: run regions member by member */
+  /* Devices of the same context, tried in order for a node that the session's device cannot run;
+   * none unless given. The session keeps them. Such a node costs a copy of its inputs and outputs
+   * through the host a step, and the weights it reads are held twice. An op that writes state, or
+   * reads a cache, never falls back. */
+  mica_device* const* fallback;
+  uint32_t n_fallback;
 } mica_session_params;
-#define MICA_SESSION_PARAMS_INIT {sizeof(mica_session_params), NULL, NULL, 0}
+#define MICA_SESSION_PARAMS_INIT {sizeof(mica_session_params), NULL, NULL, 0, NULL, 0}
 
 /* Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
 MICA_API mica_status mica_session_create(mica_device* device, const mica_session_params* params,
@@ -31,8 +37,8 @@ MICA_API mica_status mica_session_create(mica_device* device, const mica_session
 /* Releases the session with its plans. */
 MICA_API void mica_session_release(mica_session* session);
 
-/* Validates, places, claims fusions, plans memory. Strict: an op the device cannot run is UNSUPPORTED,
- * with the op and the reason. Call it once for all graphs of the session, or again later: a plan
+/* Validates, places, claims fusions, plans memory. Strict: an op that neither the device nor a
+ * fallback device can run is UNSUPPORTED, with the op and the reasons. Call it once for all graphs of the session, or again later: a plan
  * added after mica_session_allocate gets its own memory at the next allocate. */
 MICA_API mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
                                           mica_graph* const* graphs, mica_plan** out_plans);
@@ -44,13 +50,14 @@ typedef struct mica_memory {
   uint64_t workspace_bytes;   /* inside the arena: kernels' own */
   uint64_t step_bytes;        /* the step block */
   uint64_t reserve_bytes;     /* what the driver is expected to take beside that */
-  uint64_t total_bytes;       /* weights + kv + activations + step + reserve */
+  uint64_t fallback_bytes;    /* on fallback devices: copied weights, values, step blocks */
+  uint64_t total_bytes;       /* weights + kv + activations + step + reserve + fallback */
 } mica_memory;
 /* Exact, before anything is allocated. */
 MICA_API mica_status mica_session_memory(const mica_session* session, mica_memory* out_memory);
 
 /* Allocates arena, step block and KV storage. The weights must be loaded. Errors:
- * OVER_BUDGET (need, budget and what to lower), OUT_OF_MEMORY (nothing is kept; may be retried). */
+ * OVER_BUDGET (need, budget or free memory, and what to lower), OUT_OF_MEMORY (nothing is kept; may be retried). */
 MICA_API mica_status mica_session_allocate(mica_session* session);
 
 /* Writes an input of the step block: `bytes` at byte `offset`. Rows beyond the extent's value need not be
@@ -68,7 +75,8 @@ MICA_API mica_status mica_session_get(mica_session* session, const char* input, 
  * succeeds commits it, one that fails or is cancelled abandons it. Errors: INVALID_ARGUMENT (not
  * allocated, weights not loaded), CANCELLED, DEVICE_LOST. */
 MICA_API mica_status mica_plan_run(mica_plan* plan);
-/* The same in two: nothing of the session may be touched in between. */
+/* The same in two: nothing of the session may be touched in between. Where nodes fell back, submit
+ * returns when all but the last part of the step has run. */
 MICA_API mica_status mica_plan_submit(mica_plan* plan);
 MICA_API mica_status mica_plan_wait(mica_plan* plan);
 

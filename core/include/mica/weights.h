@@ -42,9 +42,14 @@ typedef struct mica_weight_source {
 } mica_weight_source;
 
 /* Allocates and streams the weights in, repacked to the device's layout; once. On failure (IO,
- * OUT_OF_MEMORY, CANCELLED, the source's own status) nothing is kept and loading may be tried
- * again. */
+ * OUT_OF_MEMORY, OVER_BUDGET when they are larger than the device's free memory, CANCELLED, the
+ * source's own status) nothing is kept and loading may be tried again. */
 MICA_API mica_status mica_weights_load(mica_weights* weights, const mica_weight_source* source);
+/* For benchmarks, where what a weight holds does not matter: a device that can, fills weights of two
+ * dimensions and more with random values itself, of a standard deviation of about 0.02, the same
+ * for a seed. All others, and on other devices all, come from the source as above. */
+MICA_API mica_status mica_weights_load_random(mica_weights* weights,
+                                              const mica_weight_source* source, uint64_t seed);
 /* From the file they were described from (same names, types, shapes). `progress` may be NULL. */
 MICA_API mica_status mica_weights_load_gguf(mica_weights* weights, mica_gguf* file,
                                             int (*progress)(void* user, uint64_t done,

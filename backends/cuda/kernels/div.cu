@@ -1,0 +1,15 @@
+// div: a / b, b repeated over a.
+#include "backends/cuda/kernels/binary.cuh"
+
+namespace mica::cuda {
+namespace {
+
+struct Fn {
+  static __device__ float apply(float a, float b) { return a / b; }
+};
+constexpr Kernel kRows[] = {binary_kernel<Fn>("div")};
+
+}  // namespace
+}  // namespace mica::cuda
+
+MICA_CUDA_KERNELS(div, kRows)

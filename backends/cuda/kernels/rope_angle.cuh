@@ -1,0 +1,64 @@
+// Angles of rotary position embedding. Frequencies are computed in double when a step is compiled;
+// sines and cosines in double on the device.
+#pragma once
+#include <cmath>
+
+#include "backends/cuda/kernel.h"
+#include "ops/rope_args.h"
+
+namespace mica::cuda {
+
+constexpr double kPi = 3.14159265358979323846;
+
+// How much of pair i turns at its original speed (YaRN, arXiv 2309.00071).
+inline double yarn_mix(const mica_rope_args& a, int i) {
+  const double per = a.n_rot / (2.0 * log(static_cast<double>(a.base)));
+  const auto correction = [&](double beta) { return per * log(a.n_ctx_orig / (2 * kPi * beta)); };
+  const double low = fmax(0.0, floor(correction(a.beta_fast)));
+  const double high = fmin(a.n_rot - 1.0, ceil(correction(a.beta_slow)));
+  const double ramp = (i - low) / fmax(high - low, 0.001);
+  return static_cast<double>(a.ext_factor) * (1.0 - fmin(1.0, fmax(0.0, ramp)));
+}
+
+inline double angle_per_position(const mica_rope_args& a, int i) {
+  const double power = pow(static_cast<double>(a.base), -2.0 * i / a.n_rot);
+  const double scaled = static_cast<double>(a.linear_scale) * power;
+  if (a.ext_factor == 0.0f) return scaled;
+  const double mix = yarn_mix(a, i);
+  return scaled * (1.0 - mix) + power * mix;
+}
+
+inline double magnitude_of(const mica_rope_args& a) {
+  const double m = a.attn_factor;
+  if (a.ext_factor == 0.0f) return m;
+  return m * (1.0 + 0.1 * log(1.0 / static_cast<double>(a.linear_scale)));
+}
+
+#ifdef __CUDACC__
+// m cos(t) and m sin(t). t = k pi / 2 + r, |r| <= pi / 4, by three parts of pi / 2, of which the
+// first two have 33 bits. The Taylor series end below 1e-13.
+__device__ inline void cos_sin(double t, double m, float& out_cos, float& out_sin) {
+  const double k = rint(t * 0.63661977236758134308);
+  const int quadrant = static_cast<int>(static_cast<long long>(k) & 3);
+  double r = fma(-k, 1.57079632673412561417, t);
+  r = fma(-k, 6.07710050630396597660e-11, r);
+  r = fma(-k, 2.02226624879595063154e-21, r);
+  const double z = r * r;
+  double s = fma(z, 1.0 / 6227020800, -1.0 / 39916800);
+  s = fma(z, s, 1.0 / 362880);
+  s = fma(z, s, -1.0 / 5040);
+  s = fma(z, s, 1.0 / 120);
+  s = fma(r * z, fma(z, s, -1.0 / 6), r);
+  double c = fma(z, -1.0 / 87178291200, 1.0 / 479001600);
+  c = fma(z, c, -1.0 / 3628800);
+  c = fma(z, c, 1.0 / 40320);
+  c = fma(z, c, -1.0 / 720);
+  c = fma(z, fma(z, fma(z, c, 1.0 / 24), -0.5), 1.0);
+  const bool swap = (quadrant & 1) != 0;
+  const double cosine = swap ? s : c, sine = swap ? c : s;
+  out_cos = static_cast<float>(((quadrant + 1) & 2) != 0 ? -m * cosine : m * cosine);
+  out_sin = static_cast<float>((quadrant & 2) != 0 ? -m * sine : m * sine);
+}
+#endif
+
+}  // namespace mica::cuda

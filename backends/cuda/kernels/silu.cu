@@ -1,0 +1,12 @@
+// silu: x / (1 + e^-x).
+#include "backends/cuda/kernels/unary.cuh"
+
+namespace mica::cuda {
+namespace {
+
+constexpr Kernel kRows[] = {unary_kernel<Plain<silu>>("silu")};
+
+}  // namespace
+}  // namespace mica::cuda
+
+MICA_CUDA_KERNELS(silu, kRows)

@@ -1,0 +1,142 @@
+// The Vulkan backend's table of functions.
+#include "mica/backend.h"
+
+#include "backends/vulkan/kv.h"
+#include "backends/vulkan/layout.h"
+#include "backends/vulkan/plan.h"
+#include "backends/vulkan/registry.h"
+
+using mica::Error;
+using mica::Writer;
+namespace gpu = mica::gpu;
+namespace vulkan = mica::vulkan;
+
+namespace {
+
+uint32_t device_count(const mica_host* host) { return vulkan::count_devices(*host); }
+
+mica_status device_info(const mica_host* host, uint32_t i, mica_device_info* out) {
+  return vulkan::describe_device(*host, i, out);
+}
+
+mica_status device_open(const mica_host* host, const char* option, mica_b_device** out) {
+  return vulkan::open_device(*host, option, nullptr, out);
+}
+
+mica_status choose(mica_b_device* device, const mica_b_partition* partition, gpu::UnitRef unit,
+                   char* reason, size_t capacity) {
+  Writer why(reason, capacity);
+  gpu::Bound bound;
+  const vulkan::Kernel* kernel = nullptr;
+  return vulkan::choose_kernel(vulkan::of(device), *partition, unit, nullptr, bound, &kernel, why);
+}
+
+mica_status supports(mica_b_device* device, const mica_b_partition* partition, uint32_t node,
+                     char* reason, size_t capacity) {
+  return choose(device, partition, {node, MICA_B_NONE}, reason, capacity);
+}
+
+mica_status claims(mica_b_device* device, const mica_b_partition* partition, uint32_t region,
+                   char* reason, size_t capacity) {
+  return choose(device, partition, {MICA_B_NONE, region}, reason, capacity);
+}
+
+// "matmul.q4_0", "softmax.f32.naive".
+void describe(const gpu::Bound& bound, const vulkan::Kernel& kernel, Writer& out) {
+  const gpu::Call& call = bound.call.n_members > 0 ? bound.members[0] : bound.call;
+  const mica_dtype_info* dtype = call.n_in > 0 ? mica_dtype_get(call.in[0].dtype) : nullptr;
+  out.put(kernel.name);
+  if (dtype != nullptr) out.put(".", dtype->name);
+  if (kernel.variant[0] != '\0') out.put(".", kernel.variant);
+}
+
+mica_status query(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                  mica_b_need* out) {
+  out->workspace_bytes = 0;
+  out->numerics = MICA_NUM_EXACT;
+  Writer text(out->kernel, sizeof out->kernel);
+  char why[200];
+  Writer reason(why, sizeof why);
+  gpu::Bound bound;
+  const vulkan::Kernel* kernel = nullptr;
+  const mica_b_unit& u = partition->units[unit];
+  const mica_status status = vulkan::choose_kernel(
+      vulkan::of(device), *partition, {u.node, u.region}, nullptr, bound, &kernel, reason);
+  if (status != MICA_OK || kernel == nullptr) return status;
+  if (kernel->workspace != nullptr) out->workspace_bytes = kernel->workspace(bound.call);
+  if (kernel->numerics != nullptr) out->numerics = kernel->numerics(bound.call);
+  describe(bound, *kernel, text);
+  return MICA_OK;
+}
+
+vulkan::Plan& of(mica_b_plan* plan) { return *reinterpret_cast<vulkan::Plan*>(plan); }
+
+mica_status compile(mica_b_device* device, const mica_b_partition* partition,
+                    mica_b_buffer* const* buffers, mica_b_plan** out) {
+  *out = nullptr;
+  Error error;
+  vulkan::Device& d = vulkan::of(device);
+  auto* plan = mica::create<vulkan::Plan>(d.allocator, d, *partition);
+  if (plan == nullptr) return d.fail((error.out_of_memory("a plan"), error));
+  const mica_status status = plan->compile(buffers, error);
+  if (status != MICA_OK) {
+    mica::destroy(d.allocator, plan);
+    return d.fail(error);
+  }
+  *out = reinterpret_cast<mica_b_plan*>(plan);
+  return MICA_OK;
+}
+
+mica_status submit(mica_b_plan* plan) {
+  Error error;
+  const mica_status status = of(plan).submit(error);
+  return status == MICA_OK ? status : of(plan).device().fail(error);
+}
+
+mica_status wait(mica_b_plan* plan) {
+  Error error;
+  const mica_status status = of(plan).wait(error);
+  return status == MICA_OK ? status : of(plan).device().fail(error);
+}
+
+void plan_release(mica_b_plan* plan) {
+  if (plan != nullptr) mica::destroy(of(plan).device().allocator, &of(plan));
+}
+
+constexpr mica_backend kBackend = {
+    sizeof(mica_backend),
+    MICA_BACKEND_ABI,
+    "vulkan",
+    device_count,
+    device_info,
+    device_open,
+    vulkan::close_device,
+    vulkan::device_state,
+    vulkan::buffer_create,
+    vulkan::buffer_free,
+    vulkan::buffer_import,
+    vulkan::buffer_map,
+    vulkan::buffer_write,
+    vulkan::buffer_read,
+    vulkan::buffer_copy,
+    vulkan::weight_layout,
+    vulkan::weight_pack,
+    vulkan::weight_unpack,
+    vulkan::weight_random,
+    vulkan::kv_layout,
+    vulkan::kv_pack,
+    vulkan::kv_unpack,
+    nullptr,
+    supports,
+    claims,
+    nullptr,
+    query,
+    compile,
+    submit,
+    wait,
+    plan_release,
+};
+
+}  // namespace
+
+const mica_backend* mica_backend_vulkan(void) { return &kBackend; }

@@ -1,0 +1,11 @@
+// add: a + b, b repeated over a.
+#include "backends/vulkan/kernels/common/elementwise.h"
+
+namespace mica::vulkan {
+namespace {
+
+constexpr Kernel kRows[] = {binary_kernel<Arithmetic::add>("add")};
+
+}  // namespace
+}  // namespace mica::vulkan
+MICA_VULKAN_KERNELS(add, kRows)

@@ -1,0 +1,25 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+// attention over the paged KV cache; how the work is cut: attention.cpp.
+//! variant naive -DNAIVE
+//! variant split -DSPLIT
+//! variant merge -DMERGE
+//! variant tile -DTILE
+#include "kernels/common/base.glsl"
+#include "kernels/numbers.glsl"
+#include "kernels/attention_page.glsl"
+#include "kernels/attention_common.glsl"
+#ifdef NAIVE
+#include "kernels/attention_naive.glsl"
+#else
+#include "kernels/attention_units.glsl"
+#endif
+#ifdef SPLIT
+#include "kernels/attention_split.glsl"
+#endif
+#ifdef MERGE
+#include "kernels/attention_merge.glsl"
+#endif
+#ifdef TILE
+#include "kernels/attention_tile.glsl"
+#endif

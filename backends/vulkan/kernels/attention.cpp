@@ -1,0 +1,257 @@
+// attention over the paged KV cache. Three dispatches: sequences with many tokens in the step go
+// through tiles of query rows; those with few are split, their entries cut in chunks, so that one
+// token's past is read by the whole device; then the chunks' results are merged. Grids and
+// workspace are sized by maxima; who does what is read from the table (attention_units.glsl).
+#include <algorithm>
+
+#include "backends/vulkan/kernels/common/launch.h"
+#include "backends/vulkan/kv.h"
+#include "mica/kv_cache.h"
+#include "ops/attention/attention_args.h"
+
+MICA_VULKAN_SHADER(attention_naive)
+MICA_VULKAN_SHADER(attention_split)
+MICA_VULKAN_SHADER(attention_merge)
+MICA_VULKAN_SHADER(attention_tile)
+
+namespace mica::vulkan {
+namespace {
+
+enum Input : uint32_t { kQ, kK, kV, kPositions, kTable, kMask, kSinks };
+// As in attention_common.glsl.
+enum Flag : uint32_t {
+  kCausal = 1,
+  kMasked = 2,
+  kMaskF16 = 4,
+  kMaskHeads = 8,
+  kHasSinks = 16,
+  kSoftcap = 32,
+  kManySeqs = 64
+};
+
+constexpr uint32_t kSplitRows = 16;  // a sequence with at most so many rows in a step is split
+constexpr uint32_t kSplitThreads = 128;
+constexpr uint32_t kMergeThreads = 64;
+constexpr uint32_t kSharedBytes = 32768;  // every Vulkan device has 16 KiB, all that are used this
+constexpr int64_t kMostDim = 256;         // of a head, but for the naive variant
+constexpr int64_t kMostNaiveDim = 4096;
+
+struct Push {
+  uint64_t q, k, v, positions, table, mask, sinks, y, workspace, live;
+  float scale, softcap;
+  uint32_t window, n_first;
+  uint32_t max_entries, n_pages;
+  uint32_t seqs_tokens;
+  uint32_t mask_columns;
+  uint32_t s_q_head, s_q_token, s_mask_token, s_mask_head;
+};
+static_assert(sizeof(Push) == kMaxPushBytes);
+
+// How a call is cut.
+struct Cut {
+  KvPage k, v;
+  uint32_t dim_k, dim_v, n_heads, n_kv_heads, group, n_tokens, max_seqs, max_entries;
+  uint32_t split_tokens;  // of a sequence that is split, at most
+  uint32_t split_rows;    // of a unit
+  uint32_t chunks;        // wanted of a step
+  uint32_t step;          // cells at once
+  uint32_t batch;         // loads in flight
+  uint64_t split_units;
+  bool has_tiles;
+  uint32_t tile_rows, tile_thread_rows, tile_step_v;
+  uint64_t tiles;
+};
+
+uint64_t div_up(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
+
+// Where invocations are not many and compiling is slow: a driver on the CPU.
+bool is_small(const DeviceCaps& caps) {
+  return caps.subgroup_size <= 16 && caps.max_shared_bytes <= 32768;
+}
+
+uint32_t split_shared_bytes(const Cut& c, uint32_t step) {
+  const uint32_t quads = c.split_rows / 4, lanes = c.k.row_elems / 8;
+  const uint32_t pool = std::max(step * (lanes + 1) * quads, 4 * kSplitThreads);
+  return pool * 16 + step * quads * 16 + c.split_rows * lanes * 32 + quads * 160 +
+         c.split_rows * 20 + kSplitThreads * 8 + 64;
+}
+
+void cut_split(const DeviceCaps& caps, Cut& c) {
+  c.split_tokens = std::max(1u, kSplitRows / c.group);
+  c.split_rows = std::min(kSplitRows, (c.group + 3) / 4 * 4);
+  c.step = 64;
+  while (c.step > 8 && split_shared_bytes(c, c.step) > kSharedBytes) c.step /= 2;
+  c.batch = is_small(caps) ? 2 : 8;
+  const uint32_t cores = caps.n_cores != 0 ? caps.n_cores : 16;
+  c.chunks = std::clamp<uint32_t>(static_cast<uint32_t>(div_up(2 * cores, c.n_kv_heads)), 4, 256);
+  const uint32_t n_seqs = std::min(c.max_seqs, c.n_tokens);
+  const uint64_t row_units =
+      div_up(uint64_t{std::min(c.split_tokens, c.n_tokens)} * c.group, c.split_rows);
+  c.split_units = row_units * (std::min(c.chunks, c.max_entries) + (n_seqs > 1 ? n_seqs : 0));
+  c.split_units = std::max<uint64_t>(c.split_units, row_units);
+}
+
+void cut_tiles(const DeviceCaps& caps, Cut& c) {
+  const bool small = is_small(caps);
+  c.tile_rows = small ? 16 : c.dim_v > 128 ? 32 : 64;
+  c.tile_thread_rows = small || c.dim_v > 128 ? 4 : 8;
+  c.tile_step_v = c.dim_v > 192 ? 8 : 16;
+  const uint32_t n_seqs = std::min(c.max_seqs, c.n_tokens / (c.split_tokens + 1));
+  c.tiles = div_up(uint64_t{c.n_tokens} * c.group, c.tile_rows) + (n_seqs > 1 ? n_seqs : 0);
+  c.has_tiles = c.n_tokens > c.split_tokens;
+}
+
+// nullptr, or why it cannot be cut.
+const char* cut_of(const Call& call, Cut& c) {
+  const Tensor& q = call.in[kQ];
+  const Tensor& k = call.in[kK];
+  const Tensor& v = call.in[kV];
+  if (!kv_page(k.dtype, k.dim[0], k.dim[1], c.k) || !kv_page(v.dtype, v.dim[0], v.dim[1], c.v))
+    return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+  if (c.k.head_bytes > INT32_MAX || c.v.head_bytes > INT32_MAX) return "heads are too large";
+  const auto& args = call.arg<mica_attention_args>();
+  if (args.max_seqs > 0xffff || q.dim[2] > 0xffff || q.dim[1] > 0xffff)
+    return "more than 65535 sequences, tokens or heads";
+  c.dim_k = static_cast<uint32_t>(k.dim[0]);
+  c.dim_v = static_cast<uint32_t>(v.dim[0]);
+  c.n_heads = static_cast<uint32_t>(q.dim[1]);
+  c.n_kv_heads = static_cast<uint32_t>(k.dim[1]);
+  c.group = c.n_heads / c.n_kv_heads;
+  c.n_tokens = static_cast<uint32_t>(q.dim[2]);
+  c.max_seqs = args.max_seqs;
+  const int64_t words = call.in[kTable].dim[0] - MICA_KV_TABLE_ENTRIES(int64_t{args.max_seqs});
+  if (words < 0 || words > INT32_MAX) return "the table is too large";
+  c.max_entries = static_cast<uint32_t>(words / MICA_KV_ENTRY_WORDS);
+  cut_split(caps_of(call), c);
+  cut_tiles(caps_of(call), c);
+  if (c.split_units > kFoldGroups || c.tiles > kFoldGroups) return "too many sequences and tokens";
+  return nullptr;
+}
+
+const char* strides_fit(const Call& call) {
+  const Tensor& q = call.in[kQ];
+  const Tensor& mask = call.in[kMask];
+  if (q.stride[1] > UINT32_MAX || q.stride[2] > UINT32_MAX) return "q has rows 4 GiB apart";
+  if (!mask.absent() &&
+      (mask.stride[1] > UINT32_MAX || mask.stride[2] > UINT32_MAX || mask.dim[0] > UINT32_MAX))
+    return "the mask has rows 4 GiB apart";
+  return nullptr;
+}
+
+const char* supports_naive(const Call& call) {
+  Cut c;
+  if (const char* why = cut_of(call, c); why != nullptr) return why;
+  if (call.in[kV].dim[0] > kMostNaiveDim) return "heads of more than 4096 elements";
+  return strides_fit(call);
+}
+
+const char* supports(const Call& call) {
+  Cut c;
+  if (const char* why = cut_of(call, c); why != nullptr) return why;
+  if (c.dim_k > kMostDim || c.dim_v > kMostDim) return "heads of more than 256 elements";
+  return strides_fit(call);
+}
+
+uint32_t numerics(const Call&) { return MICA_NUM_F32; }
+
+uint64_t workspace(const Call& call) {
+  Cut c;
+  if (cut_of(call, c) != nullptr) return 0;
+  return c.split_units * c.n_kv_heads * c.split_rows * (c.dim_v + 2) * 4;
+}
+
+Push push_of(const Call& call, const Cut& c) {
+  const auto& args = call.arg<mica_attention_args>();
+  const Tensor& q = call.in[kQ];
+  const Tensor& mask = call.in[kMask];
+  Push p{};
+  p.q = q.address;
+  p.k = call.in[kK].address;
+  p.v = call.in[kV].address;
+  p.positions = call.in[kPositions].address;
+  p.table = call.in[kTable].address;
+  p.sinks = call.in[kSinks].absent() ? 0 : call.in[kSinks].address;
+  p.y = call.out.address;
+  p.workspace = call.workspace;
+  p.live = q.live;
+  p.scale = args.scale;
+  p.softcap = args.softcap;
+  p.window = args.window;
+  p.n_first = args.n_first;
+  p.max_entries = c.max_entries;
+  p.n_pages = static_cast<uint32_t>(call.in[kK].dim[2] / kPageCells);
+  p.seqs_tokens = c.max_seqs | c.n_tokens << 16;
+  p.s_q_head = static_cast<uint32_t>(q.stride[1]);
+  p.s_q_token = static_cast<uint32_t>(q.stride[2]);
+  if (mask.absent()) return p;
+  p.mask = mask.address;
+  p.mask_columns = static_cast<uint32_t>(mask.dim[0]);
+  p.s_mask_token = static_cast<uint32_t>(mask.stride[1]);
+  p.s_mask_head = static_cast<uint32_t>(mask.stride[2]);
+  return p;
+}
+
+uint32_t dtypes_of(const Call& call) {
+  return static_cast<uint32_t>(call.in[kK].dtype) | static_cast<uint32_t>(call.in[kV].dtype) << 8 |
+         static_cast<uint32_t>(call.in[kQ].dtype) << 16;
+}
+
+uint32_t flags_of(const Call& call) {
+  const auto& args = call.arg<mica_attention_args>();
+  const Tensor& mask = call.in[kMask];
+  uint32_t flags = args.causal != 0 ? kCausal : 0u;
+  if (!mask.absent()) {
+    flags |= kMasked;
+    if (mask.dtype == MICA_F16) flags |= kMaskF16;
+    if (mask.dim[2] > 1) flags |= kMaskHeads;
+  }
+  if (!call.in[kSinks].absent()) flags |= kHasSinks;
+  if (args.softcap > 0) flags |= kSoftcap;
+  if (args.max_seqs > 1) flags |= kManySeqs;
+  return flags;
+}
+
+mica_status record_naive(const Call& call, Recorder& recorder) {
+  Cut c;
+  (void)cut_of(call, c);
+  return launch(recorder, shader_attention_naive,
+                {64, 1, 1, c.dim_k, c.dim_v, c.group, dtypes_of(call), flags_of(call)},
+                push_of(call, c), Groups{c.n_heads, c.n_tokens, 1});
+}
+
+mica_status record(const Call& call, Recorder& recorder) {
+  Cut c;
+  (void)cut_of(call, c);
+  const Push push = push_of(call, c);
+  const uint32_t dtypes = dtypes_of(call), flags = flags_of(call);
+  const uint32_t lanes_k = c.k.row_elems / 8, lanes_v = c.v.row_elems / 8;
+  const auto split_units = static_cast<uint32_t>(c.split_units);
+  if (c.has_tiles) {
+    const uint32_t threads = 16 * c.tile_rows / c.tile_thread_rows;
+    MICA_TRY(launch(recorder, shader_attention_tile,
+                    {threads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.tile_rows,
+                     c.split_tokens, c.chunks, c.tile_thread_rows, lanes_k, lanes_v, c.tile_step_v},
+                    push, Groups{c.n_kv_heads, static_cast<uint32_t>(c.tiles), 1}));
+  }
+  MICA_TRY(launch(recorder, shader_attention_split,
+                  {kSplitThreads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.split_rows,
+                   c.split_tokens, c.chunks, c.step, lanes_k, lanes_v, c.batch},
+                  push, Groups{c.n_kv_heads, split_units, 1}));
+  barrier(recorder);
+  Push merged = push;
+  merged.mask_columns = split_units;
+  return launch(recorder, shader_attention_merge,
+                {kMergeThreads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.split_rows,
+                 c.split_tokens, c.chunks},
+                merged, Groups{c.n_heads, c.n_tokens, 1});
+}
+
+constexpr Kernel kKernels[] = {
+    {"attention", "", supports, numerics, workspace, record},
+    {"attention", "naive", supports_naive, numerics, nullptr, record_naive},
+};
+
+}  // namespace
+}  // namespace mica::vulkan
+
+MICA_VULKAN_KERNELS(attention, kKernels)

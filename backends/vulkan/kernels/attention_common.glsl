@@ -1,0 +1,193 @@
+// What the attention shaders share: arguments, the cache table, what a query sees, loads from
+// pages. Include after common/base.glsl, numbers.glsl and attention_page.glsl.
+//
+// The table is step data and never trusted: numbers out of range are cut, never followed.
+layout(constant_id = 3) const uint kDimK = 64;
+layout(constant_id = 4) const uint kDimV = 64;
+layout(constant_id = 5) const uint kGroup = 1;        // query heads of a kv head
+layout(constant_id = 6) const uint kDtypes = 0x10101; // K | V << 8 | q << 16
+layout(constant_id = 7) const uint kFlags = 1;
+
+const uint kCausal = 1u, kMasked = 2u, kMaskF16 = 4u, kMaskHeads = 8u, kSinks = 16u;
+const uint kSoftcap = 32u, kManySeqs = 64u;
+
+const uint kDtypeK = kDtypes & 255u;
+const uint kDtypeV = kDtypes >> 8 & 255u;
+const uint kDtypeQ = kDtypes >> 16 & 255u;
+
+layout(push_constant, scalar) uniform Push {
+  uint64_t q, k, v, positions, table, mask, sinks, y, workspace, live;
+  float scale, softcap;
+  uint window, n_first;
+  uint max_entries, n_pages;  // of the table, of the cache
+  uint seqs_tokens;           // most sequences | most tokens << 16
+  uint mask_columns;
+  uint s_q_head, s_q_token, s_mask_token, s_mask_head;  // bytes
+} push;
+
+bool has(uint flag) { return (kFlags & flag) != 0u; }
+uint tid() { return gl_LocalInvocationID.x; }
+uint max_seqs() { return push.seqs_tokens & 0xffffu; }
+uint n_tokens() { return live_count(push.live, push.seqs_tokens >> 16); }
+
+// --- the table (mica/kv_cache.h) -----------------------------------------------------------------
+
+uint table_count(uint word, uint most) {
+  return uint(clamp(I32P(push.table).v[word], 0, int(most)));
+}
+uint n_seqs() { return table_count(0u, max_seqs()); }
+uint n_entries() { return table_count(2u + max_seqs() + n_seqs(), push.max_entries); }
+// Begin and end of a sequence's tokens, and of its entries.
+uvec2 seq_tokens(uint i_seq, uint n) {
+  const uint begin = table_count(1u + i_seq, n);
+  return uvec2(begin, max(begin, table_count(2u + i_seq, n)));
+}
+uvec2 seq_entries(uint i_seq, uint n) {
+  const uint word = 2u + max_seqs() + i_seq;
+  const uint begin = table_count(word, n);
+  return uvec2(begin, max(begin, table_count(word + 1u, n)));
+}
+
+struct Entry {
+  uint page, first_cell, n_cells;
+  int base, div;
+};
+Entry entry_at(uint i) {
+  const uint64_t words = push.table + (3u + 2u * max_seqs() + 5u * i) * 4u;
+  const int page = I32P(words).v[0], first = I32P(words).v[1], n = I32P(words).v[2];
+  Entry e = Entry(uint(page), uint(first), uint(n), I32P(words).v[3], I32P(words).v[4]);
+  const bool wrong = page < 0 || uint(page) >= push.n_pages || first < 0 || first > 64 || n < 0 ||
+                     n > 64 - first || e.div < 1;
+  if (wrong) e = Entry(0u, 0u, 0u, 0, 1);
+  return e;
+}
+
+// The cells of a page that a query sees: [x, y) and [z, w), the former before the latter. Cell i of
+// an entry has position floor((base + i) / div), which is below p just when base + i < p * div.
+ivec4 seen_cells(Entry e, int position) {
+  const int64_t n = int64_t(e.n_cells);
+  int64_t end = n;
+  if (has(kCausal)) {
+    end = clamp((int64_t(position) + 1l) * int64_t(e.div) - int64_t(e.base), 0l, n);
+  }
+  int64_t begin = 0l, first_end = 0l;
+  if (push.window != 0u) {
+    const int64_t oldest = int64_t(position) - int64_t(push.window) + 1l;
+    begin = clamp(oldest * int64_t(e.div) - int64_t(e.base), 0l, end);
+    first_end = clamp(int64_t(push.n_first) * int64_t(e.div) - int64_t(e.base), 0l, begin);
+    if (first_end == begin) begin = first_end = 0l;
+  }
+  const int cell = int(e.first_cell);
+  return ivec4(cell, cell + int(first_end), cell + int(begin), cell + int(end));
+}
+// From the first to behind the last of them; x >= y: none.
+ivec2 seen_range(ivec4 s) {
+  const bool first = s.y > s.x, main_part = s.w > s.z;
+  if (!first && !main_part) return ivec2(64, 0);
+  return ivec2(first ? s.x : s.z, main_part ? s.w : s.y);
+}
+bool sees(ivec4 s, int cell) { return (cell >= s.x && cell < s.y) || (cell >= s.z && cell < s.w); }
+
+// --- scores --------------------------------------------------------------------------------------
+
+// Own, because some drivers' tanh is short of bits.
+float tanh_accurate(float x) {
+  const float a = abs(x);
+  if (a < 0.25) {
+    const float z = x * x;
+    return x + x * z * (-0.333333333 + z * (0.133333333 + z * (-0.0539682540 + z * 0.0218694885)));
+  }
+  const float t = exp(-2.0 * a);
+  const float y = (1.0 - t) / (1.0 + t);
+  return x < 0.0 ? -y : is_nan(x) ? x : y;
+}
+
+// A seen cell's product (already times scale) to what the softmax is over. `column` is the cell's
+// place among those of its sequence.
+float finish_score(float s, uint token, uint head, uint column) {
+  if (has(kSoftcap)) s = push.softcap * tanh_accurate(s / push.softcap);
+  if (has(kMasked)) {
+    if (column >= push.mask_columns) return minus_infinity();
+    uint64_t row = push.mask + uint64_t(token) * push.s_mask_token;
+    if (has(kMaskHeads)) row += uint64_t(head) * push.s_mask_head;
+    s += has(kMaskF16) ? f16_value(uint(U16P(row).v[column])) : F32P(row).v[column];
+  }
+  return s;
+}
+
+// exp(s - largest), 0 for what is not seen.
+float weight_of(float s, float largest) {
+  return s == minus_infinity() ? 0.0 : exp(s - largest);
+}
+
+uint64_t q_row(uint token, uint head) {
+  return push.q + uint64_t(token) * push.s_q_token + uint64_t(head) * push.s_q_head;
+}
+
+// --- loads of 8 elements -------------------------------------------------------------------------
+// A row of a page is lanes of 8 elements. Those of lane l of Q4_0 are 4 low and 4 high nibbles.
+
+uint element_of(uint dtype, uint lane, uint j) {
+  if (dtype != MICA_Q4_0) return lane * 8u + j;
+  return lane / 4u * 32u + lane % 4u * 4u + (j < 4u ? j : 12u + j);
+}
+
+struct Raw {
+  uvec4 a, b;
+  uint scale;
+};
+
+Raw load_lane(Page p, uint64_t head, uint cell, uint lane) {
+  Raw r = Raw(uvec4(0u), uvec4(0u), 0u);
+  const uint64_t row = head + cell * p.row_bytes;
+  if (p.dtype == MICA_F32) {
+    r.a = U32x4P(row + lane * 32u).v[0];
+    r.b = U32x4P(row + lane * 32u).v[1];
+  } else if (p.dtype == MICA_F16 || p.dtype == MICA_BF16) {
+    r.a = U32x4P(row + lane * 16u).v[0];
+  } else {
+    if (p.dtype == MICA_Q8_0) {
+      r.a.xy = U32x2P(row + lane * 8u).v[0];
+    } else {
+      r.a.x = U32P(row + lane * 4u).v[0];
+    }
+    r.scale = uint(U16P(head + scale_at(p, cell, lane / 4u)).v[0]);
+  }
+  return r;
+}
+
+void decode_lane(uint dtype, Raw r, out float x[8]) {
+  if (dtype == MICA_F32) {
+    [[unroll]] for (uint j = 0u; j < 4u; ++j) {
+      x[j] = uintBitsToFloat(r.a[j]);
+      x[j + 4u] = uintBitsToFloat(r.b[j]);
+    }
+  } else if (dtype == MICA_F16) {
+    [[unroll]] for (uint j = 0u; j < 4u; ++j) {
+      const vec2 two = unpackHalf2x16(r.a[j]);
+      x[2u * j] = two.x;
+      x[2u * j + 1u] = two.y;
+    }
+  } else if (dtype == MICA_BF16) {
+    [[unroll]] for (uint j = 0u; j < 4u; ++j) {
+      x[2u * j] = uintBitsToFloat(r.a[j] << 16);
+      x[2u * j + 1u] = uintBitsToFloat(r.a[j] & 0xffff0000u);
+    }
+  } else {
+    const float d = unpackHalf2x16(r.scale).x;
+    if (dtype == MICA_Q8_0) {
+      [[unroll]] for (int j = 0; j < 4; ++j) {
+        x[j] = d * float(bitfieldExtract(int(r.a.x), 8 * j, 8));
+        x[j + 4] = d * float(bitfieldExtract(int(r.a.y), 8 * j, 8));
+      }
+    } else {
+      [[unroll]] for (int j = 0; j < 4; ++j) {
+        x[j] = d * float(int(bitfieldExtract(r.a.x, 8 * j, 4)) - 8);
+        x[j + 4] = d * float(int(bitfieldExtract(r.a.x, 8 * j + 4, 4)) - 8);
+      }
+    }
+  }
+}
+
+Page page_k() { return page_of(kDtypeK, kDimK); }
+Page page_v() { return page_of(kDtypeV, kDimV); }

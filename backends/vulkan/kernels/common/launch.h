@@ -1,0 +1,43 @@
+// Small helpers of kernels' host sides: one dispatch in one call, grids beyond a dimension's limit.
+#pragma once
+#include <initializer_list>
+
+#include "backends/vulkan/kernel.h"
+
+namespace mica::vulkan {
+
+constexpr uint32_t kFoldGroups = 65535;  // of one dimension, on every device
+
+struct Groups {
+  uint32_t x, y, z;
+};
+
+// n groups over x and y; shaders get their index from folded_group() and leave when it is too high.
+inline Groups folded(uint64_t n) {
+  const uint64_t y = (n + kFoldGroups - 1) / kFoldGroups;
+  if (y <= 1) return {n > 0 ? static_cast<uint32_t>(n) : 1, 1, 1};
+  return {kFoldGroups, static_cast<uint32_t>(y), 1};
+}
+inline Groups folded_threads(uint64_t n, uint32_t size) { return folded((n + size - 1) / size); }
+
+// `specs` begin with the workgroup's size.
+template <class Push>
+mica_status launch(Recorder& recorder, const Shader& shader, std::initializer_list<uint32_t> specs,
+                   const Push& push, Groups groups) {
+  static_assert(sizeof(Push) <= kMaxPushBytes);
+  Dispatch d{};
+  d.shader = &shader;
+  for (const uint32_t s : specs)
+    if (d.n_specs < kMaxSpecs) d.spec[d.n_specs++] = s;
+  d.push = &push;
+  d.push_bytes = sizeof push;
+  d.groups[0] = groups.x;
+  d.groups[1] = groups.y;
+  d.groups[2] = groups.z;
+  return dispatch(recorder, d);
+}
+
+inline bool is_float(mica_dtype d) { return d == MICA_F32 || d == MICA_F16 || d == MICA_BF16; }
+inline bool is_plain(mica_dtype d) { return is_float(d) || d == MICA_I32 || d == MICA_I64; }
+
+}  // namespace mica::vulkan

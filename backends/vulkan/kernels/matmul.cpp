@@ -1,0 +1,176 @@
+// Matrix times matrix: w [K, N, c2, c3], x [K, M, b2, b3] -> F32 [N, M, b2, b3], slice j of x with
+// slice j / (b / c) of w. Few columns go through teams of invocations that each read whole rows of
+// w, many through tiles; the naive variant is one invocation an output.
+#include "backends/vulkan/kernels/common/matmul.h"
+
+MICA_VULKAN_SHADER(matmul_plain)
+MICA_VULKAN_SHADER(matmul_vec_float)
+MICA_VULKAN_SHADER(matmul_prepare)
+MICA_VULKAN_SHADER(matmul_tile_f16)
+MICA_VULKAN_SHADER(matmul_tile_coop_f16)
+MICA_VULKAN_WEIGHT_SHADERS(matmul)
+MICA_VULKAN_WEIGHT_SHADERS(matmul_vec)
+MICA_VULKAN_WEIGHT_SHADERS(matmul_vec_dot)
+MICA_VULKAN_WEIGHT_SHADERS(matmul_tile)
+MICA_VULKAN_WEIGHT_SHADERS(matmul_tile_coop)
+
+namespace mica::vulkan {
+namespace {
+
+uint32_t numerics_f32(const Call&) { return MICA_NUM_F32; }
+uint32_t numerics_f16(const Call&) { return MICA_NUM_F16; }
+uint32_t numerics_q8_32(const Call&) { return MICA_NUM_Q8_32; }
+
+bool packed(const Call& c) { return c.in[0].layout == kLayoutPlanes; }
+
+// Up to here reading the weights once for 8 columns is better than tiles.
+bool few_columns(const Call& c) {
+  return c.in[1].dim[1] <= (caps_of(c).subgroup_size >= 32 ? 32 : 8);
+}
+
+namespace vec {  // packed weights, few columns
+
+constexpr uint32_t kUnitBytes = 40;  // of activations in shared memory
+
+const char* supports(const Call& c) {
+  if (!packed(c)) return "w is not a packed weight";
+  if (!few_columns(c)) return "x has many rows";
+  return matmul_operands(c);
+}
+
+// Units of activations that are in shared memory at a time.
+uint32_t chunk_of(const DeviceCaps& caps, const MatmulTeams& t, uint32_t n_units) {
+  const uint32_t sums = t.rows * t.columns;
+  const uint32_t reduce_bytes = t.reduce != 0         ? 4 * t.threads
+                                : t.team > t.subgroup ? 4 * t.threads / t.subgroup * sums
+                                                      : 4;
+  const uint32_t shared = caps.max_shared_bytes < 49152 ? caps.max_shared_bytes : 49152;
+  const uint32_t most = (shared - reduce_bytes) / (kUnitBytes * t.columns);
+  if (n_units <= most) return n_units;
+  return most > t.team ? most / t.team * t.team : most;
+}
+
+mica_status record(const Call& c, Recorder& recorder) {
+  const DeviceCaps& caps = caps_of(c);
+  const Tensor& x = c.in[1];
+  MatmulPush push = matmul_push(c);
+  const MatmulTeams t = matmul_teams(caps, c, push.k / 32);
+  push.n_blocks = t.n_blocks;
+  const Shader* shader = caps.dot ? weight_shader(kWeightShaders_matmul_vec_dot, c.in[0].dtype)
+                                  : weight_shader(kWeightShaders_matmul_vec, c.in[0].dtype);
+  return record_matmul(
+      recorder, *shader, t.required_subgroup,
+      {t.threads, 1, 1, t.team, t.rows, t.columns, chunk_of(caps, t, push.k / 32),
+       static_cast<uint32_t>(x.dtype), rows_of_fours(x) ? 1u : 0u, t.reduce, t.subgroup},
+      push, uint64_t{push.n_blocks} * push.n_slices);
+}
+
+}  // namespace vec
+
+namespace tile {  // packed or F16 weights, many columns
+
+const char* supports(const Call& c) {
+  if (!packed(c) && c.in[0].dtype != MICA_F16) return "w is neither a packed weight nor F16";
+  if (few_columns(c)) return "x has few rows";
+  return matmul_operands(c);
+}
+
+const Shader& shader_of(const Call& c, bool coop) {
+  const mica_dtype w = c.in[0].dtype;
+  if (!packed(c)) return coop ? shader_matmul_tile_coop_f16 : shader_matmul_tile_f16;
+  return *(coop ? weight_shader(kWeightShaders_matmul_tile_coop, w)
+                : weight_shader(kWeightShaders_matmul_tile, w));
+}
+MatmulTile tile_of(const Call& c) {
+  return matmul_tile(caps_of(c), c, shader_of(c, true).n_words != 0);
+}
+
+uint64_t workspace(const Call& c) { return matmul_prepared(c, tile_of(c).m).bytes; }
+
+mica_status record(const Call& c, Recorder& recorder) {
+  constexpr uint32_t kPrepareThreads = 64;
+  const Tensor& x = c.in[1];
+  const MatmulTile t = tile_of(c);
+  const MatmulPrepared prepared = matmul_prepared(c, t.m);
+  MatmulPush push = matmul_push(c);
+  push.w[0] = c.workspace;
+  push.w[1] = c.workspace + prepared.sums;
+  push.n_blocks = push.m * ((push.k + 31) / 32);
+  const uint64_t n = uint64_t{push.n_blocks} * push.n_slices;
+  MICA_TRY(record_matmul(
+      recorder, shader_matmul_prepare, 0,
+      {kPrepareThreads, 1, 1, static_cast<uint32_t>(x.dtype), rows_of_fours(x) ? 1u : 0u, t.m},
+      push, (n + kPrepareThreads - 1) / kPrepareThreads));
+  barrier(recorder);
+  push = matmul_push(c);
+  push.x = c.workspace;
+  push.s_x[0] = c.workspace + prepared.sums;
+  push.n_blocks = (push.n + t.n - 1) / t.n * ((push.m + t.m - 1) / t.m);
+  const DeviceCaps& caps = caps_of(c);
+  const bool choice = caps.min_subgroup_size != caps.max_subgroup_size;
+  const uint32_t w_wide = !packed(c) && rows_of_eights(c.in[0]) ? 1 : 0;
+  return record_matmul(recorder, shader_of(c, t.coop), t.coop && choice ? 32 : 0,
+                       {t.threads, 1, 1, t.n, t.m, t.across, t.down, w_wide}, push,
+                       uint64_t{push.n_blocks} * push.n_slices);
+}
+
+}  // namespace tile
+
+namespace vec_float {  // plain rows, 8 columns at a time
+
+const char* supports(const Call& c) {
+  if (packed(c) || !is_float(c.in[0].dtype)) return "w is quantized";
+  return matmul_operands(c);
+}
+
+mica_status record(const Call& c, Recorder& recorder) {
+  const Tensor& w = c.in[0];
+  const Tensor& x = c.in[1];
+  MatmulPush push = matmul_push(c);
+  const MatmulTeams t = matmul_teams(caps_of(c), c, (push.k + 7) / 8);
+  push.n_blocks = t.n_blocks;
+  const uint32_t w_wide = rows_of_eights(w) ? 2 : rows_of_fours(w) ? 1 : 0;
+  return record_matmul(
+      recorder, shader_matmul_vec_float, t.required_subgroup,
+      {t.threads, 1, 1, t.team, t.rows, t.columns, static_cast<uint32_t>(w.dtype),
+       static_cast<uint32_t>(x.dtype), rows_of_fours(x) ? 1u : 0u, t.reduce, t.subgroup, w_wide},
+      push, uint64_t{push.n_blocks} * push.n_slices);
+}
+
+}  // namespace vec_float
+
+namespace naive {
+
+const char* supports(const Call& c) {
+  const mica_dtype w = c.in[0].dtype;
+  if (w == MICA_I32 || w == MICA_I64) return "w holds integers";
+  if (c.in[0].dim[1] * c.in[1].dim[1] > UINT32_MAX) return "a slice has more than 2^32 elements";
+  return matmul_operands(c);
+}
+
+mica_status record(const Call& c, Recorder& recorder) {
+  constexpr uint32_t kThreads = 64;
+  MatmulPush push = matmul_push(c);
+  push.n_blocks = push.n * push.m;
+  const Shader* shader =
+      packed(c) ? weight_shader(kWeightShaders_matmul, c.in[0].dtype) : &shader_matmul_plain;
+  const uint64_t n = uint64_t{push.n_blocks} * push.n_slices;
+  return record_matmul(
+      recorder, *shader, 0,
+      {kThreads, 1, 1, static_cast<uint32_t>(c.in[1].dtype), static_cast<uint32_t>(c.in[0].dtype)},
+      push, (n + kThreads - 1) / kThreads);
+}
+
+}  // namespace naive
+
+constexpr Kernel kRows[] = {
+    {"matmul", "", vec::supports, numerics_q8_32, nullptr, vec::record},
+    {"matmul", "", tile::supports, numerics_f16, tile::workspace, tile::record},
+    {"matmul", "", vec_float::supports, numerics_f32, nullptr, vec_float::record},
+    {"matmul", "naive", naive::supports, numerics_f32, nullptr, naive::record},
+};
+
+}  // namespace
+}  // namespace mica::vulkan
+
+MICA_VULKAN_KERNELS(matmul, kRows)

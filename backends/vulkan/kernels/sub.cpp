@@ -1,0 +1,11 @@
+// sub: a - b, b repeated over a.
+#include "backends/vulkan/kernels/common/elementwise.h"
+
+namespace mica::vulkan {
+namespace {
+
+constexpr Kernel kRows[] = {binary_kernel<Arithmetic::sub>("sub")};
+
+}  // namespace
+}  // namespace mica::vulkan
+MICA_VULKAN_KERNELS(sub, kRows)

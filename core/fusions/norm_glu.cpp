@@ -1,0 +1,40 @@
+// norm_glu: an rms_norm, the gate and up projections, and the activation with their product.
+//   members[0]  rms_norm of x [n_embd, n_tokens] by a weight [n_embd]
+//   members[1]  matmul: gate; in[0] a weight [n_embd, n_ff], in[1] the norm
+//   members[2]  matmul: up; the same with a weight of its own
+//   members[3]  silu or gelu (tanh) of the whole gate
+//   members[4]  mul: in[0] the activation, in[1] the whole up, of the same shape
+// gate, up and the activation are read nowhere else and have no memory; the norm's output has memory
+// only when something else reads it too.
+#include "core/fusions/norm.h"
+
+namespace mica {
+namespace {
+
+uint32_t match(const FusionView& view, uint32_t node, uint32_t* members) {
+  uint32_t found[8];
+  if (!is_norm(view, node)) return 0;
+  const uint32_t n = projections(view, node, found, 8);
+  for (uint32_t i = 0; i < n; ++i) {
+    const uint32_t gate = found[i], act = view.only_reader(gate);
+    if (!view.is(act, MICA_OP_silu) && !view.is(act, MICA_OP_gelu)) continue;
+    const uint32_t mul = view.only_reader(act);
+    if (!view.is(mul, MICA_OP_mul) || !view.takes_whole(act, 0, gate) ||
+        !view.takes_whole(mul, 0, act))
+      continue;
+    const uint32_t up = view.maker(mul, 1);
+    if (up == MICA_B_NONE || up == gate || !is_projection(view, up, node) ||
+        view.only_reader(up) != mul || !view.takes_whole(mul, 1, up) ||
+        !view.same_shape(view.node(gate).output, view.node(up).output))
+      continue;
+    const uint32_t all[] = {node, gate, up, act, mul};
+    for (uint32_t k = 0; k < 5; ++k) members[k] = all[k];
+    return 5;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mica
+
+MICA_DEFINE_FUSION(norm_glu, 40, mica::match)

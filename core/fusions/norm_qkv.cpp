@@ -1,0 +1,108 @@
+// norm_qkv: an rms_norm, the projections of Q, K and V with their biases, RoPE of Q and K, and both
+// appends to the cache. Members in this order, those in brackets only where the graph has them:
+//   rms_norm            of x [n_embd, n_tokens] by a weight [n_embd]
+//   matmul Q  [add Q]   matmul: in[0] a weight [n_embd, n_heads * head_dim], in[1] the norm
+//   matmul K  [add K]   add: in[0] the whole matmul, in[1] a weight [N]; an add belongs to the
+//   matmul V  [add V]   matmul just before it
+//   [rope Q] [rope K]   both or neither, with equal args, positions and factors; in[0] is the value
+//                       before it seen as [head_dim, n_heads, n_tokens]
+//   kv_append K         in[0] state, in[1] rows [head_dim, n_kv_heads, n_tokens]: K's last value
+//   kv_append V         reshaped; in[2] slots, the same input in both
+// 6 to 11 members; the last two are always the appends. Q's last value (rope Q, or add Q, or matmul
+// Q) has memory, and so has the norm's output when something else reads it too; no other value has.
+#include <cstring>
+#include <utility>
+
+#include "core/fusions/norm.h"
+
+namespace mica {
+namespace {
+
+// What a projection goes through; MICA_B_NONE where a part is absent.
+struct Chain {
+  uint32_t matmul = MICA_B_NONE, bias = MICA_B_NONE, rope = MICA_B_NONE, append = MICA_B_NONE;
+};
+
+bool is_bias(const FusionView& view, uint32_t node, uint32_t matmul) {
+  if (!view.is(node, MICA_OP_add) || !view.takes_whole(node, 0, matmul)) return false;
+  const mica_b_value& b = view.input(node, 1);
+  return b.storage == MICA_B_WEIGHT && b.dim[0] == view.value(view.node(matmul).output).dim[0] &&
+         b.dim[1] == 1 && b.dim[2] == 1 && b.dim[3] == 1;
+}
+
+Chain follow(const FusionView& view, uint32_t matmul) {
+  Chain c;
+  c.matmul = matmul;
+  uint32_t last = matmul, next = view.only_reader(last);
+  if (is_bias(view, next, last)) {
+    last = c.bias = next;
+    next = view.only_reader(last);
+  }
+  if (view.is(next, MICA_OP_rope) && view.takes_whole(next, 0, last)) {
+    last = c.rope = next;
+    next = view.only_reader(last);
+  }
+  if (view.is(next, MICA_OP_kv_append) && view.takes_whole(next, 1, last)) c.append = next;
+  return c;
+}
+
+bool same_angles(const FusionView& view, uint32_t a, uint32_t b) {
+  const mica_b_node &x = view.node(a), &y = view.node(b);
+  return x.input[1] == y.input[1] && x.input[2] == y.input[2] && x.args_size == y.args_size &&
+         std::memcmp(x.args, y.args, x.args_size) == 0;
+}
+
+// The two nodes of one mica_kv_append: K's first; a layer's K lies before its V.
+bool is_pair(const FusionView& view, uint32_t k, uint32_t v) {
+  return v == k + 1 && view.input(k, 0).offset < view.input(v, 0).offset &&
+         view.node(k).input[2] == view.node(v).input[2];
+}
+
+// Q is what attention reads; where that cannot be seen, the one projection that is left.
+const Chain* find_q(const FusionView& view, const Chain* chains, uint32_t n) {
+  const Chain* left = nullptr;
+  uint32_t n_left = 0;
+  for (uint32_t i = 0; i < n; ++i) {
+    const Chain& c = chains[i];
+    if (c.append != MICA_B_NONE) continue;
+    const uint32_t last = c.rope != MICA_B_NONE ? c.rope : c.bias != MICA_B_NONE ? c.bias : c.matmul;
+    const uint32_t v = view.node(last).output;
+    for (uint32_t r = view.reader(v, last + 1); r != MICA_B_NONE; r = view.reader(v, r + 1))
+      if (view.is(r, MICA_OP_attention) && view.takes_whole(r, 0, last)) return &c;
+    left = &c;
+    ++n_left;
+  }
+  return n_left == 1 ? left : nullptr;
+}
+
+uint32_t match(const FusionView& view, uint32_t node, uint32_t* members) {
+  uint32_t found[8];
+  Chain chains[8];
+  if (!is_norm(view, node)) return 0;
+  const uint32_t n = projections(view, node, found, 8);
+  const Chain *k = nullptr, *v = nullptr;
+  for (uint32_t i = 0; i < n; ++i) {
+    Chain& c = chains[i] = follow(view, found[i]);
+    if (c.append == MICA_B_NONE) continue;
+    if (k != nullptr && v != nullptr) return 0;
+    (k == nullptr ? k : v) = &c;
+  }
+  if (v == nullptr) return 0;
+  if (v->append < k->append) std::swap(k, v);
+  const Chain* q = find_q(view, chains, n);
+  if (q == nullptr || v->rope != MICA_B_NONE || !is_pair(view, k->append, v->append) ||
+      (q->rope == MICA_B_NONE) != (k->rope == MICA_B_NONE) ||
+      (q->rope != MICA_B_NONE && !same_angles(view, q->rope, k->rope)))
+    return 0;
+  const uint32_t all[] = {node,      q->matmul, q->bias, k->matmul, k->bias,  v->matmul,
+                          v->bias,   q->rope,   k->rope, k->append, v->append};
+  uint32_t n_members = 0;
+  for (const uint32_t m : all)
+    if (m != MICA_B_NONE) members[n_members++] = m;
+  return n_members;
+}
+
+}  // namespace
+}  // namespace mica
+
+MICA_DEFINE_FUSION(norm_qkv, 50, mica::match)

@@ -1,0 +1,294 @@
+// The fusions' patterns as cases: small graphs that contain one region each, with all its options.
+// A device that claims the fusion runs them fused, and member by member when told so; both are
+// compared with the reference's members. Op is the fusion's name.
+#include <algorithm>
+
+#include "tests/conformance/case.h"
+
+namespace mica::conformance {
+namespace {
+
+// How many tokens: a maximum that is also live, or a maximum with fewer live ones.
+struct Tokens {
+  int64_t max, live;
+  std::string name() const {
+    return max == live ? "m" + std::to_string(max)
+                       : "m" + std::to_string(live) + "of" + std::to_string(max);
+  }
+  // [n, max], with an extent where fewer are live.
+  mica_tensor input(CaseBuilder& b, const char* name, int64_t n) const {
+    const mica_extent e = max == live ? mica_extent{0} : b.extent("n", max, live);
+    return b.input(name, MICA_F32, {n, max}, normal(), e);
+  }
+};
+constexpr Tokens kOne = {1, 1}, kFive = {5, 5}, kRagged = {24, 9}, kOneOfMany = {24, 1};
+
+const char* name_of(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
+
+mica_tensor norm(CaseBuilder& b, mica_tensor x, int64_t n) {
+  return mica_rms_norm(b.graph(), x, b.weight("norm", MICA_F32, {n}, uniform(0.5, 1.5)), 1e-5f);
+}
+mica_tensor linear(CaseBuilder& b, const char* name, mica_dtype dtype, mica_tensor x, int64_t k,
+                   int64_t n) {
+  return mica_matmul(b.graph(), b.weight(name, dtype, {k, n}, normal(0.06)), x);
+}
+
+void add(CaseList& list, const char* fusion, const std::string& name,
+         std::function<void(CaseBuilder&)> build) {
+  list.add(fusion, name, std::move(build));
+  list.cases.back().chain = true;
+}
+
+// --- norm_matmul --------------------------------------------------------------------------------
+
+struct Weight {
+  mica_dtype dtype;
+  int64_t n;
+};
+
+void add_norm_matmul(CaseList& list, const std::string& name, std::vector<Weight> weights,
+                     Tokens tokens, int64_t k, bool norm_is_read = false) {
+  add(list, "norm_matmul", name + "." + tokens.name(), [=](CaseBuilder& b) {
+    const mica_tensor h = norm(b, tokens.input(b, "x", k), k);
+    for (size_t i = 0; i < weights.size(); ++i)
+      b.output(linear(b, ("w" + std::to_string(i)).c_str(), weights[i].dtype, h, k, weights[i].n));
+    if (norm_is_read) b.output(mica_copy(b.graph(), h));
+  });
+}
+
+void cases_norm_matmul(CaseList& list) {
+  for (const mica_dtype d : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q5_0,
+                             MICA_Q5_1, MICA_Q8_0, MICA_Q4_K, MICA_Q5_K, MICA_Q6_K}) {
+    add_norm_matmul(list, std::string("one.") + name_of(d), {{d, 72}}, kOne, 256);
+    add_norm_matmul(list, std::string("one.") + name_of(d), {{d, 72}}, kFive, 256);
+  }
+  for (const Tokens t : {kOne, kFive, kRagged, kOneOfMany}) {
+    add_norm_matmul(list, "two.q4_0", {{MICA_Q4_0, 64}, {MICA_Q4_0, 40}}, t, 96);
+    add_norm_matmul(list, "three.q8_0.q4_1.q5_0", {{MICA_Q8_0, 48}, {MICA_Q4_1, 33}, {MICA_Q5_0, 16}},
+                    t, 64);
+    add_norm_matmul(list, "four.q4_k.q6_k",
+                    {{MICA_Q4_K, 32}, {MICA_Q6_K, 48}, {MICA_Q4_K, 17}, {MICA_Q5_K, 16}}, t, 512);
+    add_norm_matmul(list, "norm_is_read.q4_k.q6_k", {{MICA_Q4_K, 32}, {MICA_Q6_K, 16}}, t, 256, true);
+    add_norm_matmul(list, "norm_is_read.f32", {{MICA_F32, 32}}, t, 40, true);
+  }
+  add_norm_matmul(list, "wide.q4_0", {{MICA_Q4_0, 300}, {MICA_Q4_0, 300}}, {300, 270}, 64);
+}
+
+// --- norm_glu -----------------------------------------------------------------------------------
+
+void add_norm_glu(CaseList& list, const std::string& name, mica_dtype gate, mica_dtype up,
+                  Tokens tokens, int64_t k, int64_t n, bool silu, bool norm_is_read = false) {
+  add(list, "norm_glu", name + "." + tokens.name(), [=](CaseBuilder& b) {
+    const mica_tensor h = norm(b, tokens.input(b, "x", k), k);
+    const mica_tensor g = linear(b, "gate", gate, h, k, n), u = linear(b, "up", up, h, k, n);
+    b.output(silu ? mica_swiglu(b.graph(), g, u) : mica_geglu(b.graph(), g, u));
+    if (norm_is_read) b.output(mica_copy(b.graph(), h));
+  });
+}
+
+void cases_norm_glu(CaseList& list) {
+  for (const mica_dtype d : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q5_0,
+                             MICA_Q5_1, MICA_Q8_0, MICA_Q4_K, MICA_Q5_K, MICA_Q6_K})
+    for (const Tokens t : {kOne, kFive})
+      add_norm_glu(list, std::string("silu.") + name_of(d), d, d, t, 256, 88, true);
+  for (const Tokens t : {kOne, kFive, kRagged, kOneOfMany}) {
+    add_norm_glu(list, "gelu.q8_0", MICA_Q8_0, MICA_Q8_0, t, 64, 48, false);
+    add_norm_glu(list, "silu.q4_k.q6_k", MICA_Q4_K, MICA_Q6_K, t, 512, 64, true);
+    add_norm_glu(list, "silu.norm_is_read.q4_0", MICA_Q4_0, MICA_Q4_0, t, 96, 33, true, true);
+  }
+  add_norm_glu(list, "wide.q4_k", MICA_Q4_K, MICA_Q4_K, {300, 270}, 256, 320, true);
+  // The gated value goes on into a projection: what a device keeps in a form of its own.
+  for (const mica_dtype d : {MICA_Q4_0, MICA_Q8_0, MICA_Q6_K, MICA_BF16})
+    for (const Tokens t : {kOne, kRagged, kOneOfMany, Tokens{300, 270}, Tokens{300, 250}})
+      add(list, "norm_glu", std::string("down.") + name_of(d) + "." + t.name(), [=](CaseBuilder& b) {
+        const mica_tensor x = t.input(b, "x", 256);
+        const mica_tensor h = norm(b, x, 256);
+        const mica_tensor y = mica_swiglu(b.graph(), linear(b, "gate", d, h, 256, 768),
+                                          linear(b, "up", d, h, 256, 768));
+        b.far_output(mica_add(b.graph(), x, linear(b, "down", d, y, 768, 256)));
+      });
+}
+
+// --- matmul_add and add_norm --------------------------------------------------------------------
+
+void add_matmul_add(CaseList& list, mica_dtype d, Tokens tokens, int64_t k, int64_t n,
+                    bool residual_first) {
+  const std::string name = std::string(residual_first ? "residual_first." : "") + name_of(d) + ".k" +
+                           std::to_string(k) + "." + tokens.name();
+  add(list, "matmul_add", name, [=](CaseBuilder& b) {
+    const mica_extent e =
+        tokens.max == tokens.live ? mica_extent{0} : b.extent("n", tokens.max, tokens.live);
+    const mica_tensor x = b.input("x", MICA_F32, {k, tokens.max}, normal(), e);
+    const mica_tensor r = b.input("r", MICA_F32, {n, tokens.max}, normal(), e);
+    const mica_tensor y = linear(b, "w", d, x, k, n);
+    b.output(residual_first ? mica_add(b.graph(), r, y) : mica_add(b.graph(), y, r));
+  });
+}
+
+void cases_matmul_add(CaseList& list) {
+  for (const mica_dtype d : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q5_0,
+                             MICA_Q5_1, MICA_Q8_0, MICA_Q4_K, MICA_Q5_K, MICA_Q6_K})
+    for (const Tokens t : {kOne, kFive, kRagged}) add_matmul_add(list, d, t, 256, 72, true);
+  for (const Tokens t : {kOne, kFive, kOneOfMany, Tokens{300, 270}})
+    add_matmul_add(list, MICA_Q8_0, t, 96, 33, false);
+}
+
+void cases_add_norm(CaseList& list) {
+  for (const int64_t n : {64, 576, 2050})
+    for (const Tokens t : {kOne, kFive, kRagged})
+      for (const bool sum_is_read : {true, false})
+        add(list, "add_norm",
+            std::string(sum_is_read ? "sum_is_read." : "") + "n" + std::to_string(n) + "." + t.name(),
+            [=](CaseBuilder& b) {
+              const mica_tensor x = t.input(b, "x", n);
+              const mica_tensor s = mica_add(b.graph(), x, mica_scale(b.graph(), x, 0.5f, 1));
+              b.output(norm(b, s, n));
+              if (sum_is_read) b.output(mica_copy(b.graph(), s));
+            });
+}
+
+// --- norm_qkv -----------------------------------------------------------------------------------
+
+struct Qkv {
+  mica_dtype q = MICA_F32, k = MICA_F32, v = MICA_F32, cache_k = MICA_F32, cache_v = MICA_F32;
+  uint32_t n_heads = 4, n_kv_heads = 2, head_dim_k = 32, head_dim_v = 32;
+  int64_t n_embd = 96;
+  bool bias = false, norm_is_read = false, q_is_read = false;
+  enum { kNone, kAdjacent, kHalfSplit, kPartial, kYarn, kFactors } rope = kAdjacent;
+};
+
+// A prompt, single tokens, two sequences at once.
+std::vector<Step> steps(bool single) {
+  if (single) return {{{{0, 1}}, {}}, {{{0, 1}}, {}}, {{{0, 1}}, {}}};
+  return {{{{0, 5}}, {}}, {{{0, 1}}, {}}, {{{1, 3}}, {}}, {{{0, 1}, {1, 2}}, {}}, {{{0, 21}}, {}}};
+}
+
+mica_rope_params rope_params(CaseBuilder& b, const Qkv& s) {
+  mica_rope_params p = MICA_ROPE_PARAMS_INIT;
+  p.pairing = s.rope == Qkv::kHalfSplit || s.rope == Qkv::kYarn ? MICA_ROPE_HALF_SPLIT
+                                                                : MICA_ROPE_ADJACENT;
+  if (s.rope == Qkv::kPartial) {
+    p.n_rot = s.head_dim_k / 2;
+    p.offset = s.head_dim_k / 4;
+  }
+  if (s.rope == Qkv::kYarn) {
+    p.linear_scale = 0.25f;
+    p.ext_factor = 1;
+    p.n_ctx_orig = 64;
+  }
+  if (s.rope == Qkv::kFactors)
+    p.freq_factors = b.weight("factors", MICA_F32, {s.head_dim_k / 2}, uniform(1, 8));
+  return p;
+}
+
+void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
+  const int64_t max = single ? 1 : 24;
+  mica_kv_layer layer = MICA_KV_LAYER_INIT;
+  layer.n_kv_heads = s.n_kv_heads;
+  layer.head_dim_k = s.head_dim_k;
+  layer.head_dim_v = s.head_dim_v;
+  layer.dtype_k = s.cache_k;
+  layer.dtype_v = s.cache_v;
+  mica_kv_params params = MICA_KV_PARAMS_INIT;
+  params.n_layers = 1;
+  params.layers = &layer;
+  params.n_cells = 256;
+  params.max_seqs = 2;
+  params.max_step_tokens = static_cast<uint32_t>(max);
+  mica_kv_cache* cache = b.cache(params, steps(single));
+  mica_graph* g = b.graph();
+  const mica_kv kv = mica_graph_kv(g, cache, 0, b.n_tokens());
+  const mica_tensor x = b.input("x", MICA_F32, {s.n_embd, max}, normal(), b.n_tokens());
+  const mica_tensor h = norm(b, x, s.n_embd);
+  const auto project = [&](const char* name, mica_dtype dtype, uint32_t n_heads, uint32_t dim) {
+    const int64_t n = int64_t{n_heads} * dim, heads[] = {dim, n_heads, max};
+    mica_tensor y = linear(b, name, dtype, h, s.n_embd, n);
+    if (s.bias) y = mica_add(g, y, b.weight((std::string(name) + ".bias").c_str(), MICA_F32, {n}));
+    return mica_reshape(g, y, 3, heads);
+  };
+  mica_tensor q = project("q", s.q, s.n_heads, s.head_dim_k);
+  mica_tensor k = project("k", s.k, s.n_kv_heads, s.head_dim_k);
+  const mica_tensor v = project("v", s.v, s.n_kv_heads, s.head_dim_v);
+  if (s.rope != Qkv::kNone) {
+    const mica_rope_params rope = rope_params(b, s);
+    q = mica_rope(g, q, kv.positions, &rope);
+    k = mica_rope(g, k, kv.positions, &rope);
+  }
+  mica_kv_append(g, &kv, k, v);
+  b.far_output(mica_attention(g, q, &kv, nullptr));
+  if (s.q_is_read) b.output(mica_copy(g, q));
+  if (s.norm_is_read) b.output(mica_copy(g, h));
+}
+
+// The smallest difference may move what a cell holds by one of its steps, now and then.
+double one_step(mica_dtype cache) {
+  return cache == MICA_F32 ? 0 : cache == MICA_Q4_0 ? 1.2e-1 : cache == MICA_Q8_0 ? 4e-3 : 2e-4;
+}
+
+void add_qkv(CaseList& list, const std::string& name, const Qkv& s) {
+  for (const bool single : {true, false}) {
+    add(list, "norm_qkv", name + (single ? ".m1" : ".ragged"),
+        [=](CaseBuilder& b) { build_qkv(b, s, single); });
+    list.cases.back().far_limit = std::max(one_step(s.cache_k), one_step(s.cache_v));
+  }
+}
+
+void cases_norm_qkv(CaseList& list) {
+  Qkv s;
+  s.q_is_read = true;
+  const char* const ropes[] = {"none", "adjacent", "half_split", "partial", "yarn", "factors"};
+  for (int i = 0; i < 6; ++i)
+    for (const bool bias : {false, true}) {
+      s.rope = static_cast<decltype(s.rope)>(i);
+      s.bias = bias;
+      add_qkv(list, std::string("f32.rope_") + ropes[i] + (bias ? ".bias" : ""), s);
+    }
+  s.bias = false;
+  s.rope = Qkv::kAdjacent;
+  s.norm_is_read = true;
+  add_qkv(list, "f32.norm_is_read", s);
+  s.norm_is_read = s.q_is_read = false;
+  add_qkv(list, "f32.only_attention", s);
+  s.q_is_read = true;
+  for (const mica_dtype d : {MICA_F16, MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q8_0}) {
+    s.q = s.k = s.v = d;
+    s.cache_k = s.cache_v = MICA_F16;
+    add_qkv(list, std::string(name_of(d)) + ".kv_f16", s);
+  }
+  s.n_embd = 256;
+  s.q = s.k = MICA_Q4_K;
+  s.v = MICA_Q6_K;
+  for (const mica_dtype d : {MICA_F16, MICA_Q8_0, MICA_Q4_0}) {
+    s.cache_k = s.cache_v = d;
+    add_qkv(list, std::string("q4_k.q6_k.kv_") + name_of(d), s);
+  }
+  s.bias = true;
+  s.cache_k = MICA_Q8_0;
+  s.cache_v = MICA_F16;
+  s.rope = Qkv::kHalfSplit;
+  add_qkv(list, "q4_k.q6_k.bias.half_split.kv_q8_0_f16", s);
+  s.bias = false;
+  s.rope = Qkv::kAdjacent;
+  s.n_kv_heads = 1;
+  s.head_dim_k = s.head_dim_v = 64;
+  add_qkv(list, "mqa.q4_k.q6_k.head_64", s);
+  s.n_kv_heads = 4;
+  s.head_dim_k = 48;
+  s.head_dim_v = 80;
+  s.cache_k = s.cache_v = MICA_F16;
+  add_qkv(list, "mha.q4_k.q6_k.head_48_80", s);
+  s.head_dim_k = s.head_dim_v = 24;  // of no whole group of 16 rows
+  add_qkv(list, "mha.q4_k.q6_k.head_24", s);
+}
+
+}  // namespace
+
+void cases_regions(CaseList& list) {
+  cases_norm_matmul(list);
+  cases_norm_glu(list);
+  cases_matmul_add(list);
+  cases_add_norm(list);
+  cases_norm_qkv(list);
+}
+
+}  // namespace mica::conformance
