@@ -172,8 +172,13 @@ mica_status device_open(const Driver& driver, const mica_host* host, const char*
   auto* d = status == MICA_OK ? create<Device>(*host->allocator, *host, driver) : nullptr;
   if (status == MICA_OK && d == nullptr) status = error.out_of_memory("a device");
   if (status == MICA_OK) {
-    d->info = {index, prop.major * 10 + prop.minor, prop.multiProcessorCount,
-               prop.sharedMemPerBlockOptin, static_cast<uint64_t>(prop.l2CacheSize)};
+    d->info = {index,
+               prop.major * 10 + prop.minor,
+               prop.multiProcessorCount,
+               prop.sharedMemPerBlockOptin,
+               static_cast<uint64_t>(prop.l2CacheSize),
+               &driver == &kRuntime ? &d->lt : nullptr};  // none beside a test's runtime
+    d->lt.attach(driver, index);
     describe(driver, prop, &d->described);
     status = start(*d, error);
   }
@@ -190,6 +195,7 @@ void device_close(mica_b_device* device) {
   Device* d = device;
   if (d == nullptr) return;
   d->driver->set_device(d->info.index);
+  d->lt.close();
   d->small.close(*d->driver);
   d->large.close(*d->driver);
   if (d->scratch != 0) d->driver->free(pointer(d->scratch));

@@ -1,5 +1,6 @@
 // The CUDA backend's device and buffers, and how bytes get to the device and back.
 #pragma once
+#include "backends/cuda/cublaslt.h"
 #include "backends/cuda/kernel.h"
 #include "core/base/text.h"
 
@@ -40,6 +41,7 @@ struct Device {
   Ring large;                     // opened by the first transfer or plan that wants it
   uint32_t mailbox = UINT32_MAX;  // slot of `small` that gathers writes now; UINT32_MAX: none
   uint32_t mailbox_bytes = 0;     // of it, in use
+  CublasLt lt;                    // info.lt points here
   uint64_t scratch = 0, scratch_bytes = 0;  // device memory for packing; lives as long as this
   bool lost = false;
   char lost_text[200] = {};
@@ -83,8 +85,8 @@ mica_status download(Device& device, void* dst, uint64_t src, uint64_t bytes);
 // Makes the small writes that wait so far part of the stream. To be called before anything else is
 // put there.
 mica_status flush(Device& device);
-// Waits for an event. `out_cancelled`, when not nullptr, gets true when the caller's cancel flag was
-// seen meanwhile; the wait still lasts until the device is done.
+// Waits for an event. `out_cancelled`, when not nullptr, gets true when the caller's cancel flag
+// was seen meanwhile; the wait still lasts until the device is done.
 mica_status await(Device& device, cudaEvent_t event, bool* out_cancelled);
 // Waits for all that the stream holds.
 mica_status drain(Device& device);
@@ -102,8 +104,8 @@ mica_status open_large(Device& device);
 
 void device_close(mica_b_device* device);
 mica_status device_state(mica_b_device* device, mica_device_info* out_info);
-// The functions of mica_backend that come before there is a device: unit tests give them a driver of
-// their own.
+// The functions of mica_backend that come before there is a device: unit tests give them a driver
+// of their own.
 uint32_t device_count(const Driver& driver);
 mica_status device_info(const Driver& driver, const mica_host* host, uint32_t i,
                         mica_device_info* out_info);

@@ -12,12 +12,15 @@ namespace mica::cuda {
 using gpu::Call;
 using gpu::Tensor;
 
+class CublasLt;
+
 struct DeviceInfo {
   int index;
   int cc;  // compute capability: 80, 90, …
   int n_sms;
   uint64_t max_shared_bytes;  // of a block, opted in
   uint64_t l2_bytes;
+  CublasLt* lt;  // nullptr: not to be used
 };
 
 // The stream that launches go to, one after the other: under capture, or running. Every kernel's

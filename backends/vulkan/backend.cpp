@@ -69,6 +69,26 @@ mica_status query(mica_b_device* device, const mica_b_partition* partition, uint
   return MICA_OK;
 }
 
+// Sessions of other contexts use the weights: what is written must not wait for this one's next
+// step.
+mica_status complete(mica_b_device* device, mica_status status) {
+  vulkan::Device& d = vulkan::of(device);
+  Error error;
+  if (status == MICA_OK) status = d.transfer.flush(d, error);
+  if (status == MICA_OK) status = vulkan::wait_value(d, d.submitted, error);
+  return error.code() == MICA_OK ? status : d.fail(error);
+}
+
+mica_status weight_pack(mica_b_device* device, const mica_b_value* weight, mica_b_buffer* buffer,
+                        const void* rows, uint64_t first, uint64_t n) {
+  return complete(device, vulkan::weight_pack(device, weight, buffer, rows, first, n));
+}
+
+mica_status weight_random(mica_b_device* device, const mica_b_value* weight, mica_b_buffer* buffer,
+                          uint64_t seed) {
+  return complete(device, vulkan::weight_random(device, weight, buffer, seed));
+}
+
 vulkan::Plan& of(mica_b_plan* plan) { return *reinterpret_cast<vulkan::Plan*>(plan); }
 
 mica_status compile(mica_b_device* device, const mica_b_partition* partition,
@@ -120,9 +140,9 @@ constexpr mica_backend kBackend = {
     vulkan::buffer_read,
     vulkan::buffer_copy,
     vulkan::weight_layout,
-    vulkan::weight_pack,
+    weight_pack,
     vulkan::weight_unpack,
-    vulkan::weight_random,
+    weight_random,
     vulkan::kv_layout,
     vulkan::kv_pack,
     vulkan::kv_unpack,

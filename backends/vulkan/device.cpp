@@ -74,6 +74,7 @@ mica_status make_instance(Device& d, Error& error) {
     d.instance = VK_NULL_HANDLE;
     return fail_result(result, "vkCreateInstance", error);
   }
+  pin_drivers();
   MICA_TRY(load_instance(d.api, d.instance, error));
   if (validate && d.api.vkCreateDebugUtilsMessengerEXT != nullptr)
     d.api.vkCreateDebugUtilsMessengerEXT(d.instance, &messages, nullptr, &d.messenger);
@@ -186,7 +187,12 @@ mica_status open_chosen(Device& d, const Physical& chosen, Error& error) {
       VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2);
   d.api.vkGetPhysicalDeviceMemoryProperties2(d.physical, &memory);
   d.memory = memory.memoryProperties;
-  MICA_TRY(make_device(d, chosen, error));
+  // Messages of the layers belong to one Device, and a test's functions to one test.
+  const bool may_share = d.loader.library != nullptr && d.messenger == VK_NULL_HANDLE;
+  if (!may_share || !join_shared(d, chosen)) {
+    MICA_TRY(make_device(d, chosen, error));
+    if (may_share) begin_shared(d, chosen);
+  }
   MICA_TRY(make_queue_objects(d, chosen.cache_key, error));
   return check_messages(d, error);
 }
@@ -219,19 +225,21 @@ void describe(const Device& d, VkPhysicalDevice physical, const char* name, uint
 
 void close(Device* d) {
   if (d->device != VK_NULL_HANDLE && d->api.vkDestroyDevice != nullptr) {
-    d->api.vkDeviceWaitIdle(d->device);
+    settle(*d, d->submitted);
     d->constants.close();
     d->transfer.close(*d);
     d->pipelines.close();
     if (d->pool != VK_NULL_HANDLE) d->api.vkDestroyCommandPool(d->device, d->pool, nullptr);
     if (d->timeline != VK_NULL_HANDLE) d->api.vkDestroySemaphore(d->device, d->timeline, nullptr);
-    d->api.vkDestroyDevice(d->device, nullptr);
   }
+  const bool last = leave_shared(*d);
+  if (last && d->device != VK_NULL_HANDLE && d->api.vkDestroyDevice != nullptr)
+    d->api.vkDestroyDevice(d->device, nullptr);
   if (d->messenger != VK_NULL_HANDLE)
     d->api.vkDestroyDebugUtilsMessengerEXT(d->instance, d->messenger, nullptr);
-  if (d->instance != VK_NULL_HANDLE && d->api.vkDestroyInstance != nullptr)
+  if (last && d->instance != VK_NULL_HANDLE && d->api.vkDestroyInstance != nullptr)
     d->api.vkDestroyInstance(d->instance, nullptr);
-  close_loader(d->loader);
+  if (last) close_loader(d->loader);
   const mica_allocator allocator = d->allocator;
   destroy(allocator, d);
 }

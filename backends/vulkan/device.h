@@ -4,6 +4,7 @@
 #include "backends/vulkan/kernel.h"
 #include "backends/vulkan/loader.h"
 #include "backends/vulkan/pipelines.h"
+#include "backends/vulkan/shared.h"
 #include "backends/vulkan/transfer.h"
 
 namespace mica::vulkan {
@@ -14,7 +15,8 @@ struct Device {
 
   mica_host host;
   mica_allocator allocator;
-  Loader loader{};  // empty when a test lent the functions
+  Loader loader{};           // empty when a test lent the functions
+  Shared* shared = nullptr;  // whose instance, device and queue these are; nullptr: its own
   Api api{};
   VkInstance instance = VK_NULL_HANDLE;
   VkDebugUtilsMessengerEXT messenger = VK_NULL_HANDLE;

@@ -167,7 +167,7 @@ struct RandomType {
 };
 
 // All quants are equally probable, so their standard deviation is 2^bits / sqrt(12), scales of
-// scales are 23.5 on average (q6_k: 11.5, of either sign); the products have 0.02. Minima put the
+// scales are 23.5 on average (q6_k: 12.4, of either sign); the products have 0.02. Minima put the
 // middle at zero.
 constexpr RandomPlane kNone = {kBits, 0, 0};
 constexpr RandomPlane kAny = {kBits, 0, 0};
@@ -182,7 +182,7 @@ constexpr RandomType kRandomTypes[] = {
     {MICA_Q8_0, {kAny, {kScales, 2.71e-4f, 0}, kNone, kNone}},
     {MICA_Q4_K, {kAny, {kKScales, 1.84e-4f, 7.5f}, kNone, kNone}},
     {MICA_Q5_K, {kAny, {kKScales, 9.22e-5f, 15.5f}, kAny, kNone}},
-    {MICA_Q6_K, {kAny, {kSmallInts, 0, 0}, kAny, {kScales, 9.2e-5f, 0}}},
+    {MICA_Q6_K, {kAny, {kSmallInts, 0, 0}, kAny, {kScales, 8.72e-5f, 0}}},
 };
 
 struct RandomPush {

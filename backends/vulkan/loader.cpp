@@ -2,9 +2,28 @@
 #include "backends/vulkan/loader.h"
 
 #include <dlfcn.h>
+#include <link.h>
 
 namespace mica::vulkan {
 namespace {
+
+struct ObjectName {
+  uint32_t n_before;  // objects to go by
+  char path[4096];
+};
+
+// What libvulkan looks for in a driver or a layer.
+bool is_driver_or_layer(void* library) {
+  return dlsym(library, "vk_icdGetInstanceProcAddr") != nullptr ||
+         dlsym(library, "vkNegotiateLoaderLayerInterfaceVersion") != nullptr;
+}
+
+int name_of_object(dl_phdr_info* info, size_t, void* user) {
+  auto& wanted = *static_cast<ObjectName*>(user);
+  if (wanted.n_before-- > 0) return 0;
+  Writer(wanted.path, sizeof wanted.path).put(info->dlpi_name);
+  return 1;
+}
 
 mica_status missing(const char* name, Error& error) {
   return error.fail(MICA_NO_DEVICE, "the Vulkan driver is too old: it has no ", name);
@@ -16,7 +35,7 @@ mica_status open_loader(Loader& out, Error& error) {
   out = {};
   const char* const names[] = {"libvulkan.so.1", "libvulkan.so"};
   for (const char* name : names) {
-    out.library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    out.library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (out.library != nullptr) break;
   }
   if (out.library == nullptr)
@@ -32,6 +51,24 @@ mica_status open_loader(Loader& out, Error& error) {
 void close_loader(Loader& loader) {
   if (loader.library != nullptr) dlclose(loader.library);
   loader = {};
+}
+
+void pin_drivers() {
+  // By number, because what dl_iterate_phdr calls should not open anything. An object that another
+  // thread adds or takes away meanwhile may cost a driver its pin, nothing else.
+  ObjectName object;
+  for (uint32_t i = 0;; ++i) {
+    object.n_before = i;
+    if (dl_iterate_phdr(name_of_object, &object) == 0) return;
+    if (object.path[0] == '\0') continue;  // the program
+    void* handle = dlopen(object.path, RTLD_LAZY | RTLD_NOLOAD);
+    if (handle == nullptr) continue;
+    if (is_driver_or_layer(handle)) {
+      void* pinned = dlopen(object.path, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+      if (pinned != nullptr) dlclose(pinned);
+    }
+    dlclose(handle);
+  }
 }
 
 #define MICA_VK_FIND(name, source)                 \

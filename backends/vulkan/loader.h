@@ -86,6 +86,9 @@ struct Loader {
 // NO_DEVICE when there is no libvulkan.
 mica_status open_loader(Loader& out, Error& error);
 void close_loader(Loader& loader);
+// The drivers and layers that an instance has loaded stay in the process. libvulkan unloads them
+// with the last instance, but static TLS is not given back: NVIDIA's driver can be loaded 5 times.
+void pin_drivers();
 
 // Each fills its part of the table. NO_DEVICE when a function is missing.
 mica_status load_global(Api& api, PFN_vkGetInstanceProcAddr get_proc, Error& error);

@@ -14,6 +14,7 @@ mica_status fail_lost(Device& d, VkResult result, const char* what, Error& error
   const mica_status status = fail_result(result, what, error);
   if (status != MICA_DEVICE_LOST) return status;
   d.lost = true;
+  if (d.shared != nullptr) d.shared->lost = true;
   return error.fail(status, "vulkan: the device ", quoted(d.name), " was lost in ", what,
                     "; everything on it can only be released");
 }
@@ -49,7 +50,11 @@ mica_status submit_commands(Device& d, const VkCommandBuffer* commands, uint32_t
   info.pCommandBuffers = list;
   info.signalSemaphoreCount = 1;
   info.pSignalSemaphores = &d.timeline;
-  const VkResult result = d.api.vkQueueSubmit(d.queue, 1, &info, VK_NULL_HANDLE);
+  VkResult result = VK_SUCCESS;
+  {
+    QueueLock lock(d.shared);
+    result = d.api.vkQueueSubmit(d.queue, 1, &info, VK_NULL_HANDLE);
+  }
   if (result != VK_SUCCESS) {
     // A batch that went with it is gone: what it wrote is not there.
     if (list[0] != VK_NULL_HANDLE && n_list > n) d.lost = true;
@@ -83,7 +88,9 @@ void settle(Device& d, uint64_t value) {
   Error error;
   if (d.lost || value <= d.completed) return;
   const mica_status status = wait_value(d, value, error);
-  if (status != MICA_OK && !d.lost) d.api.vkDeviceWaitIdle(d.device);
+  if (status == MICA_OK || d.lost) return;
+  QueueLock lock(d.shared);
+  d.api.vkDeviceWaitIdle(d.device);
 }
 
 }  // namespace mica::vulkan

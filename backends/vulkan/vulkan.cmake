@@ -23,7 +23,8 @@ set(MICA_HAVE_VULKAN ON)
 set(vulkan_sources backends/vulkan/backend.cpp)
 
 # What a variant line may ask for with needs=…: a shader that only compiles when the glslang found
-# knows the extension. Without it the module is empty, and its Shader has no words.
+# knows the extension. Without it the module comes from spirv/ (made there by spirv/make.sh), or is
+# empty, and its Shader has no words.
 set(vulkan_extension_coopmat GL_KHR_cooperative_matrix)
 set(vulkan_extension_coopmat2 GL_NV_cooperative_matrix2)
 set(vulkan_extension_bfloat16 GL_EXT_bfloat16)
@@ -45,6 +46,42 @@ function(vulkan_module name source defines)
     COMMAND ${MICA_GLSLANG} --target-env vulkan1.2 -g0 --quiet -I${PROJECT_SOURCE_DIR}
             -I${vulkan_dir} ${defines} --depfile ${header}.d --vn spv_${name} -o ${header} ${source}
     DEPENDS ${source} DEPFILE ${header}.d VERBATIM COMMENT "Shader ${name}")
+endfunction()
+
+# Of a module that lies in spirv/ and is as new as its sources: makes <name>.spv.h. Says so in
+# `out`.
+function(vulkan_ready_module name out)
+  set(${out} FALSE PARENT_SCOPE)
+  set(blob ${vulkan_dir}/spirv/${name}.spv)
+  if(NOT EXISTS ${blob})
+    return()
+  endif()
+  file(STRINGS ${vulkan_dir}/spirv/${name}.sources lines)
+  foreach(line IN LISTS lines)
+    if(NOT line MATCHES "^([0-9a-f]+)  (.+)$")
+      message(FATAL_ERROR "${name}.sources: '${line}' is not a hash and a file")
+    endif()
+    set(wanted ${CMAKE_MATCH_1})
+    set(file ${PROJECT_SOURCE_DIR}/${CMAKE_MATCH_2})
+    set_property(DIRECTORY ${PROJECT_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+    set(hash "")
+    if(EXISTS ${file})
+      file(SHA256 ${file} hash)
+    endif()
+    if(NOT hash STREQUAL wanted)
+      set(kind WARNING)
+      if(MICA_WERROR)
+        set(kind FATAL_ERROR)
+      endif()
+      message(${kind} "spirv/${name}.spv is not made of today's ${file}: run spirv/make.sh")
+      return()
+    endif()
+  endforeach()
+  file(READ ${blob} words HEX)
+  string(REGEX REPLACE "(..)(..)(..)(..)" "0x\\4\\3\\2\\1," words "${words}")
+  file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/vulkan/${name}.spv.h
+       CONTENT "const uint32_t spv_${name}[] = {${words}};\n" @ONLY)
+  set(${out} TRUE PARENT_SCOPE)
 endfunction()
 
 # Shaders: kernels/<kernel>.comp, and kernels/common/*.comp, which several kernels use. One
@@ -99,6 +136,10 @@ foreach(shader IN LISTS vulkan_shaders)
            "const Shader shader_${module} = ")
     if(can)
       vulkan_module(${module} ${shader} "${defines}")
+    else()
+      vulkan_ready_module(${module} can)
+    endif()
+    if(can)
       list(APPEND headers ${PROJECT_BINARY_DIR}/vulkan/${module}.spv.h)
       string(APPEND includes "#include \"${module}.spv.h\"\n")
       string(APPEND shader_list

@@ -148,7 +148,7 @@ bool receive(FILE* pipe, size_t& job, Verdict& v) {
   return true;
 }
 
-// Keeps a device open, so that drivers stay loaded while cases open and close theirs.
+// Keeps a device open: on a GPU what a case opens then is there already, and takes no second.
 class HeldDevice {
  public:
   HeldDevice(const Arguments& args, const mica_backend* backend) {

@@ -14,14 +14,16 @@ struct Normed {
   const Call* matmul[kMaxWeights];
   int n;
   Problem p[kMaxWeights];
-  int set[kMaxWeights];        // the first weight of the same rounding
+  int set[kMaxWeights];         // the first weight of the same rounding
   int64_t before[kMaxWeights];  // bytes of a column in the sets before this one's
-  int64_t column_bytes = 0;    // in all sets
+  int64_t column_bytes = 0;     // in all sets
 
-  Normed(const Call& norm_call, const Call* const* matmuls, int n_matmuls)
-      : norm(norm_call), matmul{}, n(n_matmuls),
-        p{Problem(*matmuls[0]), Problem(*matmuls[n > 1 ? 1 : 0]), Problem(*matmuls[n > 2 ? 2 : 0]),
-          Problem(*matmuls[n > 3 ? 3 : 0])} {
+  // Inlined everywhere: no symbol that a linker may take from another instruction set.
+  __attribute__((always_inline)) inline Normed(const Call& norm_call, const Call* const* matmuls,
+                                               int n_matmuls)
+      : norm(norm_call), matmul{},
+        n(n_matmuls), p{Problem(*matmuls[0]), Problem(*matmuls[n > 1 ? 1 : 0]),
+                        Problem(*matmuls[n > 2 ? 2 : 0]), Problem(*matmuls[n > 3 ? 3 : 0])} {
     for (int i = 0; i < n; ++i) {
       matmul[i] = matmuls[i];
       set[i] = 0;
@@ -41,7 +43,8 @@ struct Normed {
 };
 
 static inline const char* normed_supports(const Call& norm, const Call* const* matmuls, int n) {
-  if (norm.in[0].dtype != MICA_F32 || norm.in[0].stride[0] != 4) return "x is not dense rows of F32";
+  if (norm.in[0].dtype != MICA_F32 || norm.in[0].stride[0] != 4)
+    return "x is not dense rows of F32";
   if (!is_float(norm.in[1].dtype) || norm.in[1].layout != kLayoutPlain) {
     return "the norm's weight is not plain floats";
   }

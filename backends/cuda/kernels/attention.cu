@@ -1,5 +1,6 @@
-// attention over KV pages. Rows: few query rows a sequence with K and V in F16; tiles of 64 query
-// rows of any kind; the plain one. The first two cut the cells in chunks where rows are few.
+// attention over KV pages. Rows: few query rows a sequence with K and V in F16, Q8_0 or Q4_0; tiles
+// of 64 query rows of any kind; the plain one. The first two cut the cells in chunks where rows are
+// few.
 #include "backends/cuda/kernels/attention_decode.cuh"
 #include "backends/cuda/kernels/attention_merge.cuh"
 #include "backends/cuda/kernels/attention_naive.cuh"
@@ -23,7 +24,7 @@ int64_t dim_of(const Call& call) {
 
 const char* supports(const Call& call) {
   AttentionArgs a;
-  if (!attention_args(call, kTileRows, 0, a))
+  if (!attention_args(call, kTileRows, 0, 1, a))
     return "K and V pages are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 or Q5_1";
   if (call.in[kK].layout != kLayoutKvPage || call.in[kV].layout != kLayoutKvPage)
     return "K and V are not a cache of this backend";
@@ -36,8 +37,12 @@ const char* supports(const Call& call) {
 
 mica_status merge_record(const Call& call, const AttentionArgs& a, Recorder& recorder) {
   const int64_t rows = int64_t{a.n_tokens} * a.n_heads;
-  return launch(recorder, attention_merge_kernel, grid_for(call, rows, 8), dim3(kMergeThreads), 0,
-                a);
+  const dim3 block(kMergeThreads);
+  if (rows < int64_t{8} * device_of(call).n_sms)
+    return launch(recorder, attention_merge_kernel<kMergeWarps>, grid_for(call, rows, 8), block, 0,
+                  a);
+  return launch(recorder, attention_merge_kernel<1>, grid_for(call, rows / kMergeWarps + 1, 8),
+                block, 0, a);
 }
 
 // --- Tiles --------------------------------------------------------------------------------------
@@ -73,13 +78,13 @@ const char* tile_supports(const Call& call) {
 
 uint64_t tile_workspace(const Call& call) {
   AttentionArgs a;
-  if (!attention_args(call, kTileRows, tile_target(call), a)) return 0;
+  if (!attention_args(call, kTileRows, tile_target(call), 1, a)) return 0;
   return static_cast<uint64_t>(max_slots(a) * slot_floats(a)) * 4;
 }
 
 mica_status tile_record(const Call& call, Recorder& recorder) {
   AttentionArgs a;
-  attention_args(call, kTileRows, tile_target(call), a);
+  attention_args(call, kTileRows, tile_target(call), 1, a);
   const TileVariant variant = tile_variant(call);
   const int64_t tiles = (int64_t{a.n_tokens} * a.group + kTileRows - 1) / kTileRows;
   const int64_t items = (tiles + a.op.max_seqs) * a.n_kv_heads + max_slots(a);
@@ -91,30 +96,46 @@ mica_status tile_record(const Call& call, Recorder& recorder) {
 // --- Few rows -----------------------------------------------------------------------------------
 
 constexpr int64_t kDecodeTokens = 64;  // most of a step
-int32_t decode_target(const Call& call) { return 3 * device_of(call).n_sms; }
+constexpr int32_t kDeepChunks = 3;
+
+bool decode_args(const Call& call, AttentionArgs& out) {
+  const int64_t rows = call.in[kQ].dim[2] * (call.in[kQ].dim[1] / call.in[kK].dim[1]);
+  // Slots of partial results are no larger than need be, and start at 16 bytes.
+  const int32_t tile_rows =
+      rows >= kDecodeRows ? kDecodeRows : static_cast<int32_t>(rows + 3) / 4 * 4;
+  return attention_args(call, tile_rows, 3 * device_of(call).n_sms, kDeepChunks, out);
+}
 
 struct DecodeVariant {
   void (*kernel)(AttentionArgs);
   uint64_t shared_bytes;
 };
-template <int kDim>
-constexpr DecodeVariant kDecode = {attention_decode_kernel<kDim>, decode_shared_bytes<kDim>()};
+template <class Cells>
+constexpr DecodeVariant kDecode = {attention_decode_kernel<Cells>,
+                                   decode_shared_bytes<Cells::kDim>()};
 
+// kernel nullptr: there is none.
 DecodeVariant decode_variant(const Call& call) {
-  switch (dim_of(call)) {
-    case 64:
-      return kDecode<64>;
-    case 128:
-      return kDecode<128>;
-    default:
-      return kDecode<256>;
-  }
+  const int64_t dim = dim_of(call);
+  const mica_dtype dtype = call.in[kK].dtype;
+  if (call.in[kV].dtype != dtype) return {};
+  if (dtype == MICA_F16)
+    return dim == 64    ? kDecode<CellsF16<64>>
+           : dim == 128 ? kDecode<CellsF16<128>>
+                        : kDecode<CellsF16<256>>;
+  if (dim == 256) return {};
+  if (dtype == MICA_Q8_0)
+    return dim == 64 ? kDecode<CellsQuant<64, 8>> : kDecode<CellsQuant<128, 8>>;
+  if (dtype == MICA_Q4_0)
+    return dim == 64 ? kDecode<CellsQuant<64, 4>> : kDecode<CellsQuant<128, 4>>;
+  return {};
 }
 
 const char* decode_supports(const Call& call) {
   const char* no = supports(call);
   if (no != nullptr) return no;
-  if (!is_f16(call)) return "K and V are not F16";
+  if (decode_variant(call).kernel == nullptr)
+    return "K and V are not both F16, Q8_0 or Q4_0, or heads are too large for the latter";
   if (!call.in[kMask].absent()) return "there is a mask";
   if (call.in[kQ].dim[2] > kDecodeTokens) return "there are more than 64 tokens";
   return nullptr;
@@ -122,15 +143,15 @@ const char* decode_supports(const Call& call) {
 
 uint64_t decode_workspace(const Call& call) {
   AttentionArgs a;
-  if (!attention_args(call, kDecodeRows, decode_target(call), a)) return 0;
+  if (!decode_args(call, a)) return 0;
   return static_cast<uint64_t>(max_slots(a) * slot_floats(a)) * 4;
 }
 
 mica_status decode_record(const Call& call, Recorder& recorder) {
   AttentionArgs a;
   const DecodeVariant variant = decode_variant(call);
-  attention_args(call, kDecodeRows, decode_target(call), a);
-  const int64_t tiles = (int64_t{a.n_tokens} * a.group + kDecodeRows - 1) / kDecodeRows;
+  decode_args(call, a);
+  const int64_t tiles = (int64_t{a.n_tokens} * a.group + a.tile_rows - 1) / a.tile_rows;
   const int64_t items = (tiles + a.op.max_seqs) * a.n_kv_heads + max_slots(a);
   const mica_status status = launch(recorder, variant.kernel, grid_for(call, items, 3),
                                     dim3(kDecodeThreads), variant.shared_bytes, a);
@@ -141,7 +162,7 @@ mica_status decode_record(const Call& call, Recorder& recorder) {
 
 mica_status naive_record(const Call& call, Recorder& recorder) {
   AttentionArgs a;
-  attention_args(call, kTileRows, 0, a);
+  attention_args(call, kTileRows, 0, 1, a);
   const int64_t rows = int64_t{a.n_tokens} * a.n_heads;
   return launch(recorder, attention_naive_kernel, grid_for(call, (rows + 3) / 4, 16), dim3(128), 0,
                 a);

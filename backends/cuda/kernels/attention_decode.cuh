@@ -1,21 +1,19 @@
-// Attention of few query rows, K and V in F16: each warp takes 16 cells at a time straight from
-// global memory to tensor-core operands, so that as many bytes as possible are on their way; the
-// warps of a block merge at the end. A product's k counts dimensions (of K) and its n columns (of
-// V) in the order in which a lane's 16-byte loads bring them, which is as good as any.
+// Attention of few query rows: each warp takes 16 cells at a time straight from global memory to
+// tensor-core operands (attention_cells.cuh), the next ones on their way while it computes; the
+// warps of a block merge at the end.
 #pragma once
-#include "backends/cuda/kernels/attention_mma.cuh"
+#include "backends/cuda/kernels/attention_cells.cuh"
 
 namespace mica::cuda {
 
 constexpr int kDecodeThreads = 128;
 constexpr int kDecodeWarps = kDecodeThreads / 32;
-constexpr int kUnitCells = 16;
-constexpr int kPageUnits = kPageCells / kUnitCells;
 constexpr int kDecodeRows = 16;  // of an item: those of a product
 
 template <int kDim>
 constexpr uint64_t decode_shared_bytes() {
-  return uint64_t{2} * kDim * 32 + uint64_t{kDecodeWarps} * kDecodeRows * (kDim + 2) * 4;
+  return uint64_t{2} * kDim * 32 + uint64_t{kDecodeWarps} * kDecodeRows * (kDim + 3) * 4 +
+         uint64_t{kDecodeThreads} * 20;
 }
 
 #ifdef __CUDACC__
@@ -31,171 +29,140 @@ struct DecodeState {
 
 template <int kDim>
 struct DecodeShared {
-  uint4 q[2][kDim / 16][32];  // both parts, as a product's left operand, a lane each
+  Queries<kDim> queries;
   float sums[kDecodeWarps][kDecodeRows][kDim];
   float largest[kDecodeWarps][kDecodeRows], denominator[kDecodeWarps][kDecodeRows];
+  float q_largest[kDecodeWarps][kDecodeRows];
+  Entry entries[kDecodeThreads];  // of the item, so many at a time
 };
 static_assert(sizeof(DecodeShared<128>) == decode_shared_bytes<128>());
 
-// Elements first … first + 7 of a row; zeros beyond it.
-__device__ inline void load_query_eight(const AttentionArgs& a, const char* q, int first,
-                                        float (&x)[8]) {
-  const int n = q != nullptr ? a.dim_k - first : 0;
-  if (a.q_dtype == MICA_F32) {
-    const float* from = reinterpret_cast<const float*>(q) + first;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = i < n ? from[i] : 0.0f;
-    return;
-  }
-  const uint16_t* from = reinterpret_cast<const uint16_t*>(q) + first;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const uint16_t h = i < n ? from[i] : uint16_t{0};
-    x[i] = a.q_dtype == MICA_F16 ? __half2float(__ushort_as_half(h)) : bf16_to_f32(h);
-  }
-}
+// The part of the rows of q that is this thread's to split: its rows, its elements of the blocks of
+// 32 that are its warp's.
+template <class Cells>
+struct QueryPart {
+  static constexpr int kBlocks = (Cells::kDim / 32 + kDecodeWarps - 1) / kDecodeWarps;
+  float x[2][kBlocks][8];
 
-// Rows of q, each scaled by a power of two to at most 2^10, to shared memory: every warp finds the
-// scales, the first stores.
-template <int kDim>
-__device__ void decode_queries(const AttentionArgs& a, const Item& item, DecodeState<kDim>& s,
-                               DecodeShared<kDim>& shared) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll 1
-  for (int half = 0; half < 2; ++half) {
-    const int row = lane / 4 + 8 * half;
-    const bool real = row < item.n_rows;
-    const int32_t token = real ? row_token(a, item, row) : 0;
-    const char* q = real ? query_row(a, token, row_head(a, item, row)) : nullptr;
-    float largest = 0;
-    float x[8];
-    for (int j = 0; j < kDim / 32; ++j) {
-      load_query_eight(a, q, j * 32 + lane % 4 * 8, x);
+  __device__ static int block(int j) {
+    return static_cast<int>(threadIdx.x / 32) + j * kDecodeWarps;
+  }
+
+  // Without conditions between the loads: beyond rows and elements are some others, until store().
+  __device__ void load(const AttentionArgs& a, const Item& item) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const char* q[2];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[i]));
+    for (int half = 0; half < 2; ++half) {
+      const int row = min(lane / 4 + 8 * half, item.n_rows - 1);
+      q[half] = query_row(a, row_token(a, item, row), row_head(a, item, row));
     }
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-    int exponent = static_cast<int>(__float_as_uint(largest) >> 23) - 127;
-    if (exponent == 128 || largest == 0.0f) exponent = 9;
-    exponent = max(exponent, -100);
-    const float up = __uint_as_float(static_cast<uint32_t>(127 + 9 - exponent) << 23);
-    const float down = __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
-    const int32_t position =
-        real ? reinterpret_cast<const int32_t*>(a.positions)[token] : INT32_MIN;
-    if (half == 0) {
-      s.q_factor[0] = a.op.scale * down, s.position[0] = position;
+    const auto each = [&](auto get) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int j = 0; j < kBlocks; ++j)
+#pragma unroll
+          for (int run = 0; run < 2; ++run)
+            get(q[half], block(j) * 32 + Cells::run_of(lane, run), &x[half][j][4 * run]);
+    };
+    if (a.q_wide) {
+      each([&](const char* row, int first, float* to) {
+        const int at = min(first, a.dim_k - 4);
+        const float4 four = *reinterpret_cast<const float4*>(row + at * 4);
+        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+      });
+    } else if (a.q_dtype == MICA_F32) {
+      each([&](const char* row, int first, float* to) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          to[i] = reinterpret_cast<const float*>(row)[min(first + i, a.dim_k - 1)];
+      });
     } else {
-      s.q_factor[1] = a.op.scale * down, s.position[1] = position;
+      each([&](const char* row, int first, float* to) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) to[i] = float_at(a.q_dtype, row, min(first + i, a.dim_k - 1));
+      });
     }
-    // The warps share the dimensions.
-    for (int j = static_cast<int>(threadIdx.x / 32); j < kDim / 32; j += kDecodeWarps) {
-      load_query_eight(a, q, j * 32 + lane % 4 * 8, x);
+  }
+  __device__ void clear_unreal(const AttentionArgs& a, const Item& item) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {  // pairs of elements: two products of two
-        uint32_t parts[2];
-        split_two(x[2 * i] * up, x[2 * i + 1] * up, parts[0], parts[1]);
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int part = 0; part < 2; ++part)
-          reinterpret_cast<uint32_t*>(&shared.q[part][2 * j + i / 2][lane])[i % 2 * 2 + half] =
-              parts[part];
+      for (int j = 0; j < kBlocks; ++j)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const int at = block(j) * 32 + Cells::run_of(lane, i / 4) + i % 4;
+          if (lane / 4 + 8 * half >= item.n_rows || at >= a.dim_k) x[half][j][i] = 0;
+        }
+  }
+
+  // To shared memory, each row scaled by a power of two to at most 2^10.
+  __device__ void store(const AttentionArgs& a, const Item& item, DecodeState<Cells::kDim>& s,
+                        DecodeShared<Cells::kDim>& shared) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    clear_unreal(a, item);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float largest = 0;
+#pragma unroll
+      for (int j = 0; j < kBlocks; ++j)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[half][j][i]));
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+      if (lane % 4 == 0) shared.q_largest[threadIdx.x / 32][lane / 4 + 8 * half] = largest;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float largest = 0;
+#pragma unroll
+      for (int w = 0; w < kDecodeWarps; ++w)
+        largest = fmaxf(largest, shared.q_largest[w][lane / 4 + 8 * half]);
+      int exponent = static_cast<int>(__float_as_uint(largest) >> 23) - 127;
+      if (exponent == 128 || largest == 0.0f) exponent = 9;
+      exponent = max(exponent, -100);
+      const float up = __uint_as_float(static_cast<uint32_t>(127 + 9 - exponent) << 23);
+      const float down = __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
+      s.q_factor[half] = a.op.scale * down;
+#pragma unroll
+      for (int j = 0; j < kBlocks; ++j) {
+        if (block(j) >= Cells::kDim / 32) break;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int first = Cells::kSwapped ? i / 2 * 4 + i % 2 : 2 * i;
+          const int second = Cells::kSwapped ? first + 2 : first + 1;
+          uint32_t parts[2];
+          split_two(x[half][j][first] * up, x[half][j][second] * up, parts[0], parts[1]);
+#pragma unroll
+          for (int part = 0; part < 2; ++part) {
+            uint4& to = shared.queries.parts[part][2 * block(j) + i / 2][lane];
+            reinterpret_cast<uint32_t*>(&to)[i % 2 * 2 + half] = parts[part];
+          }
+        }
       }
     }
+    __syncthreads();
   }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) s.largest[half] = -infinity(), s.denominator[half] = 0;
-#pragma unroll
-  for (int j = 0; j < kDim / 8; ++j)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) s.sums[j][i] = 0;
-}
-
-// 16 bytes that are used once: they stay out of the way of what is used again.
-__device__ inline uint4 load_once(const void* p) {
-  uint4 x;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(p));
-  return x;
-}
-
-// Cells 2 t, 2 t + 1, 2 t + 8 and 2 t + 9 of a unit (t = lane % 4); zeros outside the entry.
-template <int kDim>
-struct UnitV {
-  uint4 x[kDim / 64][4];
 };
-template <int kDim>
-__device__ void load_unit_v(const AttentionArgs& a, const char* head, const Entry& e, int cell0,
-                            UnitV<kDim>& v) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll
-  for (int h = 0; h < kDim / 64; ++h)
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int cell = cell0 + lane % 4 * 2 + r % 2 + r / 2 * 8;
-      const int d = h * 64 + lane / 4 * 8;
-      const bool real = cell >= e.first_cell && cell < e.first_cell + e.n_cells &&
-                        d < static_cast<int>(a.v.row_elems);
-      v.x[h][r] = {0, 0, 0, 0};
-      if (real)
-        v.x[h][r] = load_once(
-            head + kv_elem_at(a.v, static_cast<uint32_t>(cell), static_cast<uint32_t>(d)));
-    }
-}
-// Cells t / 4 and t / 4 + 8.
-template <int kDim>
-struct UnitK {
-  uint4 x[2][kDim / 32];
-};
-template <int kDim>
-__device__ void load_unit_k(const AttentionArgs& a, const char* head, int cell0, UnitK<kDim>& k) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int j = 0; j < kDim / 32; ++j) {
-      const auto cell = static_cast<uint32_t>(cell0 + n * 8 + lane / 4);
-      const int d = j * 32 + lane % 4 * 8;
-      k.x[n][j] = {0, 0, 0, 0};
-      if (d < static_cast<int>(a.k.row_elems))
-        k.x[n][j] = load_once(head + kv_elem_at(a.k, cell, static_cast<uint32_t>(d)));
-    }
-}
-
-// Loaded anew for each unit: in registers all of q would leave no room for bytes on their way.
-__device__ inline void load_operand(uint32_t (&r)[4], const uint4* p) {
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(p)));
-}
-
-template <int kDim>
-__device__ void unit_scores(const UnitK<kDim>& k, const DecodeShared<kDim>& shared,
-                            float (&p)[2][4]) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) p[n][i] = 0;
-#pragma unroll
-  for (int part = 1; part >= 0; --part)
-#pragma unroll
-    for (int j = 0; j < kDim / 32; ++j) {
-      uint32_t q[4];
-      load_operand(q, &shared.q[part][2 * j][lane]);
-      multiply(p[0], q, k.x[0][j].x, k.x[0][j].y);
-      multiply(p[1], q, k.x[1][j].x, k.x[1][j].y);
-      load_operand(q, &shared.q[part][2 * j + 1][lane]);
-      multiply(p[0], q, k.x[0][j].z, k.x[0][j].w);
-      multiply(p[1], q, k.x[1][j].z, k.x[1][j].w);
-    }
-}
 
 // Products to weights times 2^12, and what was summed before to the new maximum.
 template <int kDim>
 __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
                              DecodeState<kDim>& s, float (&p)[2][4]) {
   const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int n = 0; n < 2; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) p[n][i] *= s.q_factor[i / 2];
+  if (a.op.softcap > 0) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) p[n][i] = a.op.softcap * tanhf(p[n][i] / a.op.softcap);
+  }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const Seen seen = seen_cells(a, e, s.position[half]);
@@ -205,8 +172,6 @@ __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float& x = p[n][2 * half + i];
-        x *= s.q_factor[half];
-        if (a.op.softcap > 0) x = a.op.softcap * tanhf(x / a.op.softcap);
         const int cell = cell0 + n * 8 + lane % 4 * 2 + i - e.first_cell;
         if (cell < 0 || !seen.has(cell)) x = -infinity();
         top = fmaxf(top, x);
@@ -236,37 +201,10 @@ __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
   }
 }
 
-__device__ inline uint32_t word_of(const uint4& x, int i) {
-  return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
-}
-
-// Column lane / 4 of group 8 h + i is dimension 64 h + 8 (lane / 4) + i.
-template <int kDim>
-__device__ void unit_values(const UnitV<kDim>& v, const float (&p)[2][4], DecodeState<kDim>& s) {
-  uint32_t upper[4], lower[4];
-#pragma unroll
-  for (int n = 0; n < 2; ++n)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      split_two(p[n][2 * half], p[n][2 * half + 1], upper[2 * n + half], lower[2 * n + half]);
-#pragma unroll
-  for (int h = 0; h < kDim / 64; ++h)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t which = i % 2 == 0 ? 0x5410 : 0x7632;
-      const uint32_t b0 = __byte_perm(word_of(v.x[h][0], i / 2), word_of(v.x[h][1], i / 2), which);
-      const uint32_t b1 = __byte_perm(word_of(v.x[h][2], i / 2), word_of(v.x[h][3], i / 2), which);
-      multiply(s.sums[8 * h + i], lower, b0, b1);
-      multiply(s.sums[8 * h + i], upper, b0, b1);
-    }
-}
-
 // A unit's part of its entry, as an entry.
-__device__ inline Entry unit_entry(const AttentionArgs& a, const Table& t, const Item& item,
-                                   int32_t unit) {
-  const int32_t i = item.entries.begin + unit / kPageUnits;
-  Entry e = {0, 0, 0, 0, 1};
-  if (i < item.entries.end) e = table_entry(a, t, i);
+template <int kDim>
+__device__ Entry unit_entry(const DecodeShared<kDim>& shared, int32_t unit) {
+  Entry e = shared.entries[unit / kPageUnits];
   const int32_t begin = max(e.first_cell, unit % kPageUnits * kUnitCells);
   const int32_t end = min(e.first_cell + e.n_cells, (unit % kPageUnits + 1) * kUnitCells);
   e.base += begin - e.first_cell;
@@ -275,42 +213,108 @@ __device__ inline Entry unit_entry(const AttentionArgs& a, const Table& t, const
   return e;
 }
 
+// This thread's of the item's entries first …; without cells when there is none.
+__device__ inline Entry decode_entry(const Table& t, const Item& item, int32_t first) {
+  const int32_t i = first + static_cast<int32_t>(threadIdx.x);
+  if (i >= item.entries.end) return {0, 0, 0, 0, 1};
+  return raw_entry(t, i);
+}
+
+// The threads' entries to shared memory, without cells when no row sees them. Returns how many
+// units those first … are.
 template <int kDim>
-__device__ void decode_cells(const AttentionArgs& a, const Table& t, const Item& item,
-                             const DecodeShared<kDim>& shared, DecodeState<kDim>& s) {
-  int32_t low = INT32_MAX;
-  int32_t high = INT32_MIN;
+__device__ int32_t decode_entries(const AttentionArgs& a, const Item& item, int32_t first,
+                                  Entry entry, int32_t low, int32_t high,
+                                  DecodeShared<kDim>& shared) {
+  entry = checked_entry(a, entry);
+  if (!any_sees(a, entry, low, high)) entry.n_cells = 0;
+  shared.entries[threadIdx.x] = entry;
+  __syncthreads();
+  return min(item.entries.end - first, kDecodeThreads) * kPageUnits;
+}
+
+// Positions of this thread's rows; the smallest and largest of all to `low` and `high`.
+template <int kDim>
+__device__ void decode_positions(const AttentionArgs& a, const Item& item, DecodeState<kDim>& s,
+                                 int32_t& low, int32_t& high) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  low = INT32_MAX;
+  high = INT32_MIN;
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
-    if (s.position[half] != INT32_MIN)
-      low = min(low, s.position[half]), high = max(high, s.position[half]);
+  for (int half = 0; half < 2; ++half) {
+    const int row = min(lane / 4 + 8 * half, item.n_rows - 1);
+    s.position[half] = reinterpret_cast<const int32_t*>(a.positions)[row_token(a, item, row)];
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    low = min(low, s.position[half]), high = max(high, s.position[half]);
+    if (lane / 4 + 8 * half >= item.n_rows) s.position[half] = INT32_MIN;
+  }
   for (int offset = 4; offset < 32; offset *= 2) {
     low = min(low, __shfl_xor_sync(0xffffffffu, low, offset));
     high = max(high, __shfl_xor_sync(0xffffffffu, high, offset));
   }
-  const int32_t n_units = item.entries.size() * kPageUnits;
+}
+
+template <class Cells>
+__device__ void decode_cells(const AttentionArgs& a, const Table& t, const Item& item,
+                             DecodeShared<Cells::kDim>& shared, DecodeState<Cells::kDim>& s) {
+  QueryPart<Cells> query;
+  query.load(a, item);
+  int32_t first = item.entries.begin;
+  const Entry entry = decode_entry(t, item, first);
+  int32_t low, high;
+  decode_positions(a, item, s, low, high);
+  int32_t n_units = decode_entries(a, item, first, entry, low, high, shared);
   int32_t unit = static_cast<int32_t>(threadIdx.x / 32);
-  Entry e = unit_entry(a, t, item, unit);
+  typename Cells::K k;
+  typename Cells::V v;
+  const auto load_k = [&](int32_t i) {
+    if (i >= n_units) return;
+    const Entry e = unit_entry(shared, i);
+    const int cell0 = i % kPageUnits * kUnitCells;
+    if (e.n_cells > 0) Cells::load_k(a, k_head(a, e, item.kv_head), cell0, k);
+  };
+  const auto load_v = [&](int32_t i) {
+    if (i >= n_units) return;
+    const Entry e = unit_entry(shared, i);
+    const int cell0 = i % kPageUnits * kUnitCells;
+    if (e.n_cells > 0) Cells::load_v(a, v_head(a, e, item.kv_head), e, cell0, v);
+  };
+  load_k(unit);
+  load_v(unit);
+  query.store(a, item, s, shared);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) s.largest[half] = -infinity(), s.denominator[half] = 0;
+#pragma unroll
+  for (int j = 0; j < Cells::kDim / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s.sums[j][i] = 0;
+  for (;;) {
 #pragma unroll 1
-  for (; unit < n_units; unit += kDecodeWarps) {
-    const Entry next = unit_entry(a, t, item, unit + kDecodeWarps);
-    if (any_sees(a, e, low, high)) {
-      const int cell0 = unit % kPageUnits * kUnitCells;
-      UnitK<kDim> k;
-      UnitV<kDim> v;
-      load_unit_k(a, k_head(a, e, item.kv_head), cell0, k);
-      load_unit_v(a, v_head(a, e, item.kv_head), e, cell0, v);
+    for (; unit < n_units; unit += kDecodeWarps) {
+      const bool seen = unit_entry(shared, unit).n_cells > 0;
       float p[2][4];
-      unit_scores(k, shared, p);
-      unit_softmax(a, e, cell0, s, p);
-      unit_values(v, p, s);
+      if (seen) Cells::scores(k, shared.queries, p);
+      load_k(unit + kDecodeWarps);
+      if (seen) {
+        unit_softmax(a, unit_entry(shared, unit), unit % kPageUnits * kUnitCells, s, p);
+        Cells::values(v, p, s.sums);
+      }
+      load_v(unit + kDecodeWarps);
     }
-    e = next;
+    first += kDecodeThreads;
+    if (first >= item.entries.end) break;
+    __syncthreads();
+    n_units = decode_entries(a, item, first, decode_entry(t, item, first), low, high, shared);
+    unit = static_cast<int32_t>(threadIdx.x / 32);
+    load_k(unit);
+    load_v(unit);
   }
 }
 
-template <int kDim>
-__device__ void decode_keep(const DecodeState<kDim>& s, DecodeShared<kDim>& shared) {
+template <class Cells>
+__device__ void decode_keep(const DecodeState<Cells::kDim>& s, DecodeShared<Cells::kDim>& shared) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
 #pragma unroll
@@ -324,10 +328,10 @@ __device__ void decode_keep(const DecodeState<kDim>& s, DecodeShared<kDim>& shar
       shared.denominator[warp][row] = denominator * kWeightUnit;
     }
 #pragma unroll
-    for (int j = 0; j < kDim / 8; ++j)
+    for (int j = 0; j < Cells::kDim / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i)
-        shared.sums[warp][row][j / 8 * 64 + (lane % 4 * 2 + i) * 8 + j % 8] =
+        shared.sums[warp][row][Cells::dimension(j, lane % 4 * 2 + i)] =
             s.sums[j][2 * half + i] * kWeightUnit;
   }
 }
@@ -367,11 +371,11 @@ __device__ void decode_merge(const AttentionArgs& a, const Item& item, int32_t i
   }
 }
 
-template <int kDim>
-__global__ void __launch_bounds__(kDecodeThreads, kDim <= 128 ? 3 : 1)
+template <class Cells>
+__global__ void __launch_bounds__(kDecodeThreads, Cells::kDim <= 128 ? 3 : 1)
     attention_decode_kernel(const __grid_constant__ AttentionArgs a) {
   extern __shared__ __align__(16) char dynamic[];
-  auto& shared = *reinterpret_cast<DecodeShared<kDim>*>(dynamic);
+  auto& shared = *reinterpret_cast<DecodeShared<Cells::kDim>*>(dynamic);
   wait_for_inputs();
   start_next();
   const Table t = open_table(a);
@@ -380,11 +384,9 @@ __global__ void __launch_bounds__(kDecodeThreads, kDim <= 128 ? 3 : 1)
        i += static_cast<int32_t>(gridDim.x)) {
     Item item;
     if (!find_item(a, t, cut, i, item)) continue;
-    DecodeState<kDim> s;
-    decode_queries(a, item, s, shared);
-    __syncthreads();
-    decode_cells(a, t, item, shared, s);
-    decode_keep(s, shared);
+    DecodeState<Cells::kDim> s;
+    decode_cells<Cells>(a, t, item, shared, s);
+    decode_keep<Cells>(s, shared);
     __syncthreads();
     decode_merge(a, item, i, shared);
     __syncthreads();

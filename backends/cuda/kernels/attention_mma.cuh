@@ -41,6 +41,16 @@ __device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The same of BF16.
+__device__ inline void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                     uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // The same of TF32; a 16 x 8, b 8 x 8.
 __device__ inline void multiply_tf32(float (&c)[4], const uint32_t (&a)[4],
                                      const uint32_t (&b)[2]) {
@@ -71,6 +81,24 @@ __device__ inline void split_two(float x, float y, uint32_t& upper, uint32_t& lo
   const __half yh = __float2half_rn(y);
   upper = pack_halves(xh, yh);
   lower = pack_halves(__float2half_rn(x - __half2float(xh)), __float2half_rn(y - __half2float(yh)));
+}
+
+// Two finite numbers as three BF16 parts, whose sum they are.
+__device__ inline void split_bf16(float x, float y, uint32_t (&parts)[3]) {
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    parts[i] = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
+    x -= __uint_as_float(__float_as_uint(x) & 0xffff0000u);
+    y -= __uint_as_float(__float_as_uint(y) & 0xffff0000u);
+  }
+}
+__device__ inline float2 two_halves(uint32_t x) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&x));
+}
+__device__ inline uint32_t subtract_halves(uint32_t x, uint32_t y) {
+  const __half2 h =
+      __hsub2(*reinterpret_cast<const __half2*>(&x), *reinterpret_cast<const __half2*>(&y));
+  return *reinterpret_cast<const uint32_t*>(&h);
 }
 
 __device__ inline void copy_async(void* to, const void* from, bool real) {

@@ -140,14 +140,21 @@ __device__ inline Table open_table(const AttentionArgs& a) {
 struct Entry {
   int32_t page, first_cell, n_cells, base, div;
 };
-// One that names no cells of the cache has n_cells 0.
-__device__ inline Entry table_entry(const AttentionArgs& a, const Table& t, int32_t i) {
+__device__ inline Entry raw_entry(const Table& t, int32_t i) {
   const int32_t* w = t.words + MICA_KV_TABLE_ENTRIES(t.max_seqs) + i * MICA_KV_ENTRY_WORDS;
-  Entry e = {w[0], w[1], w[2], w[3], w[4]};
-  if (e.page < 0 || e.page >= a.n_pages || e.first_cell < 0 || e.first_cell >= kPageCells ||
-      e.n_cells < 0 || e.n_cells > kPageCells - e.first_cell || e.div < 1)
-    e = {0, 0, 0, 0, 1};
-  return e;
+  return {w[0], w[1], w[2], w[3], w[4]};
+}
+// One that names no cells of the cache has n_cells 0. All words are looked at, so that none is
+// loaded only after another.
+__device__ inline Entry checked_entry(const AttentionArgs& a, const Entry& e) {
+  const bool good = (e.page >= 0) & (e.page < a.n_pages) & (e.first_cell >= 0) &
+                    (e.first_cell < kPageCells) & (e.n_cells >= 0) &
+                    (e.n_cells <= kPageCells - e.first_cell) & (e.div >= 1);
+  if (good) return e;
+  return {0, 0, 0, 0, 1};
+}
+__device__ inline Entry table_entry(const AttentionArgs& a, const Table& t, int32_t i) {
+  return checked_entry(a, raw_entry(t, i));
 }
 
 // --- What a token sees --------------------------------------------------------------------------
@@ -306,12 +313,10 @@ __device__ inline bool find_item(const AttentionArgs& a, const Table& t, const C
   const int32_t tile = n_tiles - 1 - rest / a.n_kv_heads;
   out.first_entry = entries.begin;
   // Chunks of one size, or one entry less.
-  const auto cut_at = [&](int32_t chunk_end) {
-    return entries.begin +
-           static_cast<int32_t>(int64_t{entries.size()} * chunk_end / out.n_chunks);
-  };
-  out.entries = entries;
-  if (out.n_chunks > 1) out.entries = {cut_at(chunk), cut_at(chunk + 1)};
+  const int32_t least = entries.size() / out.n_chunks;
+  const int32_t rest_entries = entries.size() - least * out.n_chunks;
+  out.entries.begin = entries.begin + chunk * least + min(chunk, rest_entries);
+  out.entries.end = out.entries.begin + least + (chunk < rest_entries ? 1 : 0);
   out.first_row = tile * a.tile_rows;
   out.n_rows = min(a.tile_rows, out.tokens.size() * a.group - out.first_row);
   return true;

@@ -1,5 +1,6 @@
 // matmul: which of the kernels multiplies, and bringing x to the form that tiles want. The kernels
 // are in matmul_*.cuh and compiled once a type of weight, in quant/<type>.cu.
+#include "backends/cuda/kernels/matmul_lt.cuh"
 #include "backends/cuda/kernels/matmul_stream.cuh"
 #include "backends/cuda/kernels/matmul_tiles.cuh"
 
@@ -22,8 +23,9 @@ __global__ void __launch_bounds__(256) prepare_tiles(const PrepareArgs p) {
       const uint8_t* row = slice_of(a, i_slice).x + m * a.x_stride[0];
       uint16_t bits[8];
       for (int j = 0; j < 8; ++j) {
-        const int64_t at = p.ordered ? unit * 8 + j
-                                     : unit / 4 * 32 + fragment_elem(static_cast<int>(unit % 4) * 8 + j);
+        const int64_t at = p.ordered
+                               ? unit * 8 + j
+                               : unit / 4 * 32 + fragment_elem(static_cast<int>(unit % 4) * 8 + j);
         const float v = at < a.k ? load_x(a.x_type, row, at) : 0.0f;
         bits[j] = p.bf16 ? f32_to_bf16(v) : f32_to_f16(v);
         if (p.sums != nullptr) sum += f16_to_f32(bits[j]);
@@ -38,8 +40,7 @@ __global__ void __launch_bounds__(256) prepare_tiles(const PrepareArgs p) {
     if (p.sums == nullptr) continue;
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    if (here && unit % 4 == 0)
-      p.sums[(i_slice * p.chunks * 4 + unit / 4) * p.m_padded + m] = sum;
+    if (here && unit % 4 == 0) p.sums[(i_slice * p.chunks * 4 + unit / 4) * p.m_padded + m] = sum;
   }
 }
 
@@ -71,9 +72,28 @@ mica_status launch_round(Recorder& r, const RoundArgs& args) {
   return launch(r, round_x, grid, dim3(256), 0, args);
 }
 
+// Four elements a thread.
+__global__ void __launch_bounds__(256) copy_dead_rows(const DeadRowsArgs a) {
+  wait_for_inputs();
+  start_next();
+  const int64_t live = live_count(a.live, a.m), row = a.n / 4;
+  const auto* from = reinterpret_cast<const float4*>(a.from);
+  auto* to = reinterpret_cast<float4*>(a.to);
+  const int64_t step = int64_t{gridDim.x} * blockDim.x;
+  const int64_t first = (live < 0 ? 0 : live) * row;
+  for (int64_t i = first + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.m * row; i += step)
+    to[i] = from[i];
+}
+
+mica_status launch_dead_rows(Recorder& r, const DeadRowsArgs& a) {
+  const int64_t blocks = div_up(a.m * (a.n / 4), 256), most = int64_t{r.device->n_sms} * 8;
+  return launch(r, copy_dead_rows, dim3(static_cast<uint32_t>(blocks < most ? blocks : most)),
+                dim3(256), 0, a);
+}
+
 namespace {
 
-constexpr int64_t kMatvecRows = 8;      // of x
+constexpr int64_t kMatvecRows = 8;        // of x
 constexpr uint64_t kStaticShared = 8192;  // at least what kernels declare themselves
 
 MatmulArgs matmul_args(const Call& c) {
@@ -123,7 +143,8 @@ const char* supports_matvec(const Call& c) {
   if (a.b2 * a.b3 > 65535) return "there are more than 65535 slices";
   const uint64_t room = device_of(c).max_shared_bytes - kStaticShared;
   if (!plain) {
-    if (a.k > int64_t{1} << 24 || a.n > int64_t{1} << 27) return "rows or columns of w are too many";
+    if (a.k > int64_t{1} << 24 || a.n > int64_t{1} << 27)
+      return "rows or columns of w are too many";
     // Of the ring the least is what the largest units need twice; of Q8_0 that is 70 KiB.
     const uint64_t ring = device_of(c).cc >= 90 ? 82 * 1024 : 0;
     return q8_bytes(a) + ring <= room ? nullptr : "x does not fit into shared memory";
@@ -132,7 +153,7 @@ const char* supports_matvec(const Call& c) {
   if (a.k * bytes % 16 != 0) return "rows of w are not whole 16 bytes";
   for (int i = 0; i < 3; ++i)
     if (a.w_stride[i] % 16 != 0) return "rows of w do not start at multiples of 16 bytes";
-  if (div_up(a.m, 1) > 65535) return "x has more than 65535 rows";
+  if (a.m > 65535) return "x has more than 65535 rows";
   return uint64_t(a.k) * 4 <= room ? nullptr : "x does not fit into shared memory";
 }
 uint64_t workspace_matvec(const Call& c) {
@@ -173,6 +194,28 @@ mica_status record_tiles(const Call& c, Recorder& r) {
   return find_weight_type(a.w_type)->tiles(r, a);
 }
 
+// --- cuBLASLt: many more rows of x ---------------------------------------------------------------
+
+const char* supports_lt(const Call& c) {
+  if (const char* why = supports_any(c); why != nullptr) return why;
+  const MatmulArgs a = matmul_args(c);
+  return lt_supports(c, a, *find_weight_type(a.w_type));
+}
+uint64_t workspace_lt(const Call& c) {
+  const MatmulArgs a = matmul_args(c);
+  const uint64_t lt = plan_lt(a).bytes, tiles = plan_tiles(a).bytes;
+  return lt < tiles ? tiles : lt;
+}
+
+mica_status record_lt(const Call& c, Recorder& r) {
+  MatmulArgs a = matmul_args(c);
+  if (!bind_layout(a, c)) return MICA_INTERNAL;
+  const WeightType& type = *find_weight_type(a.w_type);
+  // A view can start anywhere. The tiles' numerics are the same, and their weights exact.
+  if (!lt_aligned_operands(a)) return type.tiles(r, a);
+  return record_lt_product(r, a, type);
+}
+
 // --- naive ---------------------------------------------------------------------------------------
 
 uint32_t numerics_naive(const Call&) { return MICA_NUM_F32; }
@@ -185,6 +228,7 @@ mica_status record_naive(const Call& c, Recorder& r) {
 
 const Kernel rows[] = {
     {"matmul", "", supports_matvec, numerics_matvec, workspace_matvec, record_matvec},
+    {"matmul", "", supports_lt, numerics_tiles, workspace_lt, record_lt},
     {"matmul", "", supports_tiles, numerics_tiles, workspace_tiles, record_tiles},
     {"matmul", "naive", supports_any, numerics_naive, nullptr, record_naive},
 };

@@ -1,4 +1,5 @@
-// matmul_add: core/fusions/matmul_add.cpp's region, of a few rows and a packed weight, in one kernel.
+// matmul_add: core/fusions/matmul_add.cpp's region, of a few rows and a packed weight, in one
+// kernel.
 #include "backends/cuda/kernels/matmul_fused.cuh"
 
 namespace mica::cuda {

@@ -137,8 +137,10 @@ __global__ void __launch_bounds__(kDotsThreads) dots(const DotsArgs args) {
           if (lane == 0) partial[turn][warp][m * kDotsGroup + r] = s;
           sum[r][m] = 0;
         }
-      if (parts > 1) __syncthreads();
-      else __syncwarp();
+      if (parts > 1)
+        __syncthreads();
+      else
+        __syncwarp();
       for (int i = lane; share == 0 && i < n_rows * kDotsGroup; i += kWarp) {
         const int64_t n = group * kDotsGroup + i % kDotsGroup;
         float total = 0;
@@ -158,9 +160,9 @@ mica_status launch_dots(Recorder& r, const MatmulArgs& a) {
   const int64_t n_units = a.k / kUnitElems<kType>;
   const int64_t n_groups = div_up(a.n, kDotsGroup);
   const int64_t want = int64_t{r.device->n_sms} * 2 * kDotsWarps;
-  while (args.split < 3 && (n_units >= (int64_t{2} << args.split) * kDotsBatch * kWarp ||
-                            (n_groups << args.split < want &&
-                             n_units >= (int64_t{2} << args.split) * kWarp)))
+  while (args.split < 3 &&
+         (n_units >= (int64_t{2} << args.split) * kDotsBatch * kWarp ||
+          (n_groups << args.split < want && n_units >= (int64_t{2} << args.split) * kWarp)))
     ++args.split;
   const int64_t n_passes = div_up(n_groups, kDotsWarps >> args.split);
   const uint64_t shared_bytes = uint64_t(a.k) * 4 * kRows;

@@ -1,7 +1,7 @@
 // Few rows of x times several packed weights at once, with what comes before and after: rms_norm
 // ahead of the rounding of x, and sums that are stored, added to a residual or gated. As
-// matmul_stream.cuh, but types are told apart when a unit is used: the weights of a layer need not be
-// of one type, and one kernel does for all.
+// matmul_stream.cuh, but types are told apart when a unit is used: the weights of a layer need not
+// be of one type, and one kernel does for all.
 #pragma once
 #include "backends/cuda/kernels/matmul_stream.cuh"
 #include "ops/norm_args.h"
@@ -14,7 +14,7 @@ constexpr int64_t kFusedRows = 4;  // of x, at most
 // One of the weights. Blocks own groups of a flat order over all of them.
 struct Segment {
   const uint8_t* w;
-  float* out;     // [n, m]
+  float* out;  // [n, m]
   int64_t group_bytes;
   int64_t n;      // rows
   int32_t first;  // its first group in the flat order
@@ -34,7 +34,7 @@ struct FusedArgs {
   const float* norm;  // the weight of an rms_norm of x; nullptr: none
   float* norm_out;    // where its result is wanted too; nullptr: nowhere
   const float* residual;
-  uint64_t live;  // of m
+  uint64_t live;                                   // of m
   int64_t x_stride, norm_stride, residual_stride;  // bytes between rows
   int64_t k, m;
   float eps;
@@ -302,7 +302,8 @@ inline const char* segment_supports(const Call& matmul) {
 }
 
 inline bool fits(const Call& c, int64_t k, int64_t m) {
-  const uint64_t image = uint64_t(div_up(k, kChunkElems)) * 4 * kQ8BlockBytes * uint64_t(m <= 2 ? m : 4);
+  const uint64_t image =
+      uint64_t(div_up(k, kChunkElems)) * 4 * kQ8BlockBytes * uint64_t(m <= 2 ? m : 4);
   return device_of(c).cc >= 90 && image + 96 * 1024 <= device_of(c).max_shared_bytes;
 }
 
@@ -318,7 +319,8 @@ inline bool add_segment(FusedArgs& a, const Call& matmul, float* out) {
   s.out = out;
   s.group_bytes = layout.group_bytes;
   s.n = w.dim[1];
-  s.first = before != nullptr ? before->first + static_cast<int32_t>(div_up(before->n, kGroupRows)) : 0;
+  s.first =
+      before != nullptr ? before->first + static_cast<int32_t>(div_up(before->n, kGroupRows)) : 0;
   s.type = w.dtype;
   s.chunk_bytes = type.parts.chunk_bytes(), s.pair_bytes = type.parts.pair_bytes();
   a.chunks = static_cast<uint32_t>(layout.chunks);
@@ -346,7 +348,8 @@ inline const char* norm_supports(const Call& norm) {
   const Tensor &x = norm.in[0], &w = norm.in[1];
   if (x.rank > 2) return "x has several slices";
   if (w.dtype != MICA_F32 || norm.out.dtype != MICA_F32) return "the norm is not F32";
-  if (norm.out.address != 0 && norm.out.stride[1] % 16 != 0) return "rows of the norm are not whole 16 bytes";
+  if (norm.out.address != 0 && norm.out.stride[1] % 16 != 0)
+    return "rows of the norm are not whole 16 bytes";
   return nullptr;
 }
 

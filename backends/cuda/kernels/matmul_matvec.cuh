@@ -1,7 +1,7 @@
 // Few rows of x times a packed weight, for devices without bulk copies (below sm_90): x is rounded
-// to int8 per 32 (MICA_NUM_Q8_32) by every block into shared memory, products are dp4a. A warp holds
-// eight rows of w, a lane one of four blocks of a chunk; the warps of a block share a group's K
-// between them. A batch of weights is asked for while the one before it is used.
+// to int8 per 32 (MICA_NUM_Q8_32) by every block into shared memory, products are dp4a. A warp
+// holds eight rows of w, a lane one of four blocks of a chunk; the warps of a block share a group's
+// K between them. A batch of weights is asked for while the one before it is used.
 #pragma once
 #include "backends/cuda/kernels/matmul_stream.cuh"
 
@@ -115,8 +115,10 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec(const MatvecArgs args) 
         if (lane < kGroupRows) partial[turn][warp][m][lane] = sum[m];
         sum[m] = 0;
       }
-      if (parts > 1) __syncthreads();
-      else __syncwarp();
+      if (parts > 1)
+        __syncthreads();
+      else
+        __syncwarp();
       // The first warp of a group's adds up: lane = row, and m in steps.
       const int64_t n = group * kGroupRows + lane % kGroupRows;
       if (part == 0 && n < a.n)
@@ -137,9 +139,9 @@ template <class T, int kRows>
 mica_status launch_matvec(Recorder& r, const MatmulArgs& a) {
   MatvecArgs args = {a, 0};
   const int64_t want = int64_t{r.device->n_sms} * 2 * kMatvecWarps;
-  while (args.split < 3 && (a.layout.chunks >= (int64_t{2} << args.split) * kBatch<T> ||
-                            (a.layout.groups << args.split < want &&
-                             a.layout.chunks >= int64_t{2} << args.split)))
+  while (args.split < 3 &&
+         (a.layout.chunks >= (int64_t{2} << args.split) * kBatch<T> ||
+          (a.layout.groups << args.split < want && a.layout.chunks >= int64_t{2} << args.split)))
     ++args.split;
   const int64_t groups_each = kMatvecWarps >> args.split;
   const int64_t n_passes = div_up(a.layout.groups, groups_each);

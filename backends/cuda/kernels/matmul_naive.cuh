@@ -36,7 +36,8 @@ __device__ inline double dot_naive(const MatmulArgs& a, const Slice& s, int64_t 
   double sum = 0;
   if constexpr (kIsPlain<T>) {
     for (int64_t i = 0; i < a.k; ++i)
-      sum += static_cast<double>(load_x(T::kType, w, i)) * static_cast<double>(load_x(a.x_type, x, i));
+      sum +=
+          static_cast<double>(load_x(T::kType, w, i)) * static_cast<double>(load_x(a.x_type, x, i));
   } else {
     for (int64_t i = 0; i < a.k / 32; ++i) {
       const Piece<T> p = piece_of<T>(a.w, a.packed, a.layout, a.n, s.i_w * a.n + n, w, i);

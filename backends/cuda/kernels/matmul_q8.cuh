@@ -46,8 +46,8 @@ __device__ inline void round_block(const float4 v, int m, int quad, const Q8Rows
                    (sum & 0xffff) | static_cast<uint32_t>(other) << 16);
 }
 
-// Quads [first, n_quads) of row m in steps of `step`, both alike in all lanes but for the lane; loads of
-// several are under way before the first is used.
+// Quads [first, n_quads) of row m in steps of `step`, both alike in all lanes but for the lane;
+// loads of several are under way before the first is used.
 template <class Load>
 __device__ inline void round_quads(const Q8Rows& q, int m, int first, int n_quads, int step,
                                    Load load) {
@@ -116,8 +116,8 @@ __device__ inline float dot_block(const Piece<T>& p, const uint32_t (&w)[8], con
   i1 = __dp4a(static_cast<int>(w[6]), static_cast<int>(x1.z), i1);
   i1 = __dp4a(static_cast<int>(w[7]), static_cast<int>(x1.w), i1);
   if constexpr (T::kHalves) {
-    const int total = T::half_scale(p, 0) * (i0 - T::kZero * sum0) +
-                      T::half_scale(p, 1) * (i1 - T::kZero * sum1);
+    const int total =
+        T::half_scale(p, 0) * (i0 - T::kZero * sum0) + T::half_scale(p, 1) * (i1 - T::kZero * sum1);
     return scale * half_value(p.d) * static_cast<float>(total);
   } else {
     const int total = T::kZero != 0 ? i0 + i1 - T::kZero * (sum0 + sum1) : i0 + i1;

@@ -1,11 +1,12 @@
-// Few rows of x times a packed weight on sm_90: weights stream through shared memory by bulk copies.
+// Few rows of x times a packed weight on sm_90: weights stream through shared memory by bulk
+// copies.
 //
 // Every block owns consecutive groups of eight rows of w. It takes them in rounds of up to
 // kRoundGroups; a round's units (256 elements of a group's K, one run of bytes) are
 // dealt evenly to the block's warps in their order. A warp has a ring of its own in shared memory,
-// filled by one of its lanes and read by all: nothing but its own barrier makes it wait, and the ring
-// is full before x is there. Where a warp leaves a group it puts its part of the eight sums down;
-// after the round the parts are added in the order of the warps, so results do not vary.
+// filled by one of its lanes and read by all: nothing but its own barrier makes it wait, and the
+// ring is full before x is there. Where a warp leaves a group it puts its part of the eight sums
+// down; after the round the parts are added in the order of the warps, so results do not vary.
 #pragma once
 #include "backends/cuda/kernels/matmul_q8.cuh"
 
@@ -29,7 +30,9 @@ template <class T>
 constexpr uint32_t kUnitBytes = T::kParts.pair_bytes();
 
 template <int kRows>
-constexpr int kRoundGroups = kRows <= 2 ? 32 : kRows == 4 ? 16 : 8;
+constexpr int kRoundGroups = kRows <= 2   ? 32
+                             : kRows == 4 ? 16
+                                          : 8;
 
 // Parts of sums: of group g of a round the part of warp w is at g + w. Two turns.
 template <int kRows>
@@ -110,8 +113,7 @@ struct StreamFeed {
   template <class Source>
   __device__ bool feed(Source& source, uint32_t slot_bytes, bool odd, int warp, int most) {
     if (left == 0 && !next_run(source, odd, warp, most)) return false;
-    const uint32_t bytes =
-        --left == 0 && is_half ? source.chunk_bytes() : source.unit_bytes();
+    const uint32_t bytes = --left == 0 && is_half ? source.chunk_bytes() : source.unit_bytes();
     barrier_expect(barrier_at, bytes);
     copy_bulk_once(slot_at, from, bytes, barrier_at, policy);
     from += bytes;
@@ -215,7 +217,8 @@ __device__ inline float round_sum(const Parts<kRows>& parts, int turn, int n_gro
 }
 
 template <class T, int kRows>
-__global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream(const StreamArgs args) {
+__global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
+    stream(const StreamArgs args) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   __shared__ uint64_t barriers[kStreamWarps][kMaxStreamStages];
@@ -234,7 +237,8 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream(con
 
   const uint32_t block = blockIdx.x;
   StreamPlace here = {};
-  here.first = static_cast<int>(block * args.groups_each + (block < args.extra ? block : args.extra));
+  here.first =
+      static_cast<int>(block * args.groups_each + (block < args.extra ? block : args.extra));
   here.n_groups = static_cast<int>(args.groups_each + (block < args.extra ? 1 : 0));
   here.units = (chunks + kUnitChunks - 1) / kUnitChunks;
   here.enter(warp, kMost);
@@ -298,8 +302,7 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1) stream(con
       const int m = i / kGroupRows / n_groups;
       const int n = first_row + group * static_cast<int>(kGroupRows) + row;
       if (n < a.n)
-        slice.out[m * a.n + n] =
-            round_sum<kRows>(parts, turn, n_groups, here.units, group, row, m);
+        slice.out[m * a.n + n] = round_sum<kRows>(parts, turn, n_groups, here.units, group, row, m);
     }
   }
 #endif
@@ -322,10 +325,6 @@ inline bool round_ahead(int64_t m) { return m > 2; }
 inline uint64_t q8_bytes(const MatmulArgs& a) {
   return uint64_t(div_up(a.k, kChunkElems)) * 4 * kQ8BlockBytes * uint64_t(stream_rows(a.m));
 }
-template <class T, int kRows>
-constexpr uint64_t kStreamLeast =
-    Parts<kRows>::kBytes + 2 * uint64_t{kStreamWarps} * kUnitBytes<T>;
-
 template <class T, int kRows>
 mica_status launch_stream(Recorder& r, const MatmulArgs& a) {
   StreamArgs args = {a, nullptr, 0, 0, 0};

@@ -1,10 +1,10 @@
 // Many rows of x: tiles of 128 rows of w times kTokens rows of x on mma.sync, w as the A operand.
 //
 // x is brought to F16 (BF16 for BF16 weights) by a kernel ahead, in the order in which a thread
-// wants its part of a fragment. Both operands stream through a ring of stages of 128 elements of K in
-// shared memory. Quantized weights stay as they are until they are fragments: there they become the
-// integers they hold, which F16 has exactly, and each block's product is scaled in F32. So weights are
-// never rounded (MICA_NUM_F16 is x's rounding alone).
+// wants its part of a fragment. Both operands stream through a ring of stages of 128 elements of K
+// in shared memory. Quantized weights stay as they are until they are fragments: there they become
+// the integers they hold, which F16 has exactly, and each block's product is scaled in F32. So
+// weights are never rounded (MICA_NUM_F16 is x's rounding alone).
 //
 // Where there are few tiles, the blocks of a cluster share K and add up through shared memory.
 #pragma once
@@ -24,9 +24,9 @@ struct TilesArgs {
   const uint8_t* x;   // F16 or BF16 [chunks * 128] a row, m_padded rows a slice
   const float* sums;  // [chunks * 4][m_padded] a slice: sums of 32 of x; types with minimums only
   int64_t chunks, m_padded;
-  uint32_t split;     // blocks that share K: the cluster's size
+  uint32_t split;  // blocks that share K: the cluster's size
   uint32_t n_stages;
-  uint32_t aligned;   // rows of plain w start at multiples of 16 bytes and K is whole 16 bytes
+  uint32_t aligned;  // rows of plain w start at multiples of 16 bytes and K is whole 16 bytes
 };
 
 // --- Preparing x ---------------------------------------------------------------------------------
@@ -60,8 +60,10 @@ struct Stage {
   static constexpr int kSuper = static_cast<int>(kP.super_bytes());
   static constexpr int kW = kIsPlain<T> ? kTileRows * kStageElems * 2 : kTileGroups * kChunk;
   static constexpr bool kHasSums = [] {
-    if constexpr (kIsPlain<T>) return false;
-    else return T::kMin;
+    if constexpr (kIsPlain<T>)
+      return false;
+    else
+      return T::kMin;
   }();
   static constexpr int kSums = kHasSums ? 4 * kTokens * 4 : 0;
   static constexpr int kXAt = 0, kWAt = kX, kSuperAt = kWAt + kW;
@@ -155,7 +157,8 @@ struct Fragment {
 };
 
 // Four unsigned bytes less `zero`, as two pairs of F16: bytes 0 and 2, and 1 and 3. Exact.
-__device__ inline void bytes_to_halves(uint32_t bytes, uint32_t zero, uint32_t& even, uint32_t& odd) {
+__device__ inline void bytes_to_halves(uint32_t bytes, uint32_t zero, uint32_t& even,
+                                       uint32_t& odd) {
   const uint32_t offset = (0x6400u + zero) * 0x10001u;  // 0x6400 is 1024, whose last place is 1
   even = half2_sub((bytes & 0x00ff00ffu) | 0x64006400u, offset);
   odd = half2_sub((bytes >> 8 & 0x00ff00ffu) | 0x64006400u, offset);
@@ -163,8 +166,8 @@ __device__ inline void bytes_to_halves(uint32_t bytes, uint32_t zero, uint32_t& 
 
 // A lane's cell as far as its word t is concerned: q[0], of two units q[4] too.
 template <class T>
-__device__ inline Piece<T> stage_piece(const uint8_t* stage_w, const uint8_t* stage_super, int group,
-                                       int cell, int t) {
+__device__ inline Piece<T> stage_piece(const uint8_t* stage_w, const uint8_t* stage_super,
+                                       int group, int cell, int t) {
   constexpr PartSizes s = T::kParts;
   Piece<T> p = {};
   const uint8_t* chunk = stage_w + group * static_cast<int>(s.chunk_bytes());
@@ -248,8 +251,8 @@ __device__ inline void multiply_packed(
       const uint4 b = x[swizzle(first_token + 8 * j + g, block * 4 + t)];
       float2 sum = make_float2(0, 0);
       if constexpr (T::kMin)
-        sum = *reinterpret_cast<const float2*>(
-            stage + S::kSumsAt + (block * kTokens + first_token + 8 * j + 2 * t) * 4);
+        sum = *reinterpret_cast<const float2*>(stage + S::kSumsAt +
+                                               (block * kTokens + first_token + 8 * j + 2 * t) * 4);
 #pragma unroll
       for (int i = 0; i < W::kMTiles; ++i) {
         float(&c)[4] = acc.c[i][j];
@@ -257,8 +260,7 @@ __device__ inline void multiply_packed(
         mma_f16(part, f[i].step[0], b.x, b.y);
         if constexpr (T::kHalves) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e)
-            c[e] = fmaf(step[i][e / 2][0], part[e], c[e]), part[e] = 0;
+          for (int e = 0; e < 4; ++e) c[e] = fmaf(step[i][e / 2][0], part[e], c[e]), part[e] = 0;
         }
         mma_f16(part, f[i].step[1], b.z, b.w);
 #pragma unroll
@@ -347,8 +349,10 @@ __global__ void __launch_bounds__(kTileThreads, kTokens <= 64 ? 2 : 1) tiles(con
 
   const auto copy_w = [&](int64_t chunk) {
     uint8_t* stage = ring + (chunk - begin) % n_stages * S::kBytes;
-    if constexpr (kIsPlain<T>) copy_plain<T, kTokens>(stage, args, slice, first_row, chunk);
-    else copy_packed<T, kTokens>(stage, args, slice, first_row / kGroupRows, chunk);
+    if constexpr (kIsPlain<T>)
+      copy_plain<T, kTokens>(stage, args, slice, first_row, chunk);
+    else
+      copy_packed<T, kTokens>(stage, args, slice, first_row / kGroupRows, chunk);
   };
   const auto copy_tokens = [&](int64_t chunk) {
     uint8_t* stage = ring + (chunk - begin) % n_stages * S::kBytes;
@@ -376,11 +380,16 @@ __global__ void __launch_bounds__(kTileThreads, kTokens <= 64 ? 2 : 1) tiles(con
   const int first_token = warp % W::kAcross * W::kNTiles * 8;
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     // All but the newest n_stages - 2 groups have come: this chunk's is the oldest under way.
-    if (n_stages == 2) wait_copies<0>();
-    else if (n_stages == 3) wait_copies<1>();
-    else if (n_stages == 4) wait_copies<2>();
-    else if (n_stages == 5) wait_copies<3>();
-    else wait_copies<4>();
+    if (n_stages == 2)
+      wait_copies<0>();
+    else if (n_stages == 3)
+      wait_copies<1>();
+    else if (n_stages == 4)
+      wait_copies<2>();
+    else if (n_stages == 5)
+      wait_copies<3>();
+    else
+      wait_copies<4>();
     __syncthreads();  // everybody's copies; and the stage to be filled next is read
     const int64_t ahead = chunk + n_stages - 1;
     if (ahead < end) copy_w(ahead), copy_tokens(ahead);
@@ -406,7 +415,8 @@ __global__ void __launch_bounds__(kTileThreads, kTokens <= 64 ? 2 : 1) tiles(con
       for (int e = 0; e < 4; ++e) {
         const int row = (first_group + 2 * i + e / 2) * 8 + g;
         const int token = first_token + 8 * j + 2 * t + e % 2;
-        if (args.split > 1) tile[token * kTileRows + row] = acc.c[i][j][e];
+        if (args.split > 1)
+          tile[token * kTileRows + row] = acc.c[i][j][e];
         else if (first_row + row < a.n && first + token < live)
           slice.out[(first + token) * a.n + first_row + row] = acc.c[i][j][e];
       }

@@ -1,5 +1,5 @@
-// norm_matmul: core/fusions/norm_matmul.cpp's region, of a few rows and packed weights, in one kernel;
-// and that kernel, which the other regions of matmuls use too.
+// norm_matmul: core/fusions/norm_matmul.cpp's region, of a few rows and packed weights, in one
+// kernel; and that kernel, which the other regions of matmuls use too.
 #include "backends/cuda/kernels/matmul_fused.cuh"
 
 namespace mica::cuda {

@@ -1,6 +1,6 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, of a few rows, packed weights and a cache of plain
-// elements, in one kernel. The two rows of w whose sums RoPE turns into one another are always of one
-// block: groups come in pairs.
+// elements, in one kernel. The two rows of w whose sums RoPE turns into one another are always of
+// one block: groups come in pairs.
 #include "backends/cuda/kernels/matmul_fused.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
 #include "backends/cuda/kv.h"
@@ -22,7 +22,7 @@ struct QkvArgs : FusedArgs {
   const float* bias[kProjections];  // nullptr: none
   const int32_t* slots;
   const int32_t* positions;
-  const float* factors;  // nullptr: none
+  const float* factors;       // nullptr: none
   Cells cells[kProjections];  // of K and V
   int32_t head_dim[kProjections];
   int32_t n_pairs;  // 0: no RoPE
@@ -55,7 +55,8 @@ __device__ inline void put_value(const QkvArgs& a, int segment, int m, int n, fl
   const int32_t slot = a.slots[m];
   if (slot < 0 || slot >= c.n_cells) return;
   const int head = n / a.head_dim[segment], i = n - head * a.head_dim[segment];
-  char* to = c.state + static_cast<uint64_t>(slot / static_cast<int32_t>(kPageCells)) * c.page.page_bytes +
+  char* to = c.state +
+             static_cast<uint64_t>(slot / static_cast<int32_t>(kPageCells)) * c.page.page_bytes +
              static_cast<uint64_t>(head) * c.page.head_bytes +
              kv_elem_at(c.page, static_cast<uint32_t>(slot) % kPageCells, static_cast<uint32_t>(i));
   store_float(c.page.dtype, v, to);
@@ -87,7 +88,8 @@ __device__ inline void end_round(const QkvArgs& a, const Parts<kRows>& parts, in
   const int first = here.first + here.round;
   for (int i = threadIdx.x; i < n_groups / 2 * 8 * n_rows; i += kStreamThreads) {
     const int item = i % 8, couple = i / 8 % (n_groups / 2), m = i / 8 / (n_groups / 2);
-    const FlatGroup even = flat_group(a, first + 2 * couple), odd = flat_group(a, first + 2 * couple + 1);
+    const FlatGroup even = flat_group(a, first + 2 * couple),
+                    odd = flat_group(a, first + 2 * couple + 1);
     const int half_groups = a.n_pairs / 8, head_groups = a.head_dim[even.segment] / 8;
     const bool crossed = is_split(a, even.segment) && even.group % head_groups < 2 * half_groups;
     const int g0 = crossed ? 0 : item / 4, row0 = crossed ? item : 2 * (item % 4);
@@ -122,7 +124,9 @@ struct Members {
     append[kV] = &c.members[at];
   }
   const Tensor& q() const {
-    return rope[kQ] != nullptr ? rope[kQ]->out : bias[kQ] != nullptr ? bias[kQ]->out : matmul[kQ]->out;
+    return rope[kQ] != nullptr   ? rope[kQ]->out
+           : bias[kQ] != nullptr ? bias[kQ]->out
+                                 : matmul[kQ]->out;
   }
   // Without RoPE it does not matter what a head of Q is.
   int64_t head_dim(int i) const {
@@ -134,8 +138,8 @@ struct Members {
 bool page_of(const Call& append, KvPage& page) {
   const Tensor& state = append.out;
   return state.layout == kLayoutKvPage &&
-         kv_page(state.dtype, static_cast<uint32_t>(state.dim[0]), static_cast<uint32_t>(state.dim[1]),
-                 page) &&
+         kv_page(state.dtype, static_cast<uint32_t>(state.dim[0]),
+                 static_cast<uint32_t>(state.dim[1]), page) &&
          page.elem_bytes != 0;
 }
 
@@ -174,7 +178,8 @@ void set_rope(QkvArgs& a, const Call& rope) {
   const auto& args = rope.arg<mica_rope_args>();
   a.positions = reinterpret_cast<const int32_t*>(rope.in[1].address);
   a.factors = rope.n_in > 2 && !rope.in[2].absent()
-                  ? reinterpret_cast<const float*>(rope.in[2].address) : nullptr;
+                  ? reinterpret_cast<const float*>(rope.in[2].address)
+                  : nullptr;
   a.n_pairs = static_cast<int32_t>(args.n_rot / 2);
   a.adjacent = args.pairing == MICA_ROPE_ADJACENT ? 1 : 0;
   a.magnitude = magnitude_of(args);

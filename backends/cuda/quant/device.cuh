@@ -51,7 +51,8 @@ __device__ inline uint32_t shared_address(const void* p) {
 }
 // 16 bytes, both addresses multiples of 16.
 __device__ inline void copy_async16(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
+               "l"(global)
                : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -99,8 +100,8 @@ __device__ inline void copy_bulk(SharedAddress to, const void* from, uint32_t by
                                  SharedAddress barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 #endif
@@ -110,7 +111,8 @@ __device__ inline void copy_bulk_once(SharedAddress to, const void* from, uint32
                                       SharedAddress barrier, uint64_t policy) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], "
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], "
       "%2, [%3], %4;" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
@@ -118,8 +120,8 @@ __device__ inline void copy_bulk_once(SharedAddress to, const void* from, uint32
 }
 
 // --- Tensor cores ------------------------------------------------------------------------------
-// c[16 x 8] += a[16 x 16] * b[16 x 8]. With g = lane / 4 and t = lane % 4: a holds the pairs (row g,
-// k 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8); b (k 2t, column g), (2t + 8, g); c (row g,
+// c[16 x 8] += a[16 x 16] * b[16 x 8]. With g = lane / 4 and t = lane % 4: a holds the pairs (row
+// g, k 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8); b (k 2t, column g), (2t + 8, g); c (row g,
 // columns 2t, 2t + 1), (g + 8, the same).
 
 __device__ inline void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -136,7 +138,8 @@ __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t 
 }
 // Two F16 less two.
 __device__ inline uint32_t half2_sub(uint32_t a, uint32_t b) {
-  const __half2 r = __hsub2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  const __half2 r =
+      __hsub2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
   return *reinterpret_cast<const uint32_t*>(&r);
 }
 
@@ -164,7 +167,9 @@ __device__ inline float load_cluster(const float* p, uint32_t rank) {
 #if __CUDA_ARCH__ >= 900
   uint32_t at;
   float v;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(at)
+               : "r"(shared_address(p)), "r"(rank));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
   return v;
 #else

@@ -1,7 +1,8 @@
 // How a quantized weight lies on the device.
 //
-// Rows are taken eight at a time (a group) and 128 elements of K at a time (a chunk): four blocks of
-// 32 elements. A chunk of a group is 32 cells in the order [block 0…3][row 0…7], and its parts are
+// Rows are taken eight at a time (a group) and 128 elements of K at a time (a chunk): four blocks
+// of 32 elements. A chunk of a group is 32 cells in the order [block 0…3][row 0…7], and its parts
+// are
 //   quants  [unit][cell] 16 bytes: word w holds elements 4w…4w+3 of the block in its low and 16+4w…
 //           in its high nibbles; Q8_0 has two units, elements 0…15 and 16…31
 //   high    [cell] the bits above the nibbles, ordered as quant/types.h says
@@ -9,10 +10,10 @@
 // behind every second chunk, of types with blocks of 256:
 //   super   [row] such a block's scale, and minimum
 // Chunks follow one another, then groups, then slices (dims 2 and 3, each with groups of its own).
-// So a warp reads whole chunks without gaps, a lane a block of a row (matvec); the same word of a block
-// lies 16 bytes from that of the next row (fragments of mma.sync); a piece of K of a group is one run of
-// bytes (bulk copies); few rows make enough work for a warp.
-// K is padded to whole chunks and N to whole groups; the padding is zero, and so is its value.
+// So a warp reads whole chunks without gaps, a lane a block of a row (matvec); the same word of a
+// block lies 16 bytes from that of the next row (fragments of mma.sync); a piece of K of a group is
+// one run of bytes (bulk copies); few rows make enough work for a warp. K is padded to whole chunks
+// and N to whole groups; the padding is zero, and so is its value.
 #pragma once
 #include "backends/cuda/encode.cuh"
 #include "core/base/checked.h"

@@ -14,7 +14,8 @@ inline dim3 row_blocks(const Recorder& r, int64_t n_threads) {
 __device__ inline int64_t first_item() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 __device__ inline int64_t item_step() { return int64_t{gridDim.x} * blockDim.x; }
 
-// --- Packing: a block of 32 a thread, and back a GGUF block a thread ------------------------------
+// --- Packing: a block of 32 a thread, and back a GGUF block a thread
+// ------------------------------
 
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) pack_rows(const PackArgs a) {
@@ -106,7 +107,8 @@ __global__ void __launch_bounds__(kRowThreads) random_elements(const RandomArgs 
   }
 }
 
-// --- get_rows: a warp decodes 32 elements of a row at a time ---------------------------------------
+// --- get_rows: a warp decodes 32 elements of a row at a time
+// ---------------------------------------
 
 constexpr int kGetRowsElems = 1024;  // of a row a block
 

@@ -1,5 +1,5 @@
-// The quantized types: how a block of 32 elements is held in a packed weight (quant/packed.h), what its
-// values are, and how it gets there from a GGUF block and back. For host and device.
+// The quantized types: how a block of 32 elements is held in a packed weight (quant/packed.h), what
+// its values are, and how it gets there from a GGUF block and back. For host and device.
 //
 // A type gives
 //   kBlock     elements of a GGUF block; kBytes its bytes
@@ -167,7 +167,8 @@ struct Q8_0 : NoSuper {
 // --- Blocks of 256 ------------------------------------------------------------------------------
 
 // Q4_K and Q5_K: d and dmin are the block's first four bytes, the packed 6-bit scales and minimums
-// the next twelve (ops/dtypes/k_scales.h). In a packed weight a scale and a minimum are a byte each.
+// the next twelve (ops/dtypes/k_scales.h). In a packed weight a scale and a minimum are a byte
+// each.
 struct KScales {
   static MICA_HD uint32_t scale_bits(const uint8_t* b, int i) {
     const uint8_t* p = b + 4;
@@ -302,7 +303,8 @@ MICA_HD void from_piece(const Piece<T>& p, int i, uint8_t* block) {
 template <class T>
 MICA_HD float value_of(const Piece<T>& p, int e) {
   const uint32_t q = quant_of<T>(p, e);
-  const int32_t i = T::kType == MICA_Q8_0 ? static_cast<int8_t>(q) : static_cast<int32_t>(q) - T::kZero;
+  const int32_t i =
+      T::kType == MICA_Q8_0 ? static_cast<int8_t>(q) : static_cast<int32_t>(q) - T::kZero;
   const float product = mul(T::step(p, e / 16), static_cast<float>(i));
   return T::kMin ? add(product, T::shift(p)) : product;
 }

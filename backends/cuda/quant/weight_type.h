@@ -12,12 +12,12 @@ struct MatmulArgs {
   const uint8_t* x;
   float* out;
   void* workspace;
-  uint64_t live;  // as in Tensor: of m if rank is 2, of b2 if 3, of b3 if 4
-  Packed layout;  // of w, if it is packed
+  uint64_t live;                     // as in Tensor: of m if rank is 2, of b2 if 3, of b3 if 4
+  Packed layout;                     // of w, if it is packed
   int64_t w_stride[3], x_stride[3];  // bytes between rows, slices, and slices of slices
   int64_t k, n, m, b2, b3;
-  int64_t c2;        // w's slices
-  int64_t r2, r3;    // slices of x that share one of w
+  int64_t c2;           // w's slices
+  int64_t r2, r3;       // slices of x that share one of w
   uint32_t rank;        // of x and out
   uint32_t packed;      // w is packed
   uint32_t w_constant;  // w is a weight: it may be read before the inputs are there
@@ -53,9 +53,17 @@ struct RandomArgs {
   uint64_t seed;
 };
 
+// Rows [first, first + n) of one slice of a packed weight as F16, [n][k]; first is a multiple of 8.
+struct HalveArgs {
+  const uint8_t* w;  // the slice
+  uint16_t* out;     // a multiple of 16
+  Packed layout;
+  int64_t k, first, n;
+};
+
 struct WeightType {
   mica_dtype dtype;
-  PartSizes parts;   // units == 0: rows stay plain
+  PartSizes parts;                                    // units == 0: rows stay plain
   mica_status (*pack)(Recorder&, const PackArgs&);    // nullptr: plain
   mica_status (*unpack)(Recorder&, const PackArgs&);  // nullptr: plain
   mica_status (*random)(Recorder&, const RandomArgs&);
@@ -64,6 +72,7 @@ struct WeightType {
   mica_status (*naive)(Recorder&, const MatmulArgs&);
   mica_status (*matvec)(Recorder&, const MatmulArgs&);
   mica_status (*tiles)(Recorder&, const MatmulArgs&);
+  mica_status (*halve)(Recorder&, const HalveArgs&);  // nullptr: plain
 };
 
 #define MICA_DTYPE(NAME, name, id, block_elems, block_bytes) extern const WeightType weight_##name;

@@ -90,14 +90,14 @@ bool sees(ivec4 s, int cell) { return (cell >= s.x && cell < s.y) || (cell >= s.
 
 // --- scores --------------------------------------------------------------------------------------
 
-// Own, because some drivers' tanh is short of bits.
+// Own, because drivers' tanh and exp may be short of bits, and softcap is a large factor.
 float tanh_accurate(float x) {
   const float a = abs(x);
   if (a < 0.25) {
     const float z = x * x;
     return x + x * z * (-0.333333333 + z * (0.133333333 + z * (-0.0539682540 + z * 0.0218694885)));
   }
-  const float t = exp(-2.0 * a);
+  const float t = exp_accurate(-2.0 * a);
   const float y = (1.0 - t) / (1.0 + t);
   return x < 0.0 ? -y : is_nan(x) ? x : y;
 }

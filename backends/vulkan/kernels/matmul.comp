@@ -33,15 +33,18 @@ void main() {
     const uint e = i / 4u * 32u + i % 4u * 4u;
     vec4 lo, hi;
     part_values(load_part(w, i / 4u, i % 4u), i / 4u, lo, hi);
-    sum += dot(lo, load4(X_TYPE, x, e, p.k, false)) + dot(hi, load4(X_TYPE, x, e + 16u, p.k, false));
+    sum += dot(lo, load4(X_TYPE, x, e, p.k, false));
+    sum += dot(hi, load4(X_TYPE, x, e + 16u, p.k, false));
   }
 #else
   const uint64_t w = w_row(s, n);
   const uint elems = block_elems(PLAIN_TYPE);
   for (uint e = 0; e < p.k; ++e) {
-    const float value = elems == 1u ? load_float(PLAIN_TYPE, w, e)
-                                    : decode_element(PLAIN_TYPE, w + e / elems * block_bytes(PLAIN_TYPE),
-                                                     e % elems);
+    float value;
+    if (elems == 1u)
+      value = load_float(PLAIN_TYPE, w, e);
+    else
+      value = decode_element(PLAIN_TYPE, w + e / elems * block_bytes(PLAIN_TYPE), e % elems);
     sum += value * load_float(X_TYPE, x, e);
   }
 #endif

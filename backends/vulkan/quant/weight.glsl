@@ -3,9 +3,9 @@
 //
 // A unit is 32 elements of a row. `Raw` is a unit in registers as memory has it; quad(raw, i) are
 // the quants of elements 4i … 4i+3 in the bytes of an int, for dot products. A part is a quarter of
-// it: elements 4j … 4j+3 and 16+4j … 16+4j+3, for decoding. An element is scale * (quant - W_ZERO) +
-// bias, and scale and bias hold for elements 0 … 15 (.x) and 16 … 31 (.y). The product is exact in
-// F32, so only adding a bias rounds, once.
+// it: elements 4j … 4j+3 and 16+4j … 16+4j+3, for decoding. An element is scale * (quant - W_ZERO)
+// + bias, and scale and bias hold for elements 0 … 15 (.x) and 16 … 31 (.y). The product is exact
+// in F32, so only adding a bias rounds, once.
 #ifndef MICA_QUANT_WEIGHT_GLSL
 #define MICA_QUANT_WEIGHT_GLSL
 

@@ -29,11 +29,12 @@ typedef enum mica_op_id {
 } mica_op_id;
 
 /* How a kernel computes: what its products are rounded to. Sums are F32 or better in all. The
- * conformance suite gives the oracle the same numerics, and bounds them against the exact result. */
+ * conformance suite gives the oracle the same numerics, and bounds them against the exact result.
+ */
 typedef enum mica_numerics {
-  MICA_NUM_EXACT = 0,  /* moves bytes or converts once: bit-equal to the reference */
+  MICA_NUM_EXACT = 0, /* moves bytes or converts once: bit-equal to the reference */
   MICA_NUM_F32 = 1,
-  MICA_NUM_F16 = 2,    /* activations rounded to F16 */
+  MICA_NUM_F16 = 2,    /* activations rounded to F16; quantized weights' values may be too */
   MICA_NUM_BF16 = 3,   /* activations rounded to BF16 */
   MICA_NUM_Q8_32 = 4,  /* activations rounded to int8 with one F32 scale a 32 elements: amax =
                           max|x|, q = half-to-even(x * (127 / amax)), scale = amax / 127, each one
@@ -48,8 +49,8 @@ typedef struct mica_host {
   size_t struct_size;
   void* user;
   const mica_allocator* allocator;
-  const mica_executor* executor; /* NULL: bring your own threads */
-  uint32_t n_threads;            /* wanted; 0: the backend chooses */
+  const mica_executor* executor;  /* NULL: bring your own threads */
+  uint32_t n_threads;             /* wanted; 0: the backend chooses */
   const volatile int32_t* cancel; /* may be NULL */
   void (*log)(void* user, mica_log_level level, const char* text);
   void (*set_error)(void* user, mica_status status, const char* text); /* text of a failing call */
@@ -60,10 +61,10 @@ typedef struct mica_b_buffer mica_b_buffer;
 typedef struct mica_b_plan mica_b_plan;
 
 typedef enum mica_b_storage {
-  MICA_B_TEMP = 0,   /* in the arena: lives between two units */
-  MICA_B_STEP = 1,   /* in the step block: inputs; ops may write them */
-  MICA_B_WEIGHT = 2, /* immutable, in the backend's layout */
-  MICA_B_STATE = 3,  /* K or V pages of a cache, in the backend's layout */
+  MICA_B_TEMP = 0,    /* in the arena: lives between two units */
+  MICA_B_STEP = 1,    /* in the step block: inputs; ops may write them */
+  MICA_B_WEIGHT = 2,  /* immutable, in the backend's layout */
+  MICA_B_STATE = 3,   /* K or V pages of a cache, in the backend's layout */
   MICA_B_UNPLACED = 4 /* inside a region and used nowhere else: has no memory. Its offset only tells
                          which values are views of it: they lie in [offset, offset + bytes) */
 } mica_b_storage;
@@ -88,8 +89,8 @@ typedef struct mica_b_node {
   uint32_t input[MICA_B_MAX_INPUTS]; /* value, or MICA_B_NONE for an absent optional one */
   uint32_t output;                   /* value; of state ops the one that input[0] names too */
   uint32_t args_size;
-  const void* args;                  /* the op's x_args.h struct */
-  const char* name;                  /* the scope it was built in, for texts; never NULL */
+  const void* args; /* the op's x_args.h struct */
+  const char* name; /* the scope it was built in, for texts; never NULL */
 } mica_b_node;
 
 /* Nodes that one kernel may do at once, named after the fusion. Values of members that are not
@@ -103,10 +104,10 @@ typedef struct mica_b_region {
 
 /* What runs, in order: a node, or a claimed region. */
 typedef struct mica_b_unit {
-  uint32_t node;   /* the node, or of a region the member in whose place it runs */
-  uint32_t region; /* MICA_B_NONE for a single node */
-  uint32_t barrier; /* non-zero: everything before it must be complete. Units without it overlap no
-                       byte that a unit since the last barrier writes, nor write one it reads */
+  uint32_t node;     /* the node, or of a region the member in whose place it runs */
+  uint32_t region;   /* MICA_B_NONE for a single node */
+  uint32_t barrier;  /* non-zero: everything before it must be complete. Units without it overlap no
+                        byte that a unit since the last barrier writes, nor write one it reads */
   uint32_t numerics; /* as query() answered */
   uint64_t workspace_offset; /* in the arena (buffer 0) */
   uint64_t workspace_bytes;  /* as query() answered */
@@ -172,12 +173,14 @@ struct mica_backend {
                              uint64_t src_offset, uint64_t bytes);
 
   /* Weights. layout: a number of the backend's own and the bytes the weight takes (64-byte aligned
-   * places are given). pack: rows [first, first + n) of dim[0] elements each, counted over all other dimensions;
-   * `first` is a multiple of `granule_rows` and so is n except at the end. unpack: the inverse, bit by bit. */
+   * places are given). pack: rows [first, first + n) of dim[0] elements each, counted over all
+   * other dimensions; `first` is a multiple of `granule_rows` and so is n except at the end.
+   * unpack: the inverse, bit by bit. */
   mica_status (*weight_layout)(mica_b_device* device, const mica_b_value* weight,
-                               uint32_t* out_layout, uint64_t* out_bytes, uint32_t* out_granule_rows);
-  mica_status (*weight_pack)(mica_b_device* device, const mica_b_value* weight, mica_b_buffer* buffer,
-                             const void* rows, uint64_t first, uint64_t n);
+                               uint32_t* out_layout, uint64_t* out_bytes,
+                               uint32_t* out_granule_rows);
+  mica_status (*weight_pack)(mica_b_device* device, const mica_b_value* weight,
+                             mica_b_buffer* buffer, const void* rows, uint64_t first, uint64_t n);
   mica_status (*weight_unpack)(mica_b_device* device, const mica_b_value* weight,
                                mica_b_buffer* buffer, void* rows, uint64_t first, uint64_t n);
   /* Fills a whole weight with random blocks whose values have a standard deviation of about 0.02,
@@ -188,12 +191,12 @@ struct mica_backend {
   /* KV pages. Stored cells are plain rows [head_dim] a head in dtype for pack and unpack. */
   mica_status (*kv_layout)(mica_b_device* device, const mica_b_kv_desc* desc, uint32_t* out_layout,
                            uint64_t* out_page_bytes);
-  /* The page at `offset`: 64 cells of n_kv_heads plain rows each. unpack is the inverse, bit by bit;
-   * elements that pad a head to whole blocks are kept. */
+  /* The page at `offset`: 64 cells of n_kv_heads plain rows each. unpack is the inverse, bit by
+   * bit; elements that pad a head to whole blocks are kept. */
   mica_status (*kv_pack)(mica_b_device* device, const mica_b_kv_desc* desc, mica_b_buffer* buffer,
                          uint64_t offset, const void* rows);
-  mica_status (*kv_unpack)(mica_b_device* device, const mica_b_kv_desc* desc,
-                           mica_b_buffer* buffer, uint64_t offset, void* rows);
+  mica_status (*kv_unpack)(mica_b_device* device, const mica_b_kv_desc* desc, mica_b_buffer* buffer,
+                           uint64_t offset, void* rows);
 
   /* How many bytes of an op's args the kernels know, MICA_B_NONE for all: when one beyond is not
    * zero, the core answers "unsupported" without asking further. May be NULL: all. */

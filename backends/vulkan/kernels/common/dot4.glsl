@@ -1,5 +1,5 @@
-// Dot products of four signed bytes. With DOT: the instruction of VK_KHR_shader_integer_dot_product,
-// which Debian 12's glslang has no function for.
+// Dot products of four signed bytes. With DOT: the instruction of
+// VK_KHR_shader_integer_dot_product, which Debian 12's glslang has no function for.
 #if defined(DOT)
 #extension GL_EXT_spirv_intrinsics : require
 spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6019, 6018],

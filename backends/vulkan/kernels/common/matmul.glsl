@@ -1,5 +1,5 @@
-// What all shaders of matmul share: arguments, the slice and rows that a workgroup has, activations.
-// Include after base.glsl, numbers.glsl and weight.glsl.
+// What all shaders of matmul share: arguments, the slice and rows that a workgroup has,
+// activations. Include after base.glsl, numbers.glsl and weight.glsl.
 #include "kernels/common/load4.glsl"
 
 layout(push_constant, scalar) uniform Push {

@@ -1,5 +1,5 @@
-// matmul_tile.comp's products by cooperative matrices: rows are columns of x (m), columns are rows of
-// w (n). Subgroups are whole; TN of them lie along n and TM along m.
+// matmul_tile.comp's products by cooperative matrices: rows are columns of x (m), columns are rows
+// of w (n). Subgroups are whole; TN of them lie along n and TM along m.
 const uint kFragsN = BN / TN / 16u;
 const uint kFragsM = BM / TM / 16u;
 #define FragA coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>

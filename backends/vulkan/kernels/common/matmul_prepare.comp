@@ -1,6 +1,6 @@
-// Activations for matmul_tile.comp: rounded to F16 (at w[0]), [slice][unit][row of m_pad][32], and F32 sums (at w[1]) of
-// each row's 32 rounded values, [slice][unit][row]. A unit is 32 elements of K; the last one is
-// filled up with zeros. One invocation does a unit of a row.
+// Activations for matmul_tile.comp: rounded to F16 (at w[0]), [slice][unit][row of m_pad][32], and
+// F32 sums (at w[1]) of each row's 32 rounded values, [slice][unit][row]. A unit is 32 elements of
+// K; the last one is filled up with zeros. One invocation does a unit of a row.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 // Ahead of what uses gl_WorkGroupSize: glslang takes it as it is known there.

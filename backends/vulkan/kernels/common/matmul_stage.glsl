@@ -16,7 +16,9 @@ shared float tile_bias[BN];
 shared float tile_sum[BM];
 #endif
 
-uint64_t stage_x;     // this tile's rows of unit 0; the push constants have rows in x, sums in s_x[0]
+// This tile's rows of unit 0: the push constants have the address of all rows in x, of sums in
+// s_x[0].
+uint64_t stage_x;
 uint64_t stage_sums;
 uint64_t stage_step;  // rows from unit to unit
 uvec4 part_x[kPartsX];
@@ -43,8 +45,9 @@ void begin_stage(Slice s, uint n0, uint m0, uint n_units) {
 }
 
 void fetch(uint unit) {
+  const uint64_t x = stage_x + unit * stage_step * 64ul;
   [[unroll]] for (uint i = 0; i < kPartsX; ++i)
-    part_x[i] = U32x4P(stage_x + unit * stage_step * 64ul).v[gl_LocalInvocationIndex + i * kThreads];
+    part_x[i] = U32x4P(x).v[gl_LocalInvocationIndex + i * kThreads];
   [[unroll]] for (uint i = 0; i < kPartsW; ++i) {
     const uint j = (gl_LocalInvocationIndex + i * kThreads) % 4u;
 #if defined(W_BITS)

@@ -1,7 +1,7 @@
 // Many columns: tiles of BM columns and BN rows of w, from activations that matmul_prepare.comp has
 // rounded to F16. Quantized weights become the integers they hold, which F16 has exactly; a unit's
-// (32 elements') product is scaled in F32, so weights are never rounded. While a unit is multiplied,
-// the next one is on its way from memory.
+// (32 elements') product is scaled in F32, so weights are never rounded. While a unit is
+// multiplied, the next one is on its way from memory.
 //
 // With COOP a subgroup multiplies fragments of 16 x 16 x 16 (VK_KHR_cooperative_matrix); otherwise
 // each invocation has TM x TN outputs. All else is the same.

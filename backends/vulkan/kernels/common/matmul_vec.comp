@@ -1,5 +1,5 @@
-// COLUMNS columns at a time times packed weights. Activations are rounded to int8, one scale for 32 elements
-// (MICA_NUM_Q8_32), in shared memory by each workgroup; products are sums of ints.
+// COLUMNS columns at a time times packed weights. Activations are rounded to int8, one scale for 32
+// elements (MICA_NUM_Q8_32), in shared memory by each workgroup; products are sums of ints.
 //
 // A team of TEAM invocations has ROWS rows of w; its lanes take the units of a row in turn. Loads
 // of the first units are issued before the activations are waited for, and of the next ones before
@@ -55,8 +55,8 @@ uint round4(vec4 x, float inverse, inout int sum) {
   return b.x | b.y << 8 | b.z << 16 | b.w << 24;
 }
 
-// a / b rounded once, half to even, of positive numbers whose quotient is normal: a quotient that is
-// a few units off is put right by its remainder, which 32 bits of the exact difference hold.
+// a / b rounded once, half to even, of positive numbers whose quotient is normal: a quotient that
+// is a few units off is put right by its remainder, which 32 bits of the exact difference hold.
 float exact_quotient(float a, float b) {
   const uint ua = floatBitsToUint(a);
   const uint ub = floatBitsToUint(b);
@@ -174,7 +174,8 @@ void main() {
       if (next < n_units) {
         [[unroll]] for (uint r = 0; r < ROWS; ++r) raw[r] = load_raw(row[r], next);
       }
-      [[unroll]] for (uint r = 0; r < ROWS; ++r) multiply_unit(now[r], r, unit, unit - chunk, n_live);
+      [[unroll]] for (uint r = 0; r < ROWS; ++r)
+        multiply_unit(now[r], r, unit, unit - chunk, n_live);
       unit = next;
     }
   }

@@ -1,6 +1,6 @@
-// COLUMNS columns at a time times F32, F16 or BF16 rows of any strides, in F32. Teams and lanes are those of
-// matmul_vec.comp; a lane takes 8 elements at a time. Activations come from the caches: each value
-// is read once for ROWS rows.
+// COLUMNS columns at a time times F32, F16 or BF16 rows of any strides, in F32. Teams and lanes are
+// those of matmul_vec.comp; a lane takes 8 elements at a time. Activations come from the caches:
+// each value is read once for ROWS rows.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 // Ahead of what uses gl_WorkGroupSize: glslang takes it as it is known there.
