@@ -1,6 +1,6 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, of packed weights. For one token a turn makes whole
-// heads, rotates them and appends them: no barrier. For several, Q lands in its own memory and K and V
-// in the workspace; then they are rotated, token by token, and appended, kv head by kv head.
+// heads, rotates them and appends them: no barrier. For several, Q lands in its own memory and K
+// and V in the workspace; then they are rotated, token by token, and appended, kv head by kv head.
 #include "backends/cpu/kernels/kv_append.h"
 #include "backends/cpu/kernels/norm_rows16.h"
 #include "backends/cpu/kernels/rope.h"
@@ -10,6 +10,7 @@ namespace rows16 {
 
 enum { kQ, kK, kV, kProjections };
 
+namespace {  // no symbol that a linker may take from another instruction set
 // The members by their roles.
 struct Qkv {
   const Call* norm;
@@ -33,7 +34,9 @@ struct Qkv {
   }
   Normed normed() const { return Normed(*norm, matmul, kProjections); }
   const Tensor& q() const {
-    return rope[kQ] != nullptr ? rope[kQ]->out : bias[kQ] != nullptr ? bias[kQ]->out : matmul[kQ]->out;
+    return rope[kQ] != nullptr   ? rope[kQ]->out
+           : bias[kQ] != nullptr ? bias[kQ]->out
+                                 : matmul[kQ]->out;
   }
   // Elements of a head. Without RoPE it does not matter what a head of Q is: K's will do.
   int64_t head_dim(int i) const {
@@ -44,6 +47,7 @@ struct Qkv {
   int64_t n_heads(int i) const { return div_up_i64(n_rows(i), head_dim(i)); }
   int64_t n_tokens() const { return norm->in[0].dim[1]; }
 };
+}  // namespace
 
 static const char* append_supports(const Call& append) {
   KvPage page;
@@ -120,9 +124,7 @@ static Tensor raw_rows(const Qkv& m, const Normed& w, int i, char* base) {
   return t;
 }
 
-static int64_t single_heads(const Qkv& m) {
-  return m.n_heads(kQ) + m.n_heads(kK) + m.n_heads(kV);
-}
+static int64_t single_heads(const Qkv& m) { return m.n_heads(kQ) + m.n_heads(kK) + m.n_heads(kV); }
 
 static int64_t items(const Call& c, uint32_t phase) {
   const Qkv m(c);

@@ -9,6 +9,7 @@ namespace rows16 {
 
 constexpr int kMaxWeights = 4;
 
+namespace {  // no symbol that a linker may take from another instruction set
 struct Normed {
   const Call& norm;
   const Call* matmul[kMaxWeights];
@@ -18,9 +19,7 @@ struct Normed {
   int64_t before[kMaxWeights];  // bytes of a column in the sets before this one's
   int64_t column_bytes = 0;     // in all sets
 
-  // Inlined everywhere: no symbol that a linker may take from another instruction set.
-  __attribute__((always_inline)) inline Normed(const Call& norm_call, const Call* const* matmuls,
-                                               int n_matmuls)
+  Normed(const Call& norm_call, const Call* const* matmuls, int n_matmuls)
       : norm(norm_call), matmul{},
         n(n_matmuls), p{Problem(*matmuls[0]), Problem(*matmuls[n > 1 ? 1 : 0]),
                         Problem(*matmuls[n > 2 ? 2 : 0]), Problem(*matmuls[n > 3 ? 3 : 0])} {
@@ -41,6 +40,7 @@ struct Normed {
   // The panels of weight i's set.
   char* panels(char* base, int i) const { return base + before[i] * n_columns(); }
 };
+}  // namespace
 
 static inline const char* normed_supports(const Call& norm, const Call* const* matmuls, int n) {
   if (norm.in[0].dtype != MICA_F32 || norm.in[0].stride[0] != 4)
@@ -95,6 +95,7 @@ static inline void round_columns(const Normed& w, char* workspace, int64_t first
 static inline uint64_t normed_scratch(const Normed& w) {
   return static_cast<uint64_t>(w.float_bytes() + div_up_i64(w.column_bytes, 64) * 64);
 }
+namespace {
 struct SingleColumn {
   const Normed& w;
   char* scratch;
@@ -122,6 +123,7 @@ struct SingleColumn {
     return group;
   }
 };
+}  // namespace
 
 }  // namespace rows16
 MICA_CPU_END
