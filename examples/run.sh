@@ -14,8 +14,13 @@ model=$(mica_model)
 echo "Building (about two minutes the first time) ..." >&2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { cmake --preset release -DMICA_TESTS=OFF && cmake --build --preset release; } >"$log" 2>&1; then
+# CUDA only where there is a GPU for it, and for that GPU: the code for all of them takes a while.
+arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 2>/dev/null | tr -d . || true)
+cuda="-DMICA_CUDA=OFF"
+[[ "$arch" =~ ^[0-9]+$ ]] && cuda="-DMICA_CUDA=AUTO -DMICA_CUDA_ARCHS=$([ "$arch" -ge 90 ] && echo "${arch}a" || echo "$arch")"
+# shellcheck disable=SC2086
+if ! { cmake --preset release -DMICA_TESTS=OFF $cuda && cmake --build --preset release; } >"$log" 2>&1; then
   tail -n 30 "$log" >&2
   exit 1
 fi
-build/release/bin/llama -m "$model" -p "$1" -n 200
+build/release/bin/llama -m "$model" -p "$1" -n 200 --backend auto
