@@ -13,6 +13,7 @@
 #include "backends/cuda/kv.h"
 #include "core/dtype.h"
 #include "ops/dtypes/half.h"
+#include "tests/unit/odd_value.h"
 
 namespace {
 
@@ -22,28 +23,6 @@ constexpr mica_dtype kBlocks[] = {MICA_Q4_0, MICA_Q4_1, MICA_Q5_0, MICA_Q5_1,
                                   MICA_Q8_0, MICA_Q4_K, MICA_Q5_K, MICA_Q6_K};
 constexpr mica_dtype kPages[] = {MICA_F32,  MICA_F16,  MICA_BF16, MICA_Q8_0,
                                  MICA_Q4_0, MICA_Q4_1, MICA_Q5_0, MICA_Q5_1};
-
-float odd_value(std::mt19937& random, float sigma) {
-  std::normal_distribution<float> normal(0, sigma);
-  switch (random() % 24) {
-    case 0:
-      return 0.0f;
-    case 1:
-      return -0.0f;
-    case 2:
-      return std::numeric_limits<float>::infinity();
-    case 3:
-      return std::numeric_limits<float>::quiet_NaN();
-    case 4:
-      return 1e30f * normal(random);
-    case 5:
-      return 1e-30f * normal(random);
-    case 6:
-      return 0.5f * static_cast<float>(static_cast<int>(random() % 255) - 127);
-    default:
-      return normal(random);
-  }
-}
 
 TEST(CudaEncode, NarrowFloatsAreTheReferences) {
   std::mt19937 random(1);

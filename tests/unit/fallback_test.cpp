@@ -1,5 +1,6 @@
 // Opt-in fallback: what the device refuses runs elsewhere with the same results, and nothing else
 // changes. Backends that refuse chosen nodes stand in for devices that lack kernels.
+// Long because one small world of devices, weights and wrappers serves all of its cases.
 #include <algorithm>
 #include <cmath>
 #include <functional>

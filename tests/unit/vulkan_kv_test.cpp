@@ -18,6 +18,7 @@
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
 #include "ops/sample.h"
+#include "tests/unit/odd_value.h"
 #include "tests/unit/world.h"
 
 namespace {
@@ -196,28 +197,6 @@ class OneNode {
   mica_b_plan* plan_ = nullptr;
   mica_b_buffer* arena_ = nullptr;
 };
-
-float odd_value(std::mt19937& random, float sigma) {
-  std::normal_distribution<float> normal(0, sigma);
-  switch (random() % 24) {
-    case 0:
-      return 0.0f;
-    case 1:
-      return -0.0f;
-    case 2:
-      return std::numeric_limits<float>::infinity();
-    case 3:
-      return std::numeric_limits<float>::quiet_NaN();
-    case 4:
-      return 1e30f * normal(random);
-    case 5:
-      return 1e-30f * normal(random);
-    case 6:
-      return 0.5f * static_cast<float>(static_cast<int>(random() % 255) - 127);
-    default:
-      return normal(random);
-  }
-}
 
 TEST_F(VulkanKv, SizesAndRefusals) {
   uint32_t layout = 0;
