@@ -36,6 +36,8 @@ struct Device {
   const Driver* driver;
   DeviceInfo info{};
   mica_device_info described{};
+  // Of gpu::work_of, as much as a part of a step may hold (plan.h).
+  double part_work = 0;
   cudaStream_t stream = nullptr;  // everything runs here, in order
   Ring small;                     // mailboxes, and small reads
   Ring large;                     // opened by the first transfer or plan that wants it

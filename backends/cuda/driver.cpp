@@ -2,6 +2,19 @@
 #include "backends/cuda/driver.h"
 
 namespace mica::cuda {
+namespace {
+
+void* entry_point(const char* name) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &result);
+  if (error == cudaSuccess && result == cudaDriverEntryPointSuccess) return function;
+  cudaGetLastError();  // or the next call would answer it again
+  return nullptr;
+}
+
+}  // namespace
 
 const Driver kRuntime = {
     cudaGetDeviceCount,
@@ -34,6 +47,7 @@ const Driver kRuntime = {
     cudaGetLastError,
     cudaGetErrorString,
     scatter,
+    entry_point,
 };
 
 }  // namespace mica::cuda

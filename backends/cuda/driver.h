@@ -55,6 +55,8 @@ struct Driver {
   const char* (*error_text)(cudaError_t error);
   // Not of the runtime: the kernel that empties a mailbox (scatter.cu).
   cudaError_t (*scatter)(const Mailbox* mailbox, cudaStream_t stream);
+  // The function of that name of the CUDA driver itself, as of CUDA 12.0; nullptr: there is none.
+  void* (*entry_point)(const char* name) = nullptr;
 };
 
 extern const Driver kRuntime;  // the CUDA runtime itself

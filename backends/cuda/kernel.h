@@ -20,8 +20,13 @@ struct DeviceInfo {
   int n_sms;
   uint64_t max_shared_bytes;  // of a block, opted in
   uint64_t l2_bytes;
-  CublasLt* lt;  // nullptr: not to be used
+  CublasLt* lt;      // nullptr: not to be used
+  uint64_t tickets;  // kTickets words of device memory that are 0 between kernels
 };
+
+// Blocks of a kernel count here which of them is last. One device's kernels run one after the
+// other, so one place serves all; whoever counts leaves zeros.
+constexpr int32_t kTickets = 4096;
 
 // The stream that launches go to, one after the other: under capture, or running. Every kernel's
 // record() is called twice: first with `preparing`, which loads what will be launched, because

@@ -1,5 +1,7 @@
-// Compiling: every unit bound, its kernel chosen and captured. Running: one launch.
+// Compiling: every unit bound, its kernel chosen and captured. Running: one launch, or a few.
 #include "backends/cuda/plan.h"
+
+#include "backends/gpu/work.h"
 
 #define MICA_KERNEL(name)                 \
   namespace mica::cuda {                  \
@@ -10,6 +12,8 @@
 
 namespace mica::cuda {
 namespace {
+
+constexpr size_t kAhead = 2;  // parts in the stream at a time: it never runs dry
 
 const KernelList* find_list([[maybe_unused]] const char* name) {
 #define MICA_KERNEL(kernel) \
@@ -38,17 +42,29 @@ mica_status choose_kernel(const Device& device, const mica_b_partition& partitio
 
 Plan::~Plan() {
   if (!device_.lost) device_.driver->set_device(device_.info.index);
-  if (in_flight_ && !device_.lost) await(device_, done_, nullptr);
-  if (exec_ != nullptr) device_.driver->graph_exec_destroy(exec_);
-  if (done_ != nullptr) device_.driver->event_destroy(done_);
+  if (in_flight_ && !device_.lost) await(device_, parts_[next_ - 1].done, nullptr);
+  for (const Part& part : parts_) {
+    if (part.exec != nullptr) device_.driver->graph_exec_destroy(part.exec);
+    if (part.done != nullptr) device_.driver->event_destroy(part.done);
+  }
   device_.driver->get_last_error();
 }
 
-// All units in order: into the stream under capture, or, preparing, only their code to the device.
-mica_status Plan::record(const uint64_t* bases, bool preparing) {
+// The units from `first` on whose work a part may hold, at least one.
+Plan::Range Plan::next_part(uint32_t first) const {
+  Range r = {first, first};
+  for (double work = 0; r.end < partition_.n_units; ++r.end) {
+    work += gpu::work_of(partition_, partition_.units[r.end]);
+    if (r.end > first && work > device_.part_work) break;
+  }
+  return r;
+}
+
+// Units in order: into the stream under capture, or, preparing, only their code to the device.
+mica_status Plan::record(const uint64_t* bases, Range units, bool preparing) {
   Recorder recorder = {device_.stream, &device_.info, cudaSuccess, device_.driver,
                        preparing,      false,         true};
-  for (uint32_t i = 0; i < partition_.n_units; ++i) {
+  for (uint32_t i = units.first; i < units.end; ++i) {
     const mica_b_unit& unit = partition_.units[i];
     const char* name = partition_.nodes[unit.node].name;
     char text[240];
@@ -56,8 +72,8 @@ mica_status Plan::record(const uint64_t* bases, bool preparing) {
     Error error;
     gpu::Bound bound;
     const Kernel* kernel = nullptr;
-    mica_status status = choose_kernel(device_, partition_, {unit.node, unit.region}, bases, bound,
-                                       &kernel, reason);
+    mica_status status =
+        choose_kernel(device_, partition_, {unit.node, unit.region}, bases, bound, &kernel, reason);
     if (status != MICA_OK)
       return device_.fail((error.fail(status, name, ": ", static_cast<const char*>(text)), error));
     if (kernel == nullptr) continue;
@@ -71,12 +87,19 @@ mica_status Plan::record(const uint64_t* bases, bool preparing) {
   return MICA_OK;
 }
 
-mica_status Plan::capture(const uint64_t* bases) {
+mica_status Plan::capture(const uint64_t* bases, Range units) {
   const Driver& driver = *device_.driver;
+  if (!parts_.push({})) {
+    Error error;
+    return device_.fail((error.out_of_memory("a plan"), error));
+  }
+  Part& part = parts_.back();
+  MICA_TRY(
+      check(device_, driver.event_create(&part.done, cudaEventDisableTiming), "make an event"));
   // Thread-local: other threads may go on calling CUDA meanwhile.
   MICA_TRY(check(device_, driver.begin_capture(device_.stream, cudaStreamCaptureModeThreadLocal),
                  "begin a capture"));
-  const mica_status recorded = record(bases, false);
+  const mica_status recorded = record(bases, units, false);
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = driver.end_capture(device_.stream, &graph);
   mica_status status = recorded;
@@ -86,10 +109,10 @@ mica_status Plan::capture(const uint64_t* bases) {
     driver.get_last_error();
   }
   if (status == MICA_OK)
-    status = check(device_, driver.graph_instantiate(&exec_, graph, 0), "make a graph ready");
+    status = check(device_, driver.graph_instantiate(&part.exec, graph, 0), "make a graph ready");
   if (graph != nullptr) driver.graph_destroy(graph);
   if (status == MICA_OK)
-    status = check(device_, driver.graph_upload(exec_, device_.stream), "upload a graph");
+    status = check(device_, driver.graph_upload(part.exec, device_.stream), "upload a graph");
   return status;
 }
 
@@ -110,19 +133,52 @@ mica_status Plan::compile(mica_b_buffer* const* buffers) {
   }
   // What a step needs is there before the first one runs.
   MICA_TRY(open_large(device_));
-  MICA_TRY(check(device_, device_.driver->event_create(&done_, cudaEventDisableTiming),
-                 "make an event"));
-  MICA_TRY(record(bases.data(), true));
-  return capture(bases.data());
+  MICA_TRY(record(bases.data(), {0, partition_.n_units}, true));
+  uint32_t first = 0;
+  do {
+    const Range units = next_part(first);
+    MICA_TRY(capture(bases.data(), units));
+    first = units.end;
+  } while (first < partition_.n_units);
+  return MICA_OK;
+}
+
+mica_status Plan::launch_next() {
+  const Driver& driver = *device_.driver;
+  const Part& part = parts_[next_];
+  MICA_TRY(check(device_, driver.graph_launch(part.exec, device_.stream), "launch a step"));
+  ++next_;
+  return check(device_, driver.event_record(part.done, device_.stream), "record an event");
+}
+
+// After a failure: nothing of the step is in the stream any more.
+void Plan::settle() {
+  if (device_.lost || next_ == 0) return;
+  device_.driver->stream_synchronize(device_.stream);
+  device_.driver->get_last_error();
 }
 
 mica_status Plan::submit() {
   MICA_TRY(enter(device_));
   MICA_TRY(flush(device_));
-  const Driver& driver = *device_.driver;
-  MICA_TRY(check(device_, driver.graph_launch(exec_, device_.stream), "launch a step"));
-  MICA_TRY(check(device_, driver.event_record(done_, device_.stream), "record an event"));
+  next_ = 0;
+  while (next_ < parts_.size() && next_ < kAhead) {
+    const mica_status status = launch_next();
+    if (status == MICA_OK) continue;
+    settle();
+    return status;
+  }
   in_flight_ = true;
+  return MICA_OK;
+}
+
+mica_status Plan::launch_rest(bool& cancelled) {
+  while (next_ < parts_.size()) {
+    cancelled = device_.cancelled();
+    if (!cancelled) MICA_TRY(await(device_, parts_[next_ - kAhead].done, &cancelled));
+    if (cancelled) return MICA_OK;
+    MICA_TRY(launch_next());
+  }
   return MICA_OK;
 }
 
@@ -131,8 +187,10 @@ mica_status Plan::wait() {
   in_flight_ = false;
   MICA_TRY(enter(device_));
   bool cancelled = false;
-  MICA_TRY(await(device_, done_, &cancelled));
-  return cancelled ? MICA_CANCELLED : MICA_OK;
+  mica_status status = launch_rest(cancelled);
+  if (status == MICA_OK) status = await(device_, parts_[next_ - 1].done, &cancelled);
+  if (status != MICA_OK) settle();
+  return status == MICA_OK && cancelled ? MICA_CANCELLED : status;
 }
 
 }  // namespace mica::cuda

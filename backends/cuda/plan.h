@@ -1,9 +1,10 @@
-// A compiled partition: one CUDA graph, instantiated once and launched for every step.
+// A compiled partition: CUDA graphs, instantiated once and launched for every step. Mostly it is
+// one; where the caller can cancel, long work is cut into several, and those that are not launched
+// yet when that is seen never are.
 #pragma once
 #include "backends/cuda/device.h"
 
 namespace mica::cuda {
-
 
 // Binds a unit and chooses its kernel; `out_kernel` is nullptr for views. `bases` as in gpu::bind.
 mica_status choose_kernel(const Device& device, const mica_b_partition& partition,
@@ -12,25 +13,38 @@ mica_status choose_kernel(const Device& device, const mica_b_partition& partitio
 
 class Plan {
  public:
-  Plan(Device& d, const mica_b_partition& p) : device_(d), partition_(p) {}
+  Plan(Device& d, const mica_b_partition& p) : device_(d), partition_(p), parts_(d.allocator) {}
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
   mica_status compile(mica_b_buffer* const* buffers);
+  // Launches the first parts; the others follow in wait(), as the device gets on.
   mica_status submit();
-  // A cancelled step is waited for like any other: what is left of it bounds the delay.
+  // What is launched cannot be stopped: a cancelled step is waited for, but no part is begun then.
   mica_status wait();
   Device& device() const { return device_; }
+  size_t n_parts() const { return parts_.size(); }
 
  private:
-  mica_status record(const uint64_t* bases, bool preparing);
-  mica_status capture(const uint64_t* bases);
+  struct Part {
+    cudaGraphExec_t exec;
+    cudaEvent_t done;
+  };
+  struct Range {
+    uint32_t first, end;  // units
+  };
+  Range next_part(uint32_t first) const;
+  mica_status record(const uint64_t* bases, Range units, bool preparing);
+  mica_status capture(const uint64_t* bases, Range units);
+  mica_status launch_next();
+  mica_status launch_rest(bool& cancelled);
+  void settle();
 
   Device& device_;
   const mica_b_partition& partition_;
-  cudaGraphExec_t exec_ = nullptr;
-  cudaEvent_t done_ = nullptr;
+  Vec<Part> parts_;
+  size_t next_ = 0;  // the part to be launched
   bool in_flight_ = false;
 };
 

@@ -20,6 +20,12 @@ __device__ inline uint4 load_once(const void* p) {
                : "l"(p));
   return x;
 }
+// A run of bytes on its way to the L2 cache; both multiples of 16.
+__device__ inline void fetch_bytes(const char* p, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
+#endif
+}
 // Loads that stay where they are written, ahead of the products.
 __device__ inline uint2 load_pair(const void* p) {
   uint2 x;
@@ -74,6 +80,13 @@ struct CellsF16 {
   static constexpr bool kSwapped = false;  // pairs are elements 0 and 2, 1 and 3 of a run
   // That column `column` of group j of sums is.
   __device__ static int dimension(int j, int column) { return j / 8 * 64 + column * 8 + j % 8; }
+  static constexpr int kUnitBytes = kUnitCells * kDim * 4;  // of K and V
+  static constexpr int kRun = 4;  // so many j from a multiple on are neighbours
+  // Cells cell0 … of K or V.
+  __device__ static void fetch(const KvPage& p, const char* head, int cell0) {
+    const uint32_t row_bytes = p.row_elems * p.elem_bytes;
+    fetch_bytes(head + static_cast<uint32_t>(cell0) * row_bytes, kUnitCells * row_bytes);
+  }
 
   // Loads have no conditions, so that none waits for another: what is too much is some other
   // element, whose factor is 0 or whose column is not kept. Cells lane / 4 and lane / 4 + 8.
@@ -180,6 +193,15 @@ struct CellsQuant {
   __device__ static int dimension(int j, int column) {
     const int i = j % 4;
     return j / 4 * 32 + (kBits == 8 ? column * 4 + i : i / 2 * 16 + column * 2 + i % 2);
+  }
+  static constexpr int kUnitBytes = kUnitCells * kDim * (kBits == 8 ? 2 : 1);
+  static constexpr int kRun = kBits == 8 ? 4 : 2;
+  // The scales are a page's.
+  __device__ static void fetch(const KvPage& p, const char* head, int cell0) {
+    const uint32_t row_bytes = p.n_blocks * p.quant_bytes;
+    fetch_bytes(head + static_cast<uint32_t>(cell0) * row_bytes, kUnitCells * row_bytes);
+    fetch_bytes(head + p.d_at + static_cast<uint32_t>(cell0) * p.n_blocks * 2,
+                kUnitCells * p.n_blocks * 2);
   }
 
   // Quants of cells lane / 4 and that + 8, scales of the cells of p.

@@ -1,154 +1,23 @@
 // Attention of few query rows: each warp takes 16 cells at a time straight from global memory to
-// tensor-core operands (attention_cells.cuh), the next ones on their way while it computes; the
-// warps of a block merge at the end.
+// tensor-core operands (attention_cells.cuh), the next ones on their way while it computes, later
+// ones on their way to the L2 cache; the warps of a block merge at the end.
 #pragma once
-#include "backends/cuda/kernels/attention_cells.cuh"
+#include "backends/cuda/kernels/attention_query.cuh"
 
 namespace mica::cuda {
 
-constexpr int kDecodeThreads = 128;
-constexpr int kDecodeWarps = kDecodeThreads / 32;
-constexpr int kDecodeRows = 16;  // of an item: those of a product
-
-template <int kDim>
-constexpr uint64_t decode_shared_bytes() {
-  return uint64_t{2} * kDim * 32 + uint64_t{kDecodeWarps} * kDecodeRows * (kDim + 3) * 4 +
-         uint64_t{kDecodeThreads} * 20;
-}
-
 #ifdef __CUDACC__
 
-// What a warp keeps of its rows; this thread's are lane / 4 and that + 8.
+// Sees every row all cells of a whole unit? (Rows that are not there see what they like.)
 template <int kDim>
-struct DecodeState {
-  float sums[kDim / 8][4];  // by groups of 8 dimensions; columns lane % 4 * 2 and the next
-  float largest[2], denominator[2];
-  float q_factor[2];
-  int32_t position[2];  // INT32_MIN: there is no such row
-};
+__device__ bool sees_all(const AttentionArgs& a, const Entry& e, const DecodeState<kDim>& s) {
+  if (e.n_cells != kUnitCells) return false;
+  if (a.op.causal != 0 && int64_t{e.base} + kUnitCells > (int64_t{s.low} + 1) * e.div) return false;
+  return a.op.window == 0 || e.base >= (int64_t{s.high} - a.op.window + 1) * e.div;
+}
 
-template <int kDim>
-struct DecodeShared {
-  Queries<kDim> queries;
-  float sums[kDecodeWarps][kDecodeRows][kDim];
-  float largest[kDecodeWarps][kDecodeRows], denominator[kDecodeWarps][kDecodeRows];
-  float q_largest[kDecodeWarps][kDecodeRows];
-  Entry entries[kDecodeThreads];  // of the item, so many at a time
-};
-static_assert(sizeof(DecodeShared<128>) == decode_shared_bytes<128>());
-
-// The part of the rows of q that is this thread's to split: its rows, its elements of the blocks of
-// 32 that are its warp's.
-template <class Cells>
-struct QueryPart {
-  static constexpr int kBlocks = (Cells::kDim / 32 + kDecodeWarps - 1) / kDecodeWarps;
-  float x[2][kBlocks][8];
-
-  __device__ static int block(int j) {
-    return static_cast<int>(threadIdx.x / 32) + j * kDecodeWarps;
-  }
-
-  // Without conditions between the loads: beyond rows and elements are some others, until store().
-  __device__ void load(const AttentionArgs& a, const Item& item) {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    const char* q[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = min(lane / 4 + 8 * half, item.n_rows - 1);
-      q[half] = query_row(a, row_token(a, item, row), row_head(a, item, row));
-    }
-    const auto each = [&](auto get) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int j = 0; j < kBlocks; ++j)
-#pragma unroll
-          for (int run = 0; run < 2; ++run)
-            get(q[half], block(j) * 32 + Cells::run_of(lane, run), &x[half][j][4 * run]);
-    };
-    if (a.q_wide) {
-      each([&](const char* row, int first, float* to) {
-        const int at = min(first, a.dim_k - 4);
-        const float4 four = *reinterpret_cast<const float4*>(row + at * 4);
-        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-      });
-    } else if (a.q_dtype == MICA_F32) {
-      each([&](const char* row, int first, float* to) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          to[i] = reinterpret_cast<const float*>(row)[min(first + i, a.dim_k - 1)];
-      });
-    } else {
-      each([&](const char* row, int first, float* to) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) to[i] = float_at(a.q_dtype, row, min(first + i, a.dim_k - 1));
-      });
-    }
-  }
-  __device__ void clear_unreal(const AttentionArgs& a, const Item& item) {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int j = 0; j < kBlocks; ++j)
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const int at = block(j) * 32 + Cells::run_of(lane, i / 4) + i % 4;
-          if (lane / 4 + 8 * half >= item.n_rows || at >= a.dim_k) x[half][j][i] = 0;
-        }
-  }
-
-  // To shared memory, each row scaled by a power of two to at most 2^10.
-  __device__ void store(const AttentionArgs& a, const Item& item, DecodeState<Cells::kDim>& s,
-                        DecodeShared<Cells::kDim>& shared) {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    clear_unreal(a, item);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float largest = 0;
-#pragma unroll
-      for (int j = 0; j < kBlocks; ++j)
-#pragma unroll
-        for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[half][j][i]));
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-      if (lane % 4 == 0) shared.q_largest[threadIdx.x / 32][lane / 4 + 8 * half] = largest;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float largest = 0;
-#pragma unroll
-      for (int w = 0; w < kDecodeWarps; ++w)
-        largest = fmaxf(largest, shared.q_largest[w][lane / 4 + 8 * half]);
-      int exponent = static_cast<int>(__float_as_uint(largest) >> 23) - 127;
-      if (exponent == 128 || largest == 0.0f) exponent = 9;
-      exponent = max(exponent, -100);
-      const float up = __uint_as_float(static_cast<uint32_t>(127 + 9 - exponent) << 23);
-      const float down = __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
-      s.q_factor[half] = a.op.scale * down;
-#pragma unroll
-      for (int j = 0; j < kBlocks; ++j) {
-        if (block(j) >= Cells::kDim / 32) break;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int first = Cells::kSwapped ? i / 2 * 4 + i % 2 : 2 * i;
-          const int second = Cells::kSwapped ? first + 2 : first + 1;
-          uint32_t parts[2];
-          split_two(x[half][j][first] * up, x[half][j][second] * up, parts[0], parts[1]);
-#pragma unroll
-          for (int part = 0; part < 2; ++part) {
-            uint4& to = shared.queries.parts[part][2 * block(j) + i / 2][lane];
-            reinterpret_cast<uint32_t*>(&to)[i % 2 * 2 + half] = parts[part];
-          }
-        }
-      }
-    }
-    __syncthreads();
-  }
-};
-
-// Products to weights times 2^12, and what was summed before to the new maximum.
+// Products to weights times 2^12, and what was summed before to the new maximum. `e`: the unit's
+// part of its entry, in the unit's cells from cell0 on.
 template <int kDim>
 __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
                              DecodeState<kDim>& s, float (&p)[2][4]) {
@@ -163,19 +32,24 @@ __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
 #pragma unroll
       for (int i = 0; i < 4; ++i) p[n][i] = a.op.softcap * tanhf(p[n][i] / a.op.softcap);
   }
+  if (!sees_all(a, e, s)) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Seen seen = seen_cells(a, e, s.position[half]);
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int cell = cell0 + n * 8 + lane % 4 * 2 + i - e.first_cell;
+          if (cell < 0 || !seen.has(cell)) p[n][2 * half + i] = -infinity();
+        }
+    }
+  }
+  float less[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const Seen seen = seen_cells(a, e, s.position[half]);
-    float top = -infinity();
-#pragma unroll
-    for (int n = 0; n < 2; ++n)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float& x = p[n][2 * half + i];
-        const int cell = cell0 + n * 8 + lane % 4 * 2 + i - e.first_cell;
-        if (cell < 0 || !seen.has(cell)) x = -infinity();
-        top = fmaxf(top, x);
-      }
+    float top =
+        fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1]));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
     const float before = s.largest[half];
@@ -191,20 +65,20 @@ __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
         x = exp2_fast(fmaf(x - shift, kLog2E, kWeightShift));
         sum += x;
       }
-    const float less = exp2_fast((before - shift) * kLog2E);
-    s.denominator[half] = s.denominator[half] * less + sum;
-#pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      s.sums[j][2 * half] *= less;
-      s.sums[j][2 * half + 1] *= less;
-    }
+    less[half] = exp2_fast((before - shift) * kLog2E);
+    s.denominator[half] = s.denominator[half] * less[half] + sum;
   }
+  // Mostly no row has a new maximum.
+  if (__all_sync(0xffffffffu, less[0] == 1.0f && less[1] == 1.0f)) return;
+#pragma unroll
+  for (int j = 0; j < kDim / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s.sums[j][i] *= less[i / 2];
 }
 
-// A unit's part of its entry, as an entry.
-template <int kDim>
-__device__ Entry unit_entry(const DecodeShared<kDim>& shared, int32_t unit) {
-  Entry e = shared.entries[unit / kPageUnits];
+// A unit's part of its entry, as an entry. Units are counted from the first entry in `shared`.
+__device__ inline Entry unit_entry(const Entry* entries, int32_t unit) {
+  Entry e = entries[unit / kPageUnits];
   const int32_t begin = max(e.first_cell, unit % kPageUnits * kUnitCells);
   const int32_t end = min(e.first_cell + e.n_cells, (unit % kPageUnits + 1) * kUnitCells);
   e.base += begin - e.first_cell;
@@ -213,33 +87,12 @@ __device__ Entry unit_entry(const DecodeShared<kDim>& shared, int32_t unit) {
   return e;
 }
 
-// This thread's of the item's entries first …; without cells when there is none.
-__device__ inline Entry decode_entry(const Table& t, const Item& item, int32_t first) {
-  const int32_t i = first + static_cast<int32_t>(threadIdx.x);
-  if (i >= item.entries.end) return {0, 0, 0, 0, 1};
-  return raw_entry(t, i);
-}
-
-// The threads' entries to shared memory, without cells when no row sees them. Returns how many
-// units those first … are.
+// Positions of this thread's rows; the smallest and largest of all.
 template <int kDim>
-__device__ int32_t decode_entries(const AttentionArgs& a, const Item& item, int32_t first,
-                                  Entry entry, int32_t low, int32_t high,
-                                  DecodeShared<kDim>& shared) {
-  entry = checked_entry(a, entry);
-  if (!any_sees(a, entry, low, high)) entry.n_cells = 0;
-  shared.entries[threadIdx.x] = entry;
-  __syncthreads();
-  return min(item.entries.end - first, kDecodeThreads) * kPageUnits;
-}
-
-// Positions of this thread's rows; the smallest and largest of all to `low` and `high`.
-template <int kDim>
-__device__ void decode_positions(const AttentionArgs& a, const Item& item, DecodeState<kDim>& s,
-                                 int32_t& low, int32_t& high) {
+__device__ void decode_positions(const AttentionArgs& a, const Item& item, DecodeState<kDim>& s) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  low = INT32_MAX;
-  high = INT32_MIN;
+  s.low = INT32_MAX;
+  s.high = INT32_MIN;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = min(lane / 4 + 8 * half, item.n_rows - 1);
@@ -247,42 +100,102 @@ __device__ void decode_positions(const AttentionArgs& a, const Item& item, Decod
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    low = min(low, s.position[half]), high = max(high, s.position[half]);
+    s.low = min(s.low, s.position[half]), s.high = max(s.high, s.position[half]);
     if (lane / 4 + 8 * half >= item.n_rows) s.position[half] = INT32_MIN;
   }
-  for (int offset = 4; offset < 32; offset *= 2) {
-    low = min(low, __shfl_xor_sync(0xffffffffu, low, offset));
-    high = max(high, __shfl_xor_sync(0xffffffffu, high, offset));
-  }
+  s.low = __reduce_min_sync(0xffffffffu, s.low);
+  s.high = __reduce_max_sync(0xffffffffu, s.high);
 }
 
-template <class Cells>
-__device__ void decode_cells(const AttentionArgs& a, const Table& t, const Item& item,
-                             DecodeShared<Cells::kDim>& shared, DecodeState<Cells::kDim>& s) {
-  QueryPart<Cells> query;
-  query.load(a, item);
-  int32_t first = item.entries.begin;
-  const Entry entry = decode_entry(t, item, first);
-  int32_t low, high;
-  decode_positions(a, item, s, low, high);
-  int32_t n_units = decode_entries(a, item, first, entry, low, high, shared);
-  int32_t unit = static_cast<int32_t>(threadIdx.x / 32);
+// The item's cells: batches of as many entries as there are threads, units of those for the warps
+// in turn. What a batch is lies in shared memory.
+template <class Cells, int kWarps>
+struct DecodeCells {
+  static constexpr int kThreads = kWarps * 32;
+  // Units on their way to the L2 cache, of the block: with those of the other blocks well below
+  // its size, and far more than memory needs to be busy.
+  static constexpr int kAhead = (kWarps == 8 ? 192 : 64) * 1024 / Cells::kUnitBytes;
+  using Shared = DecodeShared<Cells::kDim, kWarps>;
+  using State = DecodeState<Cells::kDim>;
+
+  const AttentionArgs& a;
+  const Item& item;
+  Shared& shared;
+  int32_t begin, end;  // units of the batch, counted from its first entry
   typename Cells::K k;
   typename Cells::V v;
-  const auto load_k = [&](int32_t i) {
-    if (i >= n_units) return;
-    const Entry e = unit_entry(shared, i);
-    const int cell0 = i % kPageUnits * kUnitCells;
+
+  __device__ int32_t first_unit() const { return begin + static_cast<int32_t>(threadIdx.x / 32); }
+
+  // The batch that begins with the entry of the item's unit `from`: its entries to shared memory,
+  // without cells when no row sees them.
+  __device__ void open(const Table& t, int32_t from, const State& s) {
+    const int32_t before = from / kPageUnits;
+    const int32_t last = (item.units.end + kPageUnits - 1) / kPageUnits;
+    const int32_t i = before + static_cast<int32_t>(threadIdx.x);
+    Entry e = {0, 0, 0, 0, 1};
+    if (i < last) e = table_entry(a, t, item.first_entry + i);
+    if (!any_sees(a, e, s.low, s.high)) e.n_cells = 0;
+    shared.entries[threadIdx.x] = e;
+    begin = from - before * kPageUnits;
+    end = min(item.units.end - before * kPageUnits, kThreads * kPageUnits);
+    __syncthreads();
+    const int32_t ahead = begin + static_cast<int32_t>(threadIdx.x);
+    if (threadIdx.x < kAhead && ahead < end) fetch(ahead);
+  }
+  // To the L2 cache, by one thread.
+  __device__ void fetch(int32_t unit) const {
+    const Entry e = unit_entry(shared.entries, unit);
+    if (e.n_cells == 0) return;
+    const int cell0 = unit % kPageUnits * kUnitCells;
+    Cells::fetch(a.k, k_head(a, e, item.kv_head), cell0);
+    Cells::fetch(a.v, v_head(a, e, item.kv_head), cell0);
+  }
+  __device__ void fetch_ahead(int32_t unit) const {
+    if (threadIdx.x % 32 == 0 && unit + kAhead < end) fetch(unit + kAhead);
+  }
+  __device__ void load_k(int32_t unit) {
+    if (unit >= end) return;
+    const Entry e = unit_entry(shared.entries, unit);
+    const int cell0 = unit % kPageUnits * kUnitCells;
     if (e.n_cells > 0) Cells::load_k(a, k_head(a, e, item.kv_head), cell0, k);
-  };
-  const auto load_v = [&](int32_t i) {
-    if (i >= n_units) return;
-    const Entry e = unit_entry(shared, i);
-    const int cell0 = i % kPageUnits * kUnitCells;
+  }
+  __device__ void load_v(int32_t unit) {
+    if (unit >= end) return;
+    const Entry e = unit_entry(shared.entries, unit);
+    const int cell0 = unit % kPageUnits * kUnitCells;
     if (e.n_cells > 0) Cells::load_v(a, v_head(a, e, item.kv_head), e, cell0, v);
-  };
-  load_k(unit);
-  load_v(unit);
+  }
+  // The batch; the first loads are done.
+  __device__ void run(State& s) {
+#pragma unroll 1
+    for (int32_t unit = first_unit(); unit < end; unit += kWarps) {
+      const Entry e = unit_entry(shared.entries, unit);
+      float p[2][4];
+      fetch_ahead(unit);
+      if (e.n_cells > 0) Cells::scores(k, shared.queries, p);
+      load_k(unit + kWarps);
+      if (e.n_cells > 0) {
+        unit_softmax(a, e, unit % kPageUnits * kUnitCells, s, p);
+        Cells::values(v, p, s.sums);
+      }
+      load_v(unit + kWarps);
+    }
+  }
+};
+
+template <class Cells, int kWarps>
+__device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& item,
+                            DecodeShared<Cells::kDim, kWarps>& shared,
+                            DecodeState<Cells::kDim>& s) {
+  DecodeCells<Cells, kWarps> cells{a, item, shared, 0, 0, {}, {}};
+  QueryPart<Cells, kWarps> query;
+  decode_positions(a, item, s);
+  cells.open(t, item.units.begin, s);
+  wait_for_inputs();
+  query.load(a, item);
+  cells.load_k(cells.first_unit());
+  cells.load_v(cells.first_unit());
   query.store(a, item, s, shared);
 #pragma unroll
   for (int half = 0; half < 2; ++half) s.largest[half] = -infinity(), s.denominator[half] = 0;
@@ -290,31 +203,22 @@ __device__ void decode_cells(const AttentionArgs& a, const Table& t, const Item&
   for (int j = 0; j < Cells::kDim / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) s.sums[j][i] = 0;
+  int32_t from = item.units.begin;
   for (;;) {
-#pragma unroll 1
-    for (; unit < n_units; unit += kDecodeWarps) {
-      const bool seen = unit_entry(shared, unit).n_cells > 0;
-      float p[2][4];
-      if (seen) Cells::scores(k, shared.queries, p);
-      load_k(unit + kDecodeWarps);
-      if (seen) {
-        unit_softmax(a, unit_entry(shared, unit), unit % kPageUnits * kUnitCells, s, p);
-        Cells::values(v, p, s.sums);
-      }
-      load_v(unit + kDecodeWarps);
-    }
-    first += kDecodeThreads;
-    if (first >= item.entries.end) break;
+    cells.run(s);
+    from = from / kPageUnits * kPageUnits + cells.kThreads * kPageUnits;
+    if (from >= item.units.end) break;
     __syncthreads();
-    n_units = decode_entries(a, item, first, decode_entry(t, item, first), low, high, shared);
-    unit = static_cast<int32_t>(threadIdx.x / 32);
-    load_k(unit);
-    load_v(unit);
+    cells.open(t, from, s);
+    cells.load_k(cells.first_unit());
+    cells.load_v(cells.first_unit());
   }
 }
 
-template <class Cells>
-__device__ void decode_keep(const DecodeState<Cells::kDim>& s, DecodeShared<Cells::kDim>& shared) {
+// The warp's rows to shared memory.
+template <class Cells, int kWarps>
+__device__ void decode_keep(const Item& item, const DecodeState<Cells::kDim>& s,
+                            DecodeShared<Cells::kDim, kWarps>& shared) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
 #pragma unroll
@@ -323,60 +227,71 @@ __device__ void decode_keep(const DecodeState<Cells::kDim>& s, DecodeShared<Cell
     float denominator = s.denominator[half];
     denominator += __shfl_xor_sync(0xffffffffu, denominator, 1);
     denominator += __shfl_xor_sync(0xffffffffu, denominator, 2);
+    if (row >= item.n_rows) continue;
     if (lane % 4 == 0) {
       shared.largest[warp][row] = s.largest[half];
       shared.denominator[warp][row] = denominator * kWeightUnit;
     }
+    // Four groups of dimensions are neighbours for one column.
+    constexpr int kRun = Cells::kRun;
 #pragma unroll
-    for (int j = 0; j < Cells::kDim / 8; ++j)
+    for (int j = 0; j < Cells::kDim / 8; j += kRun)
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        shared.sums[warp][row][Cells::dimension(j, lane % 4 * 2 + i)] =
-            s.sums[j][2 * half + i] * kWeightUnit;
+      for (int i = 0; i < 2; ++i) {
+        float* to = &shared.sums[warp][row][Cells::dimension(j, lane % 4 * 2 + i)];
+        const auto sum = [&](int k) { return s.sums[j + k][2 * half + i] * kWeightUnit; };
+        if constexpr (kRun == 4) {
+          *reinterpret_cast<float4*>(to) = {sum(0), sum(1), sum(2), sum(3)};
+        } else {
+          *reinterpret_cast<float2*>(to) = {sum(0), sum(1)};
+        }
+      }
   }
 }
 
 // The warps' parts of a row, in order, to its result or to the chunk's part.
-template <int kDim>
-__device__ void decode_merge(const AttentionArgs& a, const Item& item, int32_t i_item,
-                             const DecodeShared<kDim>& shared) {
-  float* const slot =
-      reinterpret_cast<float*>(a.parts) + int64_t{i_item} * a.tile_rows * (a.dim_v_pad + 2);
-  for (int i = static_cast<int>(threadIdx.x); i < item.n_rows * kDim; i += kDecodeThreads) {
-    const int row = i / kDim;
-    const int d = i % kDim;
+template <int kDim, int kWarps>
+__device__ void decode_merge(const AttentionArgs& a, const Item& item, int32_t slot,
+                             const DecodeShared<kDim, kWarps>& shared) {
+  constexpr int kFours = kDim / 4;
+  float* const part = part_of(a, slot);
+  for (int i = static_cast<int>(threadIdx.x); i < item.n_rows * kFours; i += kWarps * 32) {
+    const int row = i / kFours;
+    const int d = i % kFours * 4;
     float top = -infinity();
 #pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) top = fmaxf(top, shared.largest[w][row]);
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared.largest[w][row]);
     const float shift = top == -infinity() ? 0.0f : top;
-    float sum = 0;
+    float4 sum = {0, 0, 0, 0};
     float denominator = 0;
 #pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
+    for (int w = 0; w < kWarps; ++w) {
       const float less = exp2_fast((shared.largest[w][row] - shift) * kLog2E);
-      sum += shared.sums[w][row][d] * less;
+      const float4 x = *reinterpret_cast<const float4*>(&shared.sums[w][row][d]);
+      sum.x += x.x * less, sum.y += x.y * less, sum.z += x.z * less, sum.w += x.w * less;
       denominator += shared.denominator[w][row] * less;
     }
     if (item.n_chunks == 1) {
       const int32_t head = row_head(a, item, row);
       const float factor = row_factor(a, head, top, denominator);
-      if (d < a.dim_v) out_row(a, row_token(a, item, row), head)[d] = sum * factor;
+      put_four(a, out_row(a, row_token(a, item, row), head), d, sum, factor);
       continue;
     }
-    if (d < a.dim_v) slot[row * a.dim_v_pad + d] = sum;
+    if (d < a.dim_v_pad) *reinterpret_cast<float4*>(part + row * a.dim_v_pad + d) = sum;
     if (d == 0) {
-      slot[a.tile_rows * a.dim_v_pad + row] = top;
-      slot[a.tile_rows * (a.dim_v_pad + 1) + row] = denominator;
+      part[a.tile_rows * a.dim_v_pad + row] = top;
+      part[a.tile_rows * (a.dim_v_pad + 1) + row] = denominator;
     }
   }
 }
 
-template <class Cells>
-__global__ void __launch_bounds__(kDecodeThreads, Cells::kDim <= 128 ? 3 : 1)
+template <class Cells, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32, decode_blocks<Cells::kDim, kWarps>())
     attention_decode_kernel(const __grid_constant__ AttentionArgs a) {
   extern __shared__ __align__(16) char dynamic[];
-  auto& shared = *reinterpret_cast<DecodeShared<Cells::kDim>*>(dynamic);
-  wait_for_inputs();
+  auto& shared = *reinterpret_cast<DecodeShared<Cells::kDim, kWarps>*>(dynamic);
+  if (!a.constant) wait_for_inputs();
+  warm_inputs(a);
   start_next();
   const Table t = open_table(a);
   const Cut cut = cut_items(a, t);
@@ -385,12 +300,17 @@ __global__ void __launch_bounds__(kDecodeThreads, Cells::kDim <= 128 ? 3 : 1)
     Item item;
     if (!find_item(a, t, cut, i, item)) continue;
     DecodeState<Cells::kDim> s;
-    decode_cells<Cells>(a, t, item, shared, s);
-    decode_keep<Cells>(s, shared);
+    decode_item<Cells, kWarps>(a, t, item, shared, s);
+    decode_keep<Cells, kWarps>(item, s, shared);
     __syncthreads();
     decode_merge(a, item, i, shared);
+    if (item.n_chunks > 1 && is_last_chunk(a, item, &shared.is_last))
+      merge_chunks<kWarps * 32>(a, item, reinterpret_cast<MergeRoom&>(shared.sums));
     __syncthreads();
   }
+  // A kernel must not end before the ones ahead of it have.
+  if (blockIdx.x == 0) wait_for_inputs();
+  clear_unnamed(a, t);
 }
 #endif
 

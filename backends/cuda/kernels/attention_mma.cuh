@@ -9,6 +9,7 @@ namespace mica::cuda {
 #ifdef __CUDACC__
 
 constexpr float kLog2E = 1.44269504088896f;
+constexpr float kLn2 = 0.693147180559945f;
 // Weights are kept times 2^12, so that their lower parts are no subnormals of F16.
 constexpr float kWeightShift = 12.0f;
 constexpr float kWeightUnit = 0x1p-12f;
@@ -71,16 +72,13 @@ __device__ inline void split_tf32(float x, uint32_t& upper, uint32_t& lower) {
   lower = to_tf32(x - __uint_as_float(upper));
 }
 
-__device__ inline uint32_t pack_halves(__half low, __half high) {
-  const __half2 h = __halves2half2(low, high);
-  return *reinterpret_cast<const uint32_t*>(&h);
-}
 // Two numbers as upper and lower parts.
 __device__ inline void split_two(float x, float y, uint32_t& upper, uint32_t& lower) {
-  const __half xh = __float2half_rn(x);
-  const __half yh = __float2half_rn(y);
-  upper = pack_halves(xh, yh);
-  lower = pack_halves(__float2half_rn(x - __half2float(xh)), __float2half_rn(y - __half2float(yh)));
+  const __half2 h = __floats2half2_rn(x, y);
+  const float2 two = __half22float2(h);
+  const __half2 rest = __floats2half2_rn(x - two.x, y - two.y);
+  upper = *reinterpret_cast<const uint32_t*>(&h);
+  lower = *reinterpret_cast<const uint32_t*>(&rest);
 }
 
 // Two finite numbers as three BF16 parts, whose sum they are.

@@ -1,99 +1,15 @@
-// How one attention call is cut into work: what a kernel is given, the cache table, which cells a
-// token sees, and the items. Included by attention's files only.
+// How one attention call is cut into work: the cache table, which cells a token sees, and the
+// items. Included by attention's files only.
 //
 // A tile is some query rows (token, query head of the group) of one sequence and kv head, a chunk
-// some of the sequence's table entries, an item a tile and a chunk. Where tiles alone are too few
-// to fill the device, entries are cut in chunks whose partial results a second launch merges, in
-// order. The cut depends on shapes, the device and the table alone.
+// some of the sequence's cells, an item a tile and a chunk. Where tiles alone are too few to fill
+// the device, cells are cut in chunks, whose partial results the block that ends last merges, in
+// order (attention_merge.cuh). The cut depends on shapes, the device and the table alone. Chunks
+// are counted in units: whole entries, or quarters of them.
 #pragma once
-#include "backends/cuda/kernels/plain_rows.cuh"
-#include "backends/cuda/kv.h"
-#include "mica/kv_cache.h"
-#include "ops/attention/attention_args.h"
+#include "backends/cuda/kernels/attention_call.cuh"
 
 namespace mica::cuda {
-
-enum AttentionInput { kQ, kK, kV, kPositions, kTable, kMask, kSinks };
-
-struct AttentionArgs {
-  KvPage k, v;
-  uint64_t k_state, v_state;
-  uint64_t q, positions, table, mask, sinks, out;
-  uint64_t parts;  // of chunks: [slot][rows of a tile] sums [dim_v_pad], largest, denominator
-  uint64_t live;   // of the tokens
-  int64_t q_stride1, q_stride2;        // bytes
-  int64_t mask_stride1, mask_stride2;  // bytes
-  mica_dtype q_dtype, mask_dtype;
-  int32_t dim_k, dim_v, dim_v_pad;
-  int32_t n_tokens, n_heads, n_kv_heads, group;
-  int32_t n_pages, n_table_words, n_mask_columns;
-  int32_t target_items;  // wanted at least; 0: never cut entries
-  int32_t deep_chunks;   // for each of these where there is much to do, so that all end together
-  int32_t tile_rows;
-  bool q_wide;  // F32 that 16-byte loads may read
-  mica_attention_args op;
-};
-
-// Entries are cut where there are fewer tiles (of all kv heads) than this.
-MICA_HD int32_t cut_below(int32_t target_items, int32_t deep_chunks) {
-  return deep_chunks > 1 ? 2 * target_items : target_items;
-}
-// Items that keep a partial result are fewer than this: chunks wanted, and one more a tile.
-inline int64_t max_slots(const AttentionArgs& a) {
-  return int64_t{a.target_items} * a.deep_chunks + cut_below(a.target_items, a.deep_chunks);
-}
-inline int64_t slot_floats(const AttentionArgs& a) {
-  return int64_t{a.tile_rows} * (a.dim_v_pad + 2);
-}
-
-inline bool attention_args(const Call& call, int32_t tile_rows, int32_t target, int32_t deep_chunks,
-                           AttentionArgs& out) {
-  const Tensor& q = call.in[kQ];
-  const Tensor& k = call.in[kK];
-  const Tensor& v = call.in[kV];
-  const Tensor& mask = call.in[kMask];
-  AttentionArgs a = {};
-  const auto u32 = [](int64_t x) { return static_cast<uint32_t>(x); };
-  const auto i32 = [](int64_t x) { return static_cast<int32_t>(x); };
-  if (!kv_page(k.dtype, u32(k.dim[0]), u32(k.dim[1]), a.k)) return false;
-  if (!kv_page(v.dtype, u32(v.dim[0]), u32(v.dim[1]), a.v)) return false;
-  a.k_state = k.address;
-  a.v_state = v.address;
-  a.q = q.address;
-  a.positions = call.in[kPositions].address;
-  a.table = call.in[kTable].address;
-  a.mask = mask.absent() ? 0 : mask.address;
-  a.sinks = call.in[kSinks].absent() ? 0 : call.in[kSinks].address;
-  a.out = call.out.address;
-  a.parts = call.workspace;
-  a.live = q.live;
-  a.q_stride1 = q.stride[1];
-  a.q_stride2 = q.stride[2];
-  a.mask_stride1 = mask.stride[1];
-  a.mask_stride2 = mask.dim[2] == 1 ? 0 : mask.stride[2];
-  a.q_dtype = q.dtype;
-  a.mask_dtype = mask.dtype;
-  a.dim_k = i32(q.dim[0]);
-  a.dim_v = i32(v.dim[0]);
-  a.dim_v_pad = (a.dim_v + 15) / 16 * 16;
-  a.n_tokens = i32(q.dim[2]);
-  a.n_heads = i32(q.dim[1]);
-  a.n_kv_heads = i32(k.dim[1]);
-  a.group = a.n_heads / a.n_kv_heads;
-  const int64_t cells = k.dim[2] < v.dim[2] ? k.dim[2] : v.dim[2];
-  a.n_pages = i32(cells / kPageCells);
-  a.n_table_words = i32(call.in[kTable].dim[0]);
-  a.n_mask_columns = a.mask != 0 ? i32(mask.dim[0]) : 0;
-  a.target_items = target;
-  a.deep_chunks = deep_chunks;
-  a.tile_rows = tile_rows;
-  const int64_t place = static_cast<int64_t>(q.address) | q.stride[1] | q.stride[2];
-  a.q_wide = q.dtype == MICA_F32 && place % 16 == 0 && q.dim[0] % 4 == 0;
-  a.op = call.arg<mica_attention_args>();
-  out = a;
-  return true;
-}
-
 #ifdef __CUDACC__
 
 // --- The table: step data, never trusted --------------------------------------------------------
@@ -107,10 +23,16 @@ __device__ inline Range table_range(const int32_t* words, int32_t limit) {
   return {begin, max(begin, min(words[1], limit))};
 }
 
+// A load whose result nobody waits for.
+__device__ inline void touch(const int32_t* p) {
+  [[maybe_unused]] int32_t x;
+  asm volatile("ld.global.s32 %0, [%1];" : "=r"(x) : "l"(p));
+}
+
 struct Table {
   const int32_t* words;
   int32_t max_seqs, n_seqs, n_entries, n_tokens;
-  int32_t spans[2], starts[2];  // of the sequence with this lane's number
+  int32_t spans[2], starts[2];  // of the sequence with this lane's number, or of the only one
 
   __device__ Range tokens(int32_t seq) const {
     return table_range(words + MICA_KV_TABLE_SPANS + seq, n_tokens);
@@ -124,7 +46,7 @@ __device__ inline Table open_table(const AttentionArgs& a) {
   t.words = reinterpret_cast<const int32_t*>(a.table);
   t.max_seqs = static_cast<int32_t>(a.op.max_seqs);
   // All that an idle block needs is on its way at once.
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+  const int32_t lane = t.max_seqs == 1 ? 0 : static_cast<int32_t>(threadIdx.x % 32);
   const bool has_lane = lane < t.max_seqs;
   for (int i = 0; i < 2; ++i) {
     t.spans[i] = has_lane ? t.words[MICA_KV_TABLE_SPANS + lane + i] : 0;
@@ -135,6 +57,14 @@ __device__ inline Table open_table(const AttentionArgs& a) {
   const int64_t live = live_count(a.live, a.n_tokens);
   t.n_tokens = static_cast<int32_t>(live < 0 ? 0 : live > a.n_tokens ? a.n_tokens : live);
   return t;
+}
+
+// What the next loads find in the L1 cache then: words of the table and positions, a thread each.
+__device__ inline void warm_inputs(const AttentionArgs& a) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  touch(reinterpret_cast<const int32_t*>(a.table) + min(thread, a.n_table_words - 1));
+  if (thread < 32)
+    touch(reinterpret_cast<const int32_t*>(a.positions) + min(thread, a.n_tokens - 1));
 }
 
 struct Entry {
@@ -192,79 +122,109 @@ __device__ inline bool any_sees(const AttentionArgs& a, const Entry& e, int32_t 
 
 // --- Items --------------------------------------------------------------------------------------
 
-constexpr int32_t kWholeEntries = 4;  // so few are never cut: the second launch costs more
-constexpr float kDeepEntries = 12;    // of a wanted item: there is much to do
+constexpr float kDeepUnits = 48;  // of a wanted item, with four units an entry
+
+constexpr int32_t kWhole = 0x3fffffff;  // units of a chunk where nothing is cut
 
 // What all items have in common. Every warp finds it by itself.
 struct Cut {
   int32_t n_items;
-  int32_t chunk_entries;
-  bool whole;  // no sequence has several chunks
+  int32_t chunk_units;
 };
 
-__device__ inline int32_t warp_sum(int32_t x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
-}
+__device__ inline int32_t warp_sum(int32_t x) { return __reduce_add_sync(0xffffffffu, x); }
 __device__ inline int32_t div_up(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
+// Divisions are dear: what is usual needs none.
 __device__ inline int32_t seq_tiles(const AttentionArgs& a, const Range& tokens) {
-  return div_up(tokens.size() * a.group, a.tile_rows);
+  const int32_t rows = tokens.size() * a.group;
+  return rows <= a.tile_rows ? min(rows, 1) : div_up(rows, a.tile_rows);
 }
-__device__ inline int32_t seq_chunks(const Cut& c, int32_t n_entries) {
-  return max(1, div_up(n_entries, c.chunk_entries));
+__device__ inline int32_t seq_chunks(const Cut& c, int32_t n_units) {
+  return n_units <= c.chunk_units ? 1 : div_up(n_units, c.chunk_units);
 }
 
 // Of the lane's sequence, first + lane; zeros when there is none.
 struct SeqSize {
-  int32_t tiles, entries;
+  int32_t tiles, units;
 };
 __device__ inline SeqSize seq_size(const AttentionArgs& a, const Table& t, int32_t first) {
   const int32_t seq = first + static_cast<int32_t>(threadIdx.x % 32);
   if (seq >= t.n_seqs) return {0, 0};
-  if (first != 0) return {seq_tiles(a, t.tokens(seq)), t.entries(seq).size()};
+  if (first != 0) return {seq_tiles(a, t.tokens(seq)), t.entries(seq).size() * a.entry_units};
   return {seq_tiles(a, table_range(t.spans, t.n_tokens)),
-          table_range(t.starts, t.n_entries).size()};
+          table_range(t.starts, t.n_entries).size() * a.entry_units};
 }
 
-__device__ inline Cut cut_items(const AttentionArgs& a, const Table& t) {
-  int32_t tiles = 0;
-  int32_t longest = 0;
-  float work = 0;  // tiles times entries; only sizes chunks
-  for (int32_t first = 0; first < t.n_seqs; first += 32) {
-    const SeqSize size = seq_size(a, t, first);
-    tiles += size.tiles;
-    longest = max(longest, size.entries);
-    work += static_cast<float>(size.tiles) * static_cast<float>(size.entries);
-  }
-  tiles = warp_sum(tiles);
-  const bool is_long = __any_sync(0xffffffffu, longest > kWholeEntries);
-  Cut c = {0, 0x3fffffff, true};
-  if (!is_long || tiles * a.n_kv_heads >= cut_below(a.target_items, a.deep_chunks)) {
-    c.n_items = tiles * a.n_kv_heads;
-    return c;
-  }
-  for (int offset = 16; offset > 0; offset /= 2) work += __shfl_xor_sync(0xffffffffu, work, offset);
-  float share = work * static_cast<float>(a.n_kv_heads) / static_cast<float>(a.target_items);
-  if (share >= kDeepEntries) share /= static_cast<float>(a.deep_chunks);
-  c.chunk_entries = static_cast<int32_t>(share) + 1;
+__device__ inline int32_t count_items(const AttentionArgs& a, const Table& t, const Cut& c) {
   int32_t items = 0;
   for (int32_t first = 0; first < t.n_seqs; first += 32) {
     const SeqSize size = seq_size(a, t, first);
-    items += size.tiles * a.n_kv_heads * seq_chunks(c, size.entries);
+    items += size.tiles * a.n_kv_heads * seq_chunks(c, size.units);
   }
-  c.n_items = warp_sum(items);
-  c.whole = !__any_sync(0xffffffffu, longest > c.chunk_entries);
+  return warp_sum(items);
+}
+
+__device__ inline bool is_deep(const AttentionArgs& a, float share, int32_t tiles) {
+  // Where tiles are few, chunks of them come out even.
+  return share * 4 >= kDeepUnits * static_cast<float>(a.entry_units) && tiles * 4 > a.target_items;
+}
+
+// Of a table that has one sequence at most: every lane knows it.
+__device__ inline Cut cut_only(const AttentionArgs& a, const Table& t) {
+  if (t.n_seqs == 0) return {0, kWhole};
+  const int32_t tiles = seq_tiles(a, table_range(t.spans, t.n_tokens)) * a.n_kv_heads;
+  const int32_t units = table_range(t.starts, t.n_entries).size() * a.entry_units;
+  if (units <= a.whole_units || tiles >= cut_below(a.target_items, a.deep_chunks) || tiles == 0)
+    return {tiles, kWhole};
+  int32_t most = a.target_items;
+  const float share = static_cast<float>(tiles) * static_cast<float>(units);
+  if (is_deep(a, share / static_cast<float>(most), tiles)) most *= a.deep_chunks;
+  const int32_t chunks = max(1, most / tiles);
+  Cut c = {0, max(div_up(units, chunks), a.least_units)};
+  c.n_items = tiles * seq_chunks(c, units);
+  return c;
+}
+
+__device__ inline Cut cut_items(const AttentionArgs& a, const Table& t) {
+  if (t.max_seqs == 1) return cut_only(a, t);
+  int32_t tiles = 0;
+  int32_t longest = 0;
+  float work = 0;  // tiles times units; only sizes chunks
+  for (int32_t first = 0; first < t.n_seqs; first += 32) {
+    const SeqSize size = seq_size(a, t, first);
+    tiles += size.tiles * a.n_kv_heads;
+    longest = max(longest, size.units);
+    work += static_cast<float>(size.tiles * a.n_kv_heads) * static_cast<float>(size.units);
+  }
+  tiles = warp_sum(tiles);
+  longest = __reduce_max_sync(0xffffffffu, longest);
+  Cut c = {tiles, kWhole};
+  if (longest <= a.whole_units || tiles >= cut_below(a.target_items, a.deep_chunks)) return c;
+  for (int offset = 16; offset > 0; offset /= 2) work += __shfl_xor_sync(0xffffffffu, work, offset);
+  int32_t most = a.target_items;
+  float share = work / static_cast<float>(most);
+  if (is_deep(a, share, tiles)) {
+    most *= a.deep_chunks;
+    share = work / static_cast<float>(most);
+  }
+  c.chunk_units = max(static_cast<int32_t>(share) + 1, a.least_units);
+  c.n_items = count_items(a, t, c);
+  // One chunk more than there are blocks would cost as much as another round of them.
+  for (int i = 0; i < 4 && c.n_items > most && c.chunk_units < longest; ++i) {
+    c.chunk_units += div_up(c.chunk_units * (c.n_items - most), most);
+    c.n_items = count_items(a, t, c);
+  }
   return c;
 }
 
 struct Item {
   Range tokens;         // of the sequence
-  Range entries;        // of the chunk
+  Range units;          // of the chunk, counted from the sequence's first entry
   int32_t first_entry;  // of the sequence
   int32_t kv_head;
-  int32_t first_row, n_rows;  // rows are counted over the sequence: token * group + head
-  int32_t n_chunks;
+  int32_t first_row, n_rows;     // rows are counted over the sequence: token * group + head
+  int32_t n_chunks, first_slot;  // of the tile
 };
 
 // Items before the sequence's first; its place.
@@ -279,7 +239,7 @@ __device__ SeqPlace find_seq(const AttentionArgs& a, const Table& t, const Cut& 
   for (int32_t first = 0; first < t.n_seqs; first += 32) {
     const int32_t seq = first + lane;
     const SeqSize size = seq_size(a, t, first);
-    const int32_t mine = size.tiles * a.n_kv_heads * seq_chunks(c, size.entries);
+    const int32_t mine = size.tiles * a.n_kv_heads * seq_chunks(c, size.units);
     int32_t until = mine;
     for (int offset = 1; offset < 32; offset *= 2) {
       const int32_t other = __shfl_up_sync(0xffffffffu, until, offset);
@@ -299,24 +259,34 @@ __device__ SeqPlace find_seq(const AttentionArgs& a, const Table& t, const Cut& 
 // Tiles with the longest past first.
 __device__ inline bool find_item(const AttentionArgs& a, const Table& t, const Cut& c, int32_t i,
                                  Item& out) {
-  const SeqPlace place = find_seq(
-      a, t, c, [&](int32_t, int32_t before, int32_t n) { return i >= before && i < before + n; });
-  if (place.seq < 0) return false;
-  out.tokens = t.tokens(place.seq);
-  const Range entries = t.entries(place.seq);
+  SeqPlace place = {0, 0};
+  Range entries;
+  if (t.max_seqs == 1) {
+    out.tokens = table_range(t.spans, t.n_tokens);
+    entries = table_range(t.starts, t.n_entries);
+  } else {
+    place = find_seq(
+        a, t, c, [&](int32_t, int32_t before, int32_t n) { return i >= before && i < before + n; });
+    if (place.seq < 0) return false;
+    out.tokens = t.tokens(place.seq);
+    entries = t.entries(place.seq);
+  }
   const int32_t n_tiles = seq_tiles(a, out.tokens);
-  out.n_chunks = seq_chunks(c, entries.size());
+  const int32_t n_units = entries.size() * a.entry_units;
+  out.n_chunks = seq_chunks(c, n_units);
   const int32_t at = i - place.before;
-  const int32_t chunk = at % out.n_chunks;
-  const int32_t rest = at / out.n_chunks;
-  out.kv_head = rest % a.n_kv_heads;
-  const int32_t tile = n_tiles - 1 - rest / a.n_kv_heads;
+  const int32_t rest = out.n_chunks == 1 ? at : at / out.n_chunks;
+  const int32_t chunk = at - rest * out.n_chunks;
+  const int32_t before = n_tiles == 1 ? 0 : rest / a.n_kv_heads;
+  out.kv_head = rest - before * a.n_kv_heads;
+  const int32_t tile = n_tiles - 1 - before;
   out.first_entry = entries.begin;
-  // Chunks of one size, or one entry less.
-  const int32_t least = entries.size() / out.n_chunks;
-  const int32_t rest_entries = entries.size() - least * out.n_chunks;
-  out.entries.begin = entries.begin + chunk * least + min(chunk, rest_entries);
-  out.entries.end = out.entries.begin + least + (chunk < rest_entries ? 1 : 0);
+  out.first_slot = i - chunk;
+  // Chunks of one size, or one unit less.
+  const int32_t least = out.n_chunks == 1 ? n_units : n_units / out.n_chunks;
+  const int32_t larger = n_units - least * out.n_chunks;
+  out.units.begin = chunk * least + min(chunk, larger);
+  out.units.end = out.units.begin + least + (chunk < larger ? 1 : 0);
   out.first_row = tile * a.tile_rows;
   out.n_rows = min(a.tile_rows, out.tokens.size() * a.group - out.first_row);
   return true;
@@ -325,9 +295,11 @@ __device__ inline bool find_item(const AttentionArgs& a, const Table& t, const C
 // --- Rows ---------------------------------------------------------------------------------------
 
 __device__ inline int32_t row_token(const AttentionArgs& a, const Item& item, int32_t row) {
+  if (item.tokens.size() == 1) return item.tokens.begin;
   return item.tokens.begin + (item.first_row + row) / a.group;
 }
 __device__ inline int32_t row_head(const AttentionArgs& a, const Item& item, int32_t row) {
+  if (item.tokens.size() == 1) return item.kv_head * a.group + item.first_row + row;
   return item.kv_head * a.group + (item.first_row + row) % a.group;
 }
 __device__ inline const char* query_row(const AttentionArgs& a, int32_t token, int32_t head) {

@@ -1,5 +1,6 @@
-// copy: values packed, in the same or another dtype, from any strides.
+// copy: values packed, in the same or another dtype, from any strides, and from packed weights.
 #include "backends/cuda/kernels/plain_rows.cuh"
+#include "backends/cuda/quant/weight_type.h"
 
 namespace mica::cuda {
 namespace {
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(kThreads) encode_kernel(const __grid_constant_
   }
 }
 
-mica_status record(const Call& call, Recorder& recorder) {
+mica_status record_plain(const Call& call, Recorder& recorder) {
   CopyArgs a = {call.in[0], call.out, 0, 0};
   const bool to_plain = is_plain_type(a.out.dtype);
   void (*kernel)(CopyArgs) = plain_kernel;
@@ -172,7 +173,68 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, kernel, grid_for(call, n_blocks, 16), dim3(kThreads), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"copy", "", no_layouts, numerics_exact, nullptr, record}};
+// --- From a packed weight: through GGUF's blocks ------------------------------------------------
+
+constexpr int64_t kUnpackBytes = 16 << 20;  // of blocks in the workspace at a time, about
+
+bool is_packed_weight(const Tensor& x) { return x.storage == MICA_B_WEIGHT && x.layout != 0; }
+
+// Rows whose blocks go through the workspace at a time.
+int64_t rows_at_once(const Tensor& x) {
+  const int64_t rows = rows_of(x), n = kUnpackBytes / x.stride[1];
+  return n < 1 ? 1 : n < rows ? n : rows;
+}
+
+const char* supports(const Call& call) {
+  const Tensor& x = call.in[0];
+  if (!is_packed_weight(x)) return no_layouts(call);
+  const WeightType* type = find_weight_type(x.dtype);
+  return type == nullptr || type->unpack == nullptr ? "the weight's type is not packed" : nullptr;
+}
+
+uint64_t workspace(const Call& call) {
+  const Tensor& x = call.in[0];
+  if (!is_packed_weight(x) || x.dtype == call.out.dtype) return 0;
+  return static_cast<uint64_t>(rows_at_once(x) * x.stride[1]);
+}
+
+mica_status record_packed(const Call& call, Recorder& recorder) {
+  const Tensor& x = call.in[0];
+  const WeightType& type = *find_weight_type(x.dtype);
+  PackArgs args = {};
+  args.weight = reinterpret_cast<uint8_t*>(x.address);
+  args.k = x.dim[0], args.n_per_slice = x.dim[1];
+  if (!packed_of(type.parts, args.k, args.n_per_slice, x.dim[2] * x.dim[3], args.layout))
+    return MICA_INTERNAL;
+  const int64_t n_rows = rows_of(x);
+  if (x.dtype == call.out.dtype) {
+    args.rows = reinterpret_cast<uint8_t*>(call.out.address);
+    args.n = n_rows;
+    return type.unpack(recorder, args);
+  }
+  Call piece = call;  // rows [args.first, args.first + args.n), plain
+  Tensor& blocks = piece.in[0];
+  blocks.layout = 0, blocks.address = call.workspace;
+  blocks.rank = piece.out.rank = 2;
+  for (Tensor* t : {&blocks, &piece.out}) t->dim[2] = t->dim[3] = 1;
+  args.rows = reinterpret_cast<uint8_t*>(call.workspace);
+  for (; args.first < n_rows; args.first += args.n) {
+    const int64_t left = n_rows - args.first, most = rows_at_once(x);
+    args.n = blocks.dim[1] = piece.out.dim[1] = left < most ? left : most;
+    piece.out.address = call.out.address + static_cast<uint64_t>(args.first * args.k * 4);
+    mica_status status = type.unpack(recorder, args);
+    if (status == MICA_OK) status = record_plain(piece, recorder);
+    if (status != MICA_OK) return status;
+  }
+  return MICA_OK;
+}
+
+mica_status record(const Call& call, Recorder& recorder) {
+  return is_packed_weight(call.in[0]) ? record_packed(call, recorder)
+                                      : record_plain(call, recorder);
+}
+
+constexpr Kernel kRows[] = {{"copy", "", supports, numerics_exact, workspace, record}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -1,7 +1,7 @@
 // kv_append: rows of K or V into the cells of a cache, converted to its type bit by bit as the
 // reference encoders do.
+#include "backends/cuda/kernels/kv_block.cuh"
 #include "backends/cuda/kernels/plain_rows.cuh"
-#include "backends/cuda/kv.h"
 
 namespace mica::cuda {
 namespace {
@@ -71,16 +71,6 @@ __device__ void put_plain(const AppendArgs& a, char* to, const char* row, uint32
   *reinterpret_cast<uint4*>(to) = packed(h);
 }
 
-__device__ void put_block(const AppendArgs& a, char* head, uint32_t cell, uint32_t block,
-                          const float (&x)[32]) {
-  uint8_t bytes[36];
-  encode_block32(a.page.dtype, x, bytes);
-  kv_visit_block(a.page, cell, block, [&](uint32_t at, uint32_t in_block, uint32_t n) {
-    uint8_t* to = reinterpret_cast<uint8_t*>(head) + at;
-    for (uint32_t i = 0; i < n; ++i) to[i] = bytes[in_block + i];
-  });
-}
-
 // kRun elements a thread, or of quantized types a block of 32. blockIdx.y: tokens, in strides of
 // the grid. What is loaded is on its way before the slot is known.
 __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant__ AppendArgs a) {
@@ -110,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) append_kernel(const __grid_constant_
     } else {
       float x[32];
       load_run(a, row, unit * 32, x);
-      if (real) put_block(a, head, cell, unit, x);
+      if (real) put_kv_block(a.page, head, cell, unit, x);
     }
   }
 }

@@ -3,6 +3,7 @@
 #include "backends/cuda/kernels/matmul_lt.cuh"
 #include "backends/cuda/kernels/matmul_stream.cuh"
 #include "backends/cuda/kernels/matmul_tiles.cuh"
+#include "backends/cuda/kernels/matmul_wgmma.cuh"
 
 namespace mica::cuda {
 
@@ -216,6 +217,27 @@ mica_status record_lt(const Call& c, Recorder& r) {
   return record_lt_product(r, a, type);
 }
 
+// --- wgmma: the same without cuBLASLt, on sm_90a -------------------------------------------------
+
+const char* supports_wgmma(const Call& c) {
+  if (const char* why = supports_any(c); why != nullptr) return why;
+  const MatmulArgs a = matmul_args(c);
+  return wgmma_supports(c, a, *find_weight_type(a.w_type));
+}
+uint64_t workspace_wgmma(const Call& c) {
+  const MatmulArgs a = matmul_args(c);
+  const uint64_t halves = plan_lt(a).dead_at, tiles = plan_tiles(a).bytes;
+  return halves < tiles ? tiles : halves;
+}
+
+mica_status record_wgmma(const Call& c, Recorder& r) {
+  MatmulArgs a = matmul_args(c);
+  if (!bind_layout(a, c)) return MICA_INTERNAL;
+  const WeightType& type = *find_weight_type(a.w_type);
+  if (!lt_aligned_operands(a)) return type.tiles(r, a);
+  return record_wgmma_product(r, a, type);
+}
+
 // --- naive ---------------------------------------------------------------------------------------
 
 uint32_t numerics_naive(const Call&) { return MICA_NUM_F32; }
@@ -229,6 +251,7 @@ mica_status record_naive(const Call& c, Recorder& r) {
 const Kernel rows[] = {
     {"matmul", "", supports_matvec, numerics_matvec, workspace_matvec, record_matvec},
     {"matmul", "", supports_lt, numerics_tiles, workspace_lt, record_lt},
+    {"matmul", "", supports_wgmma, numerics_tiles, workspace_wgmma, record_wgmma},
     {"matmul", "", supports_tiles, numerics_tiles, workspace_tiles, record_tiles},
     {"matmul", "naive", supports_any, numerics_naive, nullptr, record_naive},
 };

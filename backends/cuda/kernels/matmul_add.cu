@@ -1,5 +1,4 @@
-// matmul_add: core/fusions/matmul_add.cpp's region, of a few rows and a packed weight, in one
-// kernel.
+// matmul_add: core/fusions/matmul_add.cpp's region, of a few rows, in one kernel.
 #include "backends/cuda/kernels/matmul_fused.cuh"
 
 namespace mica::cuda {
@@ -12,16 +11,15 @@ const Tensor& residual_of(const Call& add) {
 
 const char* supports(const Call& c) {
   const Call &matmul = c.members[0], &add = c.members[1];
-  if (const char* why = segment_supports(matmul); why != nullptr) return why;
+  if (const char* why = segment_supports(matmul, matmul); why != nullptr) return why;
   if (matmul.out.address != 0) return "the product is used elsewhere too";
   const Tensor& residual = residual_of(add);
   if (add.out.dtype != MICA_F32 || residual.dtype != MICA_F32) return "the sum is not F32";
   if (residual.rank > 2 || residual.stride[0] != 4 || residual.layout != 0)
     return "the residual is not of plain rows";
-  const Tensor& x = matmul.in[1];
-  return fits(c, x.dim[0], x.dim[1]) ? nullptr : "x does not fit beside weights";
+  return fits(c, matmul);
 }
-uint32_t numerics(const Call&) { return MICA_NUM_Q8_32; }
+uint32_t numerics(const Call& c) { return segment_numerics(c.members[0]); }
 
 mica_status record(const Call& c, Recorder& r) {
   const Call &matmul = c.members[0], &add = c.members[1];

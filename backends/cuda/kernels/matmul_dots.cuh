@@ -105,7 +105,6 @@ __global__ void __launch_bounds__(kDotsThreads) dots(const DotsArgs args) {
   if (!a.w_constant) wait_for_inputs();
   if (group < n_groups) load_dots(batch, a, slice.w, group, unit, end, policy);
   if (a.w_constant) wait_for_inputs();
-  start_next();
   const int64_t live = live_rows(a, blockIdx.y) - first;
   const int n_rows = static_cast<int>(live < 0 ? 0 : live < kRows ? live : kRows);
   if (n_rows == 0) return;
@@ -114,6 +113,7 @@ __global__ void __launch_bounds__(kDotsThreads) dots(const DotsArgs args) {
       x_shared[(m * kParts + i % kParts) * n_units + i / kParts] =
           load_x4(a.x_type, slice.x + (first + m) * a.x_stride[0], 4 * i, a.k);
   __syncthreads();
+  start_next();
 
   float sum[kDotsGroup][kRows] = {};
   int turn = 0;
@@ -166,10 +166,12 @@ mica_status launch_dots(Recorder& r, const MatmulArgs& a) {
     ++args.split;
   const int64_t n_passes = div_up(n_groups, kDotsWarps >> args.split);
   const uint64_t shared_bytes = uint64_t(a.k) * 4 * kRows;
-  const int64_t blocks = int64_t{r.device->n_sms} * (shared_bytes <= 100 * 1024 ? 2 : 1);
+  const int64_t blocks_each = shared_bytes <= 100 * 1024 ? 2 : 1;
+  const int64_t blocks = r.device->n_sms * blocks_each;
   const dim3 grid(static_cast<uint32_t>(n_passes < blocks ? n_passes : blocks),
                   static_cast<uint32_t>(a.b2 * a.b3), static_cast<uint32_t>(div_up(a.m, kRows)));
-  return launch(r, dots<kType, kRows>, grid, dim3(kDotsThreads), shared_bytes, args);
+  return launch(r, dots<kType, kRows>, grid, dim3(kDotsThreads),
+                shared_of_blocks(*r.device, shared_bytes, uint64_t(blocks_each)), args);
 }
 
 // Blocks take as many rows of x as fit into shared memory, up to eight.

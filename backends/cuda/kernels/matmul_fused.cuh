@@ -1,23 +1,24 @@
-// Few rows of x times several packed weights at once, with what comes before and after: rms_norm
-// ahead of the rounding of x, and sums that are stored, added to a residual or gated. As
-// matmul_stream.cuh, but types are told apart when a unit is used: the weights of a layer need not
-// be of one type, and one kernel does for all.
+// Few rows of x times several weights at once, with what comes before and after: rms_norm ahead of
+// x, and sums that are stored, added to a residual or gated. As matmul_stream.cuh, but types are
+// told apart when a unit is used: the packed weights of a layer need not be of one type, and one
+// kernel does for all. Weights of plain rows: matmul_fused_plain.cuh.
 #pragma once
-#include "backends/cuda/kernels/matmul_stream.cuh"
+#include "backends/cuda/kernels/matmul_rows.cuh"
 #include "ops/norm_args.h"
 
 namespace mica::cuda {
 
 constexpr int kMaxSegments = 4;
-constexpr int64_t kFusedRows = 4;  // of x, at most
+constexpr int64_t kFusedRows = 4;           // of x, at most
+constexpr uint32_t kPlainSlotBytes = 2048;  // of a warp: 128 elements of eight plain rows
 
 // One of the weights. Blocks own groups of a flat order over all of them.
 struct Segment {
   const uint8_t* w;
-  float* out;  // [n, m]
-  int64_t group_bytes;
-  int64_t n;      // rows
-  int32_t first;  // its first group in the flat order
+  float* out;           // [n, m]
+  int64_t group_bytes;  // of plain weights: of eight rows
+  int64_t n;            // rows
+  int32_t first;        // its first group in the flat order
   mica_dtype type;
   uint32_t chunk_bytes, pair_bytes;
 };
@@ -29,22 +30,16 @@ enum class Ending : uint32_t {
   kGateGelu,
 };
 
-struct FusedArgs {
-  const uint8_t* x;
-  const float* norm;  // the weight of an rms_norm of x; nullptr: none
-  float* norm_out;    // where its result is wanted too; nullptr: nowhere
+struct FusedArgs : RowsArgs {
   const float* residual;
-  uint64_t live;                                   // of m
-  int64_t x_stride, norm_stride, residual_stride;  // bytes between rows
-  int64_t k, m;
-  float eps;
-  mica_dtype x_type;
+  int64_t residual_stride;  // bytes between rows
   Ending ending;
   uint32_t n_segments;
   uint32_t chunks;
   uint32_t groups_each, extra;  // as in StreamArgs, in steps of `together` groups
   uint32_t together;            // 2 where a sum of one group needs that of the next
   uint32_t n_stages, slot_bytes;
+  uint32_t plain;  // all weights are of plain rows, else all are packed
   Segment segment[kMaxSegments];
 };
 
@@ -103,72 +98,12 @@ __device__ inline void dot_unit_of(mica_dtype type, float (&sum)[kRows], const u
   }
 }
 
-// --- Before: rms_norm ----------------------------------------------------------------------------
-
-// The factors of rows [0, n_rows): 1 / sqrt(mean of squares + eps). `scratch` is of the block.
-template <int kRows>
-__device__ inline void norm_factors(const FusedArgs& a, int n_rows,
-                                    double (&scratch)[kRows][kStreamWarps], float (&out)[kRows]) {
-  const int n_quads = static_cast<int>((a.k + 3) / 4);
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  for (int m = 0; m < n_rows; ++m) {
-    const uint8_t* row = a.x + m * a.x_stride;
-    float squares = 0;
-    double exact = 0;
-    for (int i = threadIdx.x; i < n_quads; i += kStreamThreads) {
-      const float4 v = load_x4(a.x_type, row, int64_t{4} * i, a.k);
-      squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
-    }
-    // Beyond F32's range, or lost below it.
-    if (!(squares > 1e-34f && squares < 1e38f)) {
-      for (int i = threadIdx.x; i < n_quads; i += kStreamThreads) {
-        const float4 v = load_x4(a.x_type, row, int64_t{4} * i, a.k);
-        const double x = v.x, y = v.y, z = v.z, w = v.w;
-        exact += x * x + y * y + z * z + w * w;
-      }
-    } else {
-      exact = static_cast<double>(squares);
-    }
-    for (int i = 1; i < kWarp; i *= 2) exact += __shfl_xor_sync(0xffffffffu, exact, i);
-    if (lane == 0) scratch[m][warp] = exact;
-  }
-  __syncthreads();
-#pragma unroll
-  for (int m = 0; m < kRows; ++m) {
-    double sum = 0;
-    for (int i = 0; i < kStreamWarps; ++i) sum += m < n_rows ? scratch[m][i] : 0.0;
-    const double mean = sum / static_cast<double>(a.k) + static_cast<double>(a.eps);
-    // In F32 where its range allows: a double's root takes long.
-    out[m] = mean > 1e-30 && mean < 1e38 ? 1.0f / sqrtf(static_cast<float>(mean))
-                                         : static_cast<float>(1.0 / sqrt(mean));
-  }
-}
-
-// Rounds rows [0, n_rows), normed if that is wanted.
-template <int kRows>
-__device__ inline void prepare_rows(const FusedArgs& a, int n_rows, const Q8Rows& q,
-                                    double (&scratch)[kRows][kStreamWarps]) {
-  float factor[kRows] = {};
-  if (a.norm != nullptr) norm_factors<kRows>(a, n_rows, scratch, factor);
-  const int n_quads = q.n_blocks * 8, first = static_cast<int>(threadIdx.x);
-#pragma unroll
-  for (int m = 0; m < kRows; ++m) {
-    if (m >= n_rows) break;
-    const uint8_t* row = a.x + m * a.x_stride;
-    const auto load = [&](int i) {
-      float4 v = load_x4(a.x_type, row, int64_t{4} * i, a.k);
-      if (a.norm == nullptr || 4 * i >= a.k) return v;
-      const float4 w = reinterpret_cast<const float4*>(a.norm)[i];
-      v.x = v.x * factor[m] * w.x, v.y = v.y * factor[m] * w.y;
-      v.z = v.z * factor[m] * w.z, v.w = v.w * factor[m] * w.w;
-      if (a.norm_out != nullptr && blockIdx.x == 0)
-        *reinterpret_cast<float4*>(reinterpret_cast<uint8_t*>(a.norm_out) + m * a.norm_stride +
-                                   16 * i) = v;
-      return v;
-    };
-    round_quads(q, m, first, n_quads, kStreamThreads, load);
-  }
-}
+// Rows of x as int8.
+struct Q8Image {
+  Q8Rows q;
+  __device__ int n_quads() const { return q.n_blocks * 8; }
+  __device__ void put(int m, int quad, const float4& v) const { round_block(v, m, quad, q); }
+};
 
 // --- After ---------------------------------------------------------------------------------------
 
@@ -179,9 +114,29 @@ __device__ inline float gelu(float x) {
   return 0.5f * x * (1.0f + tanhf(u));
 }
 
+__device__ inline float residual_at(const FusedArgs& a, int m, int64_t n) {
+  return *reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(a.residual) +
+                                         m * a.residual_stride + 4 * n);
+}
+
+// What a thread's first item of the first round needs from memory: early_of() asks for it ahead,
+// settle() may compute with it.
+struct FusedEarly {
+  float residual;
+  __device__ void settle(const FusedArgs&) {}
+};
+template <int kRows>
+__device__ inline FusedEarly early_of(const FusedArgs& a, const StreamPlace& here) {
+  if (a.ending != Ending::kAdd) return {0};
+  const int i = static_cast<int>(threadIdx.x), n_groups = here.round_groups(kRoundGroups<kRows>);
+  const int64_t n = int64_t{here.first + i / 8 % n_groups} * kGroupRows + i % 8;
+  const int m = i / 8 / n_groups;
+  return {m < a.m && n < a.segment[0].n ? residual_at(a, m, n) : 0};
+}
+
 template <int kRows>
 __device__ inline void end_round(const FusedArgs& a, const Parts<kRows>& parts, int turn,
-                                 const StreamPlace& here, int n_rows) {
+                                 const StreamPlace& here, int n_rows, const FusedEarly& early) {
   const int n_groups = here.round_groups(kRoundGroups<kRows>);
   const int first = here.first + here.round;
   if (a.ending == Ending::kGateSilu || a.ending == Ending::kGateGelu) {
@@ -206,34 +161,43 @@ __device__ inline void end_round(const FusedArgs& a, const Parts<kRows>& parts, 
     if (n >= s.n) continue;
     float sum = round_sum<kRows>(parts, turn, n_groups, here.units, group, row, m);
     if (a.ending == Ending::kAdd)
-      sum += *reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(a.residual) +
-                                             m * a.residual_stride + 4 * n);
+      sum += here.round == 0 && i < kStreamThreads ? early.residual : residual_at(a, m, n);
     s.out[m * s.n + n] = sum;
   }
 }
 
-// Args is FusedArgs or derived from it, with flat_group() and end_round() of its own.
-template <int kRows, class Args>
-__global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
-    fused(const __grid_constant__ Args a) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  extern __shared__ uint4 shared[];
-  __shared__ uint64_t barriers[kStreamWarps][kMaxStreamStages];
-  __shared__ double scratch[kRows][kStreamWarps];
-  constexpr int kMost = kRoundGroups<kRows>;
-  start_next();
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int chunks = static_cast<int>(a.chunks), n_stages = static_cast<int>(a.n_stages);
-  const Q8Rows q(shared, chunks, kRows);
-  const uint32_t x_bytes = static_cast<uint32_t>(chunks) * 4 * kQ8BlockBytes * kRows;
-  uint8_t* const parts_at = reinterpret_cast<uint8_t*>(shared) + x_bytes;
-  const Parts<kRows> parts = {reinterpret_cast<float*>(parts_at)};
-
+// The block's part of the flat order.
+__device__ inline StreamPlace place_of_block(const FusedArgs& a, int units) {
   const uint32_t block = blockIdx.x, more = block < a.extra ? block : a.extra;
   StreamPlace here = {};
   here.first = static_cast<int>((block * a.groups_each + more) * a.together);
   here.n_groups = static_cast<int>((a.groups_each + (block < a.extra ? 1 : 0)) * a.together);
-  here.units = (chunks + kUnitChunks - 1) / kUnitChunks;
+  here.units = units;
+  return here;
+}
+
+// Rows that live: a load that is under way until it is used. After wait_for_inputs().
+__device__ inline int rows_alive(const RowsArgs& a) {
+  const int64_t live = live_count(a.live, a.m);
+  return static_cast<int>(live < 0 ? 0 : live < a.m ? live : a.m);
+}
+
+// Args is FusedArgs or derived from it, with flat_group(), early_of() and end_round() of its own.
+template <int kRows, class Args>
+__global__ void __launch_bounds__(kStreamThreads, 1) fused(const __grid_constant__ Args a) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  extern __shared__ uint4 shared[];
+  __shared__ uint64_t barriers[kStreamWarps][kMaxStreamStages];
+  __shared__ RowScratch<kRows> scratch;
+  constexpr int kMost = kRoundGroups<kRows>;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int chunks = static_cast<int>(a.chunks), n_stages = static_cast<int>(a.n_stages);
+  const Q8Image image = {Q8Rows(shared, chunks, kRows)};
+  const uint32_t x_bytes = static_cast<uint32_t>(chunks) * 4 * kQ8BlockBytes * kRows;
+  uint8_t* const parts_at = reinterpret_cast<uint8_t*>(shared) + x_bytes;
+  const Parts<kRows> parts = {reinterpret_cast<float*>(parts_at)};
+
+  StreamPlace here = place_of_block(a, (chunks + kUnitChunks - 1) / kUnitChunks);
   here.enter(warp, kMost);
   const bool odd = chunks % 2 != 0;
   uint8_t* const ring_at = parts_at + Parts<kRows>::kBytes + warp * n_stages * a.slot_bytes;
@@ -248,16 +212,19 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
     while (n_fed < n_stages && ahead.feed(source, a.slot_bytes, odd, warp, kMost)) ++n_fed;
   }
   __syncwarp();
+  prefetch_norm(a);
   wait_for_inputs();
 
-  const int64_t live = live_count(a.live, a.m);
-  const int n_rows = static_cast<int>(live < 0 ? 0 : live < a.m ? live : a.m);
+  const int n_rows = rows_alive(a);
+  auto early = early_of<kRows>(a, here);
+  float factor[kRows];
+  prepare_rows<kRows>(a, image, n_rows, scratch, factor);
+  start_next();
+  early.settle(a);
   if (n_rows == 0) {  // what is on its way must come before shared memory is given back
     for (int i = 0; i < n_fed; ++i) barrier_wait(ahead.barriers + 8 * i, 0);
     return;
   }
-  prepare_rows<kRows>(a, n_rows, q, scratch);
-  __syncthreads();
 
   StreamRing ring(ring_at, barriers[warp], n_stages);
   int turn = 0;
@@ -267,7 +234,7 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
       const int n = here.run(), n_whole = odd && here.step + n == here.units ? n - 1 : n;
       const FlatGroup at = flat_group(a, here.first + here.round + here.group);
       const mica_dtype type = a.segment[at.segment].type;
-      Q8Block x(q, here.step * kUnitChunks * 4 + lane / 8);
+      Q8Block x(image.q, here.step * kUnitChunks * 4 + lane / 8);
       float sum[kRows] = {};
       for (int i = 0; i < n; ++i) {
         ring.wait();
@@ -277,54 +244,82 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
         if (lane == 0) ahead.feed(source, a.slot_bytes, odd, warp, kMost);
         ring.next(a.slot_bytes);
       }
+#pragma unroll
+      for (int m = 0; m < kRows; ++m) sum[m] *= factor[m];
       put_parts<kRows>(parts, turn, here.group + warp, sum, lane);
       here.next_run(n);
     }
     __syncthreads();
-    end_round<kRows>(a, parts, turn, here, n_rows);
+    end_round<kRows>(a, parts, turn, here, n_rows, early);
   }
 #endif
 }
 
 // --- Launching -----------------------------------------------------------------------------------
 
-// Why the matmul cannot be a segment beside the others; nullptr: it can.
-inline const char* segment_supports(const Call& matmul) {
+inline bool is_plain(const Call& matmul) {
+  const mica_dtype type = matmul.in[0].dtype;
+  return type == MICA_F16 || type == MICA_BF16;
+}
+
+// Why the matmul cannot be a segment beside `first`; nullptr: it can.
+inline const char* segment_supports(const Call& matmul, const Call& first) {
   const Tensor &w = matmul.in[0], &x = matmul.in[1];
   const WeightType* type = find_weight_type(w.dtype);
-  if (type == nullptr || type->parts.units == 0) return "a weight is not of a packed type";
+  const bool plain = is_plain(matmul);
+  if (type == nullptr || (type->parts.units == 0 && !plain))
+    return "a weight is neither F16 or BF16 nor of a packed type";
+  if (plain != is_plain(first)) return "some weights are F16 or BF16, and some are packed";
   if (w.storage != MICA_B_WEIGHT) return "w is not a weight";
   if (x.dim[1] > kFusedRows) return "x has more than 4 rows";
   if (x.rank > 2 || w.dim[2] != 1 || w.dim[3] != 1) return "x has several slices";
   if (w.dim[0] % 4 != 0) return "rows of x are not whole 16 bytes";
+  if (plain && w.stride[1] % 16 != 0) return "rows of w are not whole 16 bytes";
+  if (plain && w.dim[0] % 8 != 0) return "rows of w are not whole 16 bytes";
   if (w.dim[0] > int64_t{1} << 24 || w.dim[1] > int64_t{1} << 24) return "a weight is too large";
   return nullptr;
 }
+// Products with plain rows are F32.
+inline uint32_t segment_numerics(const Call& matmul) {
+  return is_plain(matmul) ? MICA_NUM_F32 : MICA_NUM_Q8_32;
+}
 
-inline bool fits(const Call& c, int64_t k, int64_t m) {
-  const uint64_t image =
-      uint64_t(div_up(k, kChunkElems)) * 4 * kQ8BlockBytes * uint64_t(m <= 2 ? m : 4);
-  return device_of(c).cc >= 90 && image + 96 * 1024 <= device_of(c).max_shared_bytes;
+// Bytes of shared memory: x in the form that products want, and parts of sums.
+inline uint64_t image_bytes(bool plain, int64_t k, int64_t m) {
+  const auto chunks = static_cast<uint64_t>(div_up(k, kChunkElems));
+  return chunks * (plain ? kChunkElems * 4 : 4 * kQ8BlockBytes) * uint64_t(m <= 2 ? m : 4);
+}
+inline const char* fits(const Call& c, const Call& matmul) {
+  const DeviceInfo& device = device_of(c);
+  const bool plain = is_plain(matmul);
+  if (!plain && device.cc < 90) return "the device has no bulk copies";
+  const Tensor& x = matmul.in[1];
+  return image_bytes(plain, x.dim[0], x.dim[1]) + 96 * 1024 <= device.max_shared_bytes
+             ? nullptr
+             : "x does not fit beside weights";
 }
 
 // False: a weight is too large, which its layout would have refused.
 inline bool add_segment(FusedArgs& a, const Call& matmul, float* out) {
   const Tensor& w = matmul.in[0];
   const WeightType& type = *find_weight_type(w.dtype);
+  const bool plain = is_plain(matmul);
   Packed layout = {};
-  if (!packed_of(type.parts, w.dim[0], w.dim[1], 1, layout)) return false;
+  if (!plain && !packed_of(type.parts, w.dim[0], w.dim[1], 1, layout)) return false;
   Segment& s = a.segment[a.n_segments];
   const Segment* before = a.n_segments > 0 ? &a.segment[a.n_segments - 1] : nullptr;
   s.w = reinterpret_cast<const uint8_t*>(w.address);
   s.out = out;
-  s.group_bytes = layout.group_bytes;
+  s.group_bytes = plain ? w.stride[1] * kGroupRows : layout.group_bytes;
   s.n = w.dim[1];
   s.first =
       before != nullptr ? before->first + static_cast<int32_t>(div_up(before->n, kGroupRows)) : 0;
   s.type = w.dtype;
   s.chunk_bytes = type.parts.chunk_bytes(), s.pair_bytes = type.parts.pair_bytes();
-  a.chunks = static_cast<uint32_t>(layout.chunks);
-  if (s.pair_bytes > a.slot_bytes) a.slot_bytes = s.pair_bytes;
+  a.plain = plain ? 1 : 0;
+  a.chunks = static_cast<uint32_t>(div_up(w.dim[0], kChunkElems));
+  const uint32_t slot_bytes = plain ? kPlainSlotBytes : s.pair_bytes;
+  if (slot_bytes > a.slot_bytes) a.slot_bytes = slot_bytes;
   ++a.n_segments;
   return true;
 }
@@ -351,33 +346,6 @@ inline const char* norm_supports(const Call& norm) {
   if (norm.out.address != 0 && norm.out.stride[1] % 16 != 0)
     return "rows of the norm are not whole 16 bytes";
   return nullptr;
-}
-
-// The grid and the ring: a.together is set, and all segments are there.
-template <int kRows, class Args>
-mica_status launch_rows(Recorder& r, Args& a) {
-  const uint64_t fixed = uint64_t{a.chunks} * 4 * kQ8BlockBytes * kRows + Parts<kRows>::kBytes;
-  const uint64_t stage = uint64_t{kStreamWarps} * a.slot_bytes;
-  // Half of a multiprocessor's shared memory: so the next kernel can start beside this one.
-  const uint64_t half = r.device->max_shared_bytes / 2 - 3072;
-  uint64_t stages = fixed < half ? (half - fixed) / stage : 0;
-  stages = stages < 2 ? 2 : stages > kMaxStreamStages ? kMaxStreamStages : stages;
-  a.n_stages = static_cast<uint32_t>(stages);
-  const Segment& last = a.segment[a.n_segments - 1];
-  const auto groups = static_cast<uint32_t>(last.first + div_up(last.n, kGroupRows));
-  const uint32_t steps = groups / a.together, n_sms = static_cast<uint32_t>(r.device->n_sms);
-  const uint32_t blocks = steps < n_sms ? steps : n_sms;
-  a.groups_each = steps / blocks, a.extra = steps % blocks;
-  return launch(r, fused<kRows, Args>, dim3(blocks), dim3(kStreamThreads), fixed + stages * stage,
-                a);
-}
-
-// a.m is 1 to kFusedRows.
-template <class Args>
-mica_status launch_args(Recorder& r, Args& a) {
-  if (a.m == 1) return launch_rows<1>(r, a);
-  if (a.m == 2) return launch_rows<2>(r, a);
-  return launch_rows<4>(r, a);
 }
 mica_status launch_fused(Recorder& r, FusedArgs a);  // kernels/norm_matmul.cu
 

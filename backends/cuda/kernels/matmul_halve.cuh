@@ -1,4 +1,4 @@
-// A packed weight as rows of F16, for cuBLASLt: each value rounded once, half to even.
+// A packed weight as rows of F16, for cuBLASLt and wgmma: each value rounded once, half to even.
 #pragma once
 #include "backends/cuda/kernels/matmul_naive.cuh"
 #include "backends/cuda/quant/device.cuh"

@@ -53,9 +53,8 @@ struct DeadRowsArgs {
 };
 mica_status launch_dead_rows(Recorder& r, const DeadRowsArgs& a);  // kernels/matmul.cu
 
-inline const char* lt_supports(const Call& c, const MatmulArgs& a, const WeightType& type) {
-  const DeviceInfo& device = device_of(c);
-  if (device.lt == nullptr) return "cuBLASLt is not to be used on this device";
+// nullptr: a product of x and w in 16 bits is possible, and worth to round them first.
+inline const char* halves_support(const MatmulArgs& a, const WeightType& type) {
   if (a.w_type != MICA_F16 && a.w_type != MICA_BF16 && type.halve == nullptr)
     return "w's type is not rounded to F16";
   if (type.halve != nullptr && !a.packed) return "quantized values of the step are not packed";
@@ -67,13 +66,20 @@ inline const char* lt_supports(const Call& c, const MatmulArgs& a, const WeightT
   if (a.n < 512 || a.k < 256) return "w is small";
   if (a.k % 8 != 0 || a.n % 4 != 0) return "rows are not whole 16 bytes";
   if (a.k > kLtElems || a.n > kLtElems || a.m > kLtElems) return "rows or columns are too many";
+  return nullptr;
+}
+
+inline const char* lt_supports(const Call& c, const MatmulArgs& a, const WeightType& type) {
+  const DeviceInfo& device = device_of(c);
+  if (device.lt == nullptr) return "cuBLASLt is not to be used on this device";
+  if (const char* why = halves_support(a, type); why != nullptr) return why;
   const LtPlan p = plan_lt(a);
   const char* why = device.lt->supports(lt_shape(a, p, p.rows));
   if (why == nullptr && a.n % p.rows != 0) why = device.lt->supports(lt_shape(a, p, a.n % p.rows));
   return why;
 }
 
-// Only such are multiplied here; kernels/matmul.cu takes the tiles otherwise.
+// Only such are multiplied in 16 bits; kernels/matmul.cu takes the tiles otherwise.
 inline bool lt_aligned_operands(const MatmulArgs& a) {
   return (a.packed || reinterpret_cast<uint64_t>(a.w) % 16 == 0) &&
          reinterpret_cast<uint64_t>(a.out) % 16 == 0;

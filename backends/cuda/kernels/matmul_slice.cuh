@@ -1,9 +1,18 @@
-// Which part of a matmul a block does: its slice, and how many rows of x live.
+// Which part of a matmul a block does: its slice, and how many rows of x live; and what keeps
+// blocks apart.
 #pragma once
 #include "backends/cuda/quant/types.h"
 #include "backends/cuda/quant/weight_type.h"
 
 namespace mica::cuda {
+
+// Dynamic shared memory of blocks of which no more than n are to be on a multiprocessor at a time,
+// for grids of n blocks a multiprocessor or fewer. Blocks start where there is room while the
+// kernel before still runs: were there room for more on some, others would stay without work.
+inline uint64_t shared_of_blocks(const DeviceInfo& device, uint64_t bytes, uint64_t n) {
+  const uint64_t least = device.max_shared_bytes / (n + 1);
+  return bytes < least ? least : bytes;
+}
 
 // Slice i of x and out (counting b2 fastest) and the slice of w that it uses.
 struct Slice {

@@ -217,14 +217,12 @@ __device__ inline float round_sum(const Parts<kRows>& parts, int turn, int n_gro
 }
 
 template <class T, int kRows>
-__global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
-    stream(const StreamArgs args) {
+__global__ void __launch_bounds__(kStreamThreads, 1) stream(const StreamArgs args) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   __shared__ uint64_t barriers[kStreamWarps][kMaxStreamStages];
   __shared__ uint64_t x_barrier;
   constexpr int kMost = kRoundGroups<kRows>;
-  start_next();
   const MatmulArgs& a = args.a;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int chunks = static_cast<int>(a.layout.chunks), n_stages = static_cast<int>(args.n_stages);
@@ -266,6 +264,7 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
   }
   if (args.q8 == nullptr) round_rows<kStreamThreads>(a, slice.x, n_rows, q);
   __syncthreads();
+  start_next();
   if (args.q8 != nullptr) {
     const SharedAddress barrier = shared_at(&x_barrier);
     if (threadIdx.x == 0) {
@@ -308,6 +307,25 @@ __global__ void __launch_bounds__(kStreamThreads, kRows <= 2 ? 2 : 1)
 #endif
 }
 
+// --- Shared memory -------------------------------------------------------------------------------
+
+struct RingPlan {
+  uint32_t n_stages;
+  uint64_t bytes;  // of a block: what is fixed, and the ring
+};
+
+// One block a multiprocessor. Copies that are under way beyond what keeps memory busy only make
+// others wait longer, those of x among them (H200: 3 stages of 32 KB do better than 6).
+inline RingPlan plan_ring(const DeviceInfo& device, uint64_t fixed, uint64_t stage) {
+  constexpr uint64_t kDeclared = 3072;  // at least what kernels declare themselves
+  constexpr uint64_t kEnough = 108 * 1024;
+  const uint64_t room = device.max_shared_bytes - kDeclared;
+  uint64_t stages = fixed < room ? (room - fixed) / stage : 0;
+  if (stages > kEnough / stage) stages = kEnough / stage;
+  stages = stages < 2 ? 2 : stages > kMaxStreamStages ? kMaxStreamStages : stages;
+  return {static_cast<uint32_t>(stages), shared_of_blocks(device, fixed + stages * stage, 1)};
+}
+
 // --- Rounding x ahead ----------------------------------------------------------------------------
 
 struct RoundArgs {
@@ -337,16 +355,11 @@ mica_status launch_stream(Recorder& r, const MatmulArgs& a) {
     const RoundArgs round = {a, static_cast<uint8_t*>(a.workspace), a.layout.chunks, kRows};
     if (const mica_status status = launch_round(r, round); status != MICA_OK) return status;
   }
-  // Half of a multiprocessor's shared memory: so the next kernel can start beside this one.
-  const uint64_t fixed = q8_bytes(a) + Parts<kRows>::kBytes;
-  const uint64_t stage = uint64_t{kStreamWarps} * kUnitBytes<T>;
-  const uint64_t half = r.device->max_shared_bytes / 2 - 3072;
-  uint64_t stages = fixed < half ? (half - fixed) / stage : 0;
-  if (stages < 2) stages = 2;
-  if (stages > kMaxStreamStages) stages = kMaxStreamStages;
-  args.n_stages = static_cast<uint32_t>(stages);
+  const RingPlan ring = plan_ring(*r.device, q8_bytes(a) + Parts<kRows>::kBytes,
+                                  uint64_t{kStreamWarps} * kUnitBytes<T>);
+  args.n_stages = ring.n_stages;
   return launch(r, stream<T, kRows>, dim3(blocks, static_cast<uint32_t>(a.b2 * a.b3)),
-                dim3(kStreamThreads), fixed + stages * stage, args);
+                dim3(kStreamThreads), ring.bytes, args);
 }
 
 }  // namespace mica::cuda

@@ -1,4 +1,4 @@
-// norm_glu: core/fusions/norm_glu.cpp's region, of a few rows and packed weights, in one kernel.
+// norm_glu: core/fusions/norm_glu.cpp's region, of a few rows, in one kernel.
 #include "backends/cuda/kernels/matmul_fused.cuh"
 
 namespace mica::cuda {
@@ -10,14 +10,15 @@ const char* supports(const Call& c) {
   const Call& norm = c.members[kNorm];
   if (const char* why = norm_supports(norm); why != nullptr) return why;
   for (const int i : {kGate, kUp}) {
-    if (const char* why = segment_supports(c.members[i]); why != nullptr) return why;
+    if (const char* why = segment_supports(c.members[i], c.members[kGate]); why != nullptr)
+      return why;
     if (c.members[i].out.address != 0) return "gate or up is used elsewhere too";
   }
   if (c.members[kAct].out.address != 0) return "the activation is used elsewhere too";
   if (c.members[kMul].out.dtype != MICA_F32) return "the result is not F32";
-  return fits(c, norm.in[0].dim[0], norm.in[0].dim[1]) ? nullptr : "x does not fit beside weights";
+  return fits(c, c.members[kGate]);
 }
-uint32_t numerics(const Call&) { return MICA_NUM_Q8_32; }
+uint32_t numerics(const Call& c) { return segment_numerics(c.members[kGate]); }
 
 mica_status record(const Call& c, Recorder& r) {
   FusedArgs a = {};

@@ -1,6 +1,6 @@
-// norm_matmul: core/fusions/norm_matmul.cpp's region, of a few rows and packed weights, in one
-// kernel; and that kernel, which the other regions of matmuls use too.
-#include "backends/cuda/kernels/matmul_fused.cuh"
+// norm_matmul: core/fusions/norm_matmul.cpp's region, of a few rows, in one kernel; and that
+// kernel, which the other regions of matmuls use too.
+#include "backends/cuda/kernels/matmul_fused_plain.cuh"
 
 namespace mica::cuda {
 namespace {
@@ -10,10 +10,10 @@ const char* supports(const Call& c) {
   if (const char* why = norm_supports(norm); why != nullptr) return why;
   if (c.n_members - 1 > kMaxSegments) return "there are more than 4 matmuls";
   for (uint32_t i = 1; i < c.n_members; ++i)
-    if (const char* why = segment_supports(c.members[i]); why != nullptr) return why;
-  return fits(c, norm.in[0].dim[0], norm.in[0].dim[1]) ? nullptr : "x does not fit beside weights";
+    if (const char* why = segment_supports(c.members[i], c.members[1]); why != nullptr) return why;
+  return fits(c, c.members[1]);
 }
-uint32_t numerics(const Call&) { return MICA_NUM_Q8_32; }
+uint32_t numerics(const Call& c) { return segment_numerics(c.members[1]); }
 
 mica_status record(const Call& c, Recorder& r) {
   FusedArgs a = {};
