@@ -123,6 +123,17 @@ void plan_release(mica_b_plan* plan) {
   if (plan != nullptr) mica::destroy(of(plan).device().allocator, &of(plan));
 }
 
+// Beside buffers. Of a plan: its command buffers, of which a unit takes up to four dispatches with
+// their barriers. Once: the pipelines' code and tables of kernels (kCodeBytes), and, where the
+// host's memory is the device's, the ring that bytes are staged in.
+constexpr uint64_t kCodeBytes = uint64_t{32} << 20;
+constexpr uint64_t kPlanBytes = uint64_t{256} << 10;
+constexpr uint64_t kUnitBytes = 4096;
+uint64_t reserve(mica_b_device* device, const mica_b_partition* partition) {
+  if (partition != nullptr) return kPlanBytes + kUnitBytes * partition->n_units;
+  return kCodeBytes + (vulkan::of(device).unified ? vulkan::Transfer::kRingBytes : uint64_t{0});
+}
+
 constexpr mica_backend kBackend = {
     sizeof(mica_backend),
     MICA_BACKEND_ABI,
@@ -155,6 +166,7 @@ constexpr mica_backend kBackend = {
     submit,
     wait,
     plan_release,
+    reserve,
 };
 
 }  // namespace

@@ -56,10 +56,10 @@ uint32_t candidate_types(const Device& d, uint32_t allowed, uint64_t bytes, bool
   return n;
 }
 
-VkResult make_buffer(Device& d, Buffer& b, const void* next) {
+VkResult make_buffer(Device& d, Buffer& b, uint64_t bytes, const void* next) {
   auto info = structure<VkBufferCreateInfo>(VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO);
   info.pNext = next;
-  info.size = b.bytes;
+  info.size = bytes;
   info.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT |
                VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
   info.sharingMode = VK_SHARING_MODE_EXCLUSIVE;
@@ -107,6 +107,7 @@ void free_memory(Device& d, Buffer& b) {
 void release(Device& d, Buffer* b) {
   if (b->buffer != VK_NULL_HANDLE) d.api.vkDestroyBuffer(d.device, b->buffer, nullptr);
   free_memory(d, *b);
+  unmap_guarded(b->pages);
   destroy(d.allocator, b);
 }
 
@@ -115,31 +116,69 @@ mica_status refuse_lost(Device& d, Error& error) {
   return error.fail(MICA_DEVICE_LOST, "vulkan: the device ", quoted(d.name), " was lost");
 }
 
+constexpr auto kHostMemory = VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT;
+
+// INVALID_EXTERNAL_HANDLE: the driver cannot use this memory.
+VkResult import_memory(Device& d, Buffer& b, void* memory, uint64_t bytes) {
+  auto props = structure<VkMemoryHostPointerPropertiesEXT>(
+      VK_STRUCTURE_TYPE_MEMORY_HOST_POINTER_PROPERTIES_EXT);
+  if (d.api.vkGetMemoryHostPointerPropertiesEXT(d.device, kHostMemory, memory, &props) !=
+      VK_SUCCESS)
+    return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+  auto external = structure<VkExternalMemoryBufferCreateInfo>(
+      VK_STRUCTURE_TYPE_EXTERNAL_MEMORY_BUFFER_CREATE_INFO);
+  external.handleTypes = kHostMemory;
+  VkResult result = make_buffer(d, b, bytes, &external);
+  if (result != VK_SUCCESS) return result;
+  VkMemoryRequirements needs{};
+  d.api.vkGetBufferMemoryRequirements(d.device, b.buffer, &needs);
+  const uint32_t type = find_type(d, needs.memoryTypeBits & props.memoryTypeBits, kVisible, 0);
+  if (type == kNoType || needs.size > bytes) return VK_ERROR_INVALID_EXTERNAL_HANDLE;
+  auto import = structure<VkImportMemoryHostPointerInfoEXT>(
+      VK_STRUCTURE_TYPE_IMPORT_MEMORY_HOST_POINTER_INFO_EXT);
+  import.handleType = kHostMemory;
+  import.pHostPointer = memory;
+  result = allocate_memory(d, b, bytes, type, &import);
+  return result == VK_SUCCESS ? bind_memory(d, b, type, false) : result;
+}
+
+VkResult make_guarded(Device& d, Buffer& b) {
+  b.pages = map_guarded(b.bytes, d.min_import_align);
+  if (b.pages.memory == nullptr) return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+  const VkResult result = import_memory(d, b, b.pages.memory, b.pages.bytes);
+  if (result != VK_SUCCESS) return result;
+  b.shift = d.guard == Guard::end ? b.pages.bytes - b.bytes : 0;
+  b.mapped = b.pages.memory + b.shift;
+  b.address += b.shift;
+  return VK_SUCCESS;
+}
+
+VkResult make_own(Device& d, Buffer& b, bool staging) {
+  VkResult result = make_buffer(d, b, b.bytes, nullptr);
+  if (result != VK_SUCCESS) return result;
+  VkMemoryRequirements needs{};
+  d.api.vkGetBufferMemoryRequirements(d.device, b.buffer, &needs);
+  uint32_t types[3];
+  const uint32_t n = candidate_types(d, needs.memoryTypeBits, b.bytes, staging, types);
+  result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
+  for (uint32_t i = 0; i < n; ++i) {
+    result = allocate_memory(d, b, needs.size, types[i], nullptr);
+    if (result == VK_SUCCESS) return bind_memory(d, b, types[i], true);
+    if (result == VK_ERROR_DEVICE_LOST) break;
+  }
+  return result;
+}
+
 mica_status make(Device& d, uint64_t bytes, bool staging, Buffer** out, Error& error) {
   *out = nullptr;
   MICA_TRY(refuse_lost(d, error));
   if (bytes == 0) bytes = 64;
   if (bytes > INT64_MAX) return error.out_of_memory("a Vulkan buffer");
   bytes = align_up<uint64_t>(bytes, 16);  // fills and copies go by words
-  auto* b = create<Buffer>(d.allocator, Buffer{&d, {}, {}, bytes, 0, nullptr, false, 0});
+  const bool guarded = d.guard != Guard::none && !staging;
+  auto* b = create<Buffer>(d.allocator, Buffer{&d, {}, {}, bytes, 0, nullptr, guarded, 0, 0, {}});
   if (b == nullptr) return error.out_of_memory("a Vulkan buffer");
-  VkResult result = make_buffer(d, *b, nullptr);
-  if (result == VK_SUCCESS) {
-    VkMemoryRequirements needs{};
-    d.api.vkGetBufferMemoryRequirements(d.device, b->buffer, &needs);
-    uint32_t types[3];
-    const uint32_t n = candidate_types(d, needs.memoryTypeBits, bytes, staging, types);
-    result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
-    for (uint32_t i = 0; i < n && result != VK_SUCCESS; ++i) {
-      result = allocate_memory(d, *b, needs.size, types[i], nullptr);
-      if (result == VK_SUCCESS) {
-        result = bind_memory(d, *b, types[i], true);
-        if (result != VK_SUCCESS) break;  // a bound buffer cannot be bound again
-      } else if (result == VK_ERROR_DEVICE_LOST) {
-        break;
-      }
-    }
-  }
+  const VkResult result = guarded ? make_guarded(d, *b) : make_own(d, *b, staging);
   if (result != VK_SUCCESS) {
     release(d, b);
     char size[32];
@@ -179,7 +218,7 @@ mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer**
   Error error;
   Buffer* b = nullptr;
   mica_status status = make(d, bytes, false, &b, error);
-  if (status == MICA_OK) {
+  if (b != nullptr) {
     if (b->mapped != nullptr) {
       std::memset(b->mapped, 0, b->bytes);
     } else {
@@ -203,30 +242,9 @@ mica_status buffer_import(mica_b_device* device, void* memory, uint64_t bytes,
     return MICA_UNSUPPORTED;
   if (reinterpret_cast<uintptr_t>(memory) % align != 0 || bytes % align != 0 || bytes == 0)
     return MICA_UNSUPPORTED;
-  constexpr auto kKind = VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT;
-  auto props = structure<VkMemoryHostPointerPropertiesEXT>(
-      VK_STRUCTURE_TYPE_MEMORY_HOST_POINTER_PROPERTIES_EXT);
-  if (d->api.vkGetMemoryHostPointerPropertiesEXT(d->device, kKind, memory, &props) != VK_SUCCESS)
-    return MICA_UNSUPPORTED;
-  auto* b = create<Buffer>(d->allocator, Buffer{d, {}, {}, bytes, 0, nullptr, true, 0});
+  auto* b = create<Buffer>(d->allocator, Buffer{d, {}, {}, bytes, 0, nullptr, true, 0, 0, {}});
   if (b == nullptr) return MICA_OUT_OF_MEMORY;
-  auto external = structure<VkExternalMemoryBufferCreateInfo>(
-      VK_STRUCTURE_TYPE_EXTERNAL_MEMORY_BUFFER_CREATE_INFO);
-  external.handleTypes = kKind;
-  VkResult result = make_buffer(*d, *b, &external);
-  uint32_t type = kNoType;
-  if (result == VK_SUCCESS) {
-    VkMemoryRequirements needs{};
-    d->api.vkGetBufferMemoryRequirements(d->device, b->buffer, &needs);
-    type = find_type(*d, needs.memoryTypeBits & props.memoryTypeBits, kVisible, 0);
-    if (type == kNoType || needs.size > bytes) result = VK_ERROR_INVALID_EXTERNAL_HANDLE;
-  }
-  auto import = structure<VkImportMemoryHostPointerInfoEXT>(
-      VK_STRUCTURE_TYPE_IMPORT_MEMORY_HOST_POINTER_INFO_EXT);
-  import.handleType = kKind;
-  import.pHostPointer = memory;
-  if (result == VK_SUCCESS) result = allocate_memory(*d, *b, bytes, type, &import);
-  if (result == VK_SUCCESS) result = bind_memory(*d, *b, type, false);
+  const VkResult result = import_memory(*d, *b, memory, bytes);
   if (result != VK_SUCCESS) {
     release(*d, b);
     if (result == VK_ERROR_INVALID_EXTERNAL_HANDLE) return MICA_UNSUPPORTED;

@@ -1,6 +1,7 @@
 // Reading and writing the file of compiled pipelines.
 #include "backends/vulkan/cache_file.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -61,6 +62,21 @@ bool write_all(int fd, const char* from, size_t bytes) {
   return true;
 }
 
+// A file of this writer's own: others may be writing theirs, in this process too, and one that a
+// crash left behind is not touched.
+int open_fresh(const char* folder, const CacheKey& key, Path& out) {
+  int fd = -1;
+  for (int i = 0; i < 16 && fd < 0; ++i) {
+    char suffix[40];
+    Writer(suffix, sizeof suffix).put(".").put(static_cast<int64_t>(getpid())).put(".", i);
+    out = path_of(folder, key, suffix);
+    if (!out.ok) return -1;
+    fd = open(out.text, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 && errno != EEXIST) return -1;
+  }
+  return fd;
+}
+
 bool read_file(int fd, const CacheKey& key, Vec<char>& out) {
   Header h{};
   struct stat info {};
@@ -86,11 +102,11 @@ bool read_cache(const char* folder, const CacheKey& key, Vec<char>& out) {
 }
 
 bool write_cache(const char* folder, const CacheKey& key, const char* data, size_t bytes) {
-  char suffix[32];
-  Writer(suffix, sizeof suffix).put(".").put(static_cast<int64_t>(getpid()));
-  const Path path = path_of(folder, key, ""), fresh = path_of(folder, key, suffix);
-  if (!path.ok || !fresh.ok || bytes > kMaxBytes) return false;
-  const int fd = open(fresh.text, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  const Path path = path_of(folder, key, "");
+  if (!path.ok || bytes > kMaxBytes) return false;
+  mkdir(folder, 0700);  // mostly it is there
+  Path fresh{};
+  const int fd = open_fresh(folder, key, fresh);
   if (fd < 0) return false;
   Header h{};
   h.magic = kMagic;

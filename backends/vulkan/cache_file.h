@@ -13,7 +13,7 @@ struct CacheKey {
 
 // False: there is none, or it cannot be used. `out` gets the driver's data.
 [[nodiscard]] bool read_cache(const char* folder, const CacheKey& key, Vec<char>& out);
-// Replaces the file at once, or not at all.
+// Replaces the file at once, or not at all; makes the folder, if only that is missing.
 [[nodiscard]] bool write_cache(const char* folder, const CacheKey& key, const char* data,
                                size_t bytes);
 

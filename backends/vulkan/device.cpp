@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "backends/vulkan/physical.h"
+#include "backends/vulkan/self_test.h"
 
 namespace mica::vulkan {
 namespace {
@@ -130,7 +131,6 @@ mica_status make_device(Device& d, const Physical& chosen, Error& error) {
     extensions[n++] = VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME;
     *tail = &coopmat2;
     coopmat2.pNext = nullptr;
-    tail = &coopmat2.pNext;
   }
   if (chosen.import_align > 0) {
     extensions[n++] = VK_KHR_EXTERNAL_MEMORY_EXTENSION_NAME;
@@ -182,6 +182,10 @@ mica_status open_chosen(Device& d, const Physical& chosen, Error& error) {
   d.unified = chosen.unified;
   d.type = chosen.type;
   d.caps = chosen.caps;
+  d.guard = guard_wanted();
+  if (d.guard != Guard::none && (!d.unified || d.min_import_align == 0))
+    return error.fail(MICA_NO_DEVICE, "vulkan: MICA_VULKAN_GUARD is set, but ", quoted(chosen.name),
+                      " cannot use the host's memory");
   Writer(d.name, sizeof d.name).put(static_cast<const char*>(chosen.name));
   auto memory = structure<VkPhysicalDeviceMemoryProperties2>(
       VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2);
@@ -194,14 +198,16 @@ mica_status open_chosen(Device& d, const Physical& chosen, Error& error) {
     if (may_share) begin_shared(d, chosen);
   }
   MICA_TRY(make_queue_objects(d, chosen.cache_key, error));
+  MICA_TRY(self_test(d, error));
   return check_messages(d, error);
 }
 
-void describe(const Device& d, VkPhysicalDevice physical, const char* name, uint32_t index,
-              bool budget, mica_device_info* out) {
+void describe(const Device& d, VkPhysicalDevice physical, const char* name, const DeviceCaps& caps,
+              uint32_t index, bool budget, mica_device_info* out) {
   *out = mica_device_info{};
   Writer(out->backend, sizeof out->backend).put("vulkan");
-  Writer(out->name, sizeof out->name).put(name);
+  Writer text(out->name, sizeof out->name);
+  put_paths(caps, d.failed_paths, text.put(name));
   Writer(out->options, sizeof out->options).put(index).put(",<part of the name>");
   auto properties =
       structure<VkPhysicalDeviceProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2);
@@ -299,7 +305,7 @@ mica_status describe_device(const mica_host& host, uint32_t i, mica_device_info*
     bool found = false;
     for (const Physical& p : list) {
       if (status != MICA_OK || !p.listed || p.index != i) continue;
-      describe(*d, p.handle, p.name, i, p.budget, out);
+      describe(*d, p.handle, p.name, p.caps, i, p.budget, out);
       found = true;
     }
     if (status == MICA_OK && !found) status = error.fail(MICA_NOT_FOUND, "no such vulkan device");
@@ -311,7 +317,7 @@ mica_status describe_device(const mica_host& host, uint32_t i, mica_device_info*
 
 mica_status device_state(mica_b_device* device, mica_device_info* out) {
   const Device* d = &of(device);
-  describe(*d, d->physical, d->name, d->index, d->has_budget, out);
+  describe(*d, d->physical, d->name, d->caps, d->index, d->has_budget, out);
   return MICA_OK;
 }
 

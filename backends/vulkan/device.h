@@ -1,6 +1,7 @@
 // The Vulkan backend's device and buffers, and how other files of the backend reach their bytes.
 #pragma once
 #include "backends/vulkan/constants.h"
+#include "backends/vulkan/guard_pages.h"
 #include "backends/vulkan/kernel.h"
 #include "backends/vulkan/loader.h"
 #include "backends/vulkan/pipelines.h"
@@ -32,7 +33,9 @@ struct Device {
   VkPhysicalDeviceType type = VK_PHYSICAL_DEVICE_TYPE_OTHER;
   bool unified = false;  // integrated or CPU: device memory is host memory
   bool lost = false;     // sticky
+  Guard guard = Guard::none;
   DeviceCaps caps{};
+  uint32_t failed_paths = 0;  // bits of self_test.h's paths; caps has them no more
   char name[128] = {};
   uint32_t index = 0;
 
@@ -54,8 +57,12 @@ struct Device {
   bool cancelled() const {
     return host.cancel != nullptr && __atomic_load_n(host.cancel, __ATOMIC_RELAXED) != 0;
   }
+  void lose() {
+    lost = true;
+    if (shared != nullptr) shared->lost = true;
+  }
   mica_status fail(const Error& error) {
-    if (error.code() == MICA_DEVICE_LOST) lost = true;
+    if (error.code() == MICA_DEVICE_LOST) lose();
     if (host.set_error != nullptr) host.set_error(host.user, error.code(), error.text());
     return error.code();
   }
@@ -70,6 +77,8 @@ struct Buffer {
   char* mapped;       // nullptr: the host cannot reach it
   bool cached;        // reading `mapped` is fast
   uint64_t last_use;  // the submission that last touches it
+  uint64_t shift;     // where its bytes begin in the VkBuffer
+  GuardedPages pages;
 };
 
 // The boundary's handles.

@@ -24,6 +24,7 @@ struct DeviceCaps {
   bool dot;                   // accelerated 4 x int8 dot products
   bool cooperative_matrix;    // KHR, F16 x F16 -> F32, 16 x 16 x 16, subgroup scope
   bool cooperative_matrix_2;  // NV, workgroup scope
+  bool keeps_subnormals;      // F32, in modules that ask for it
 };
 
 // A SPIR-V module built into the library.

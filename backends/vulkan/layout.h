@@ -14,7 +14,8 @@ constexpr uint32_t kPlanes = 4;  // q, s, h, d
 struct Planes {
   uint64_t offset[kPlanes];     // from the weight's place; multiples of 16
   uint64_t row_bytes[kPlanes];  // 0: the type has no such plane
-  uint64_t bytes;               // of all
+  uint32_t block_bytes[kPlanes];
+  uint64_t bytes;  // of all
 };
 
 // False: not a type that has planes, or too large for 63 bits.

@@ -138,7 +138,10 @@ void read_limits(const Api& api, const Extensions& extensions, Physical& p) {
   props.pNext = &subgroup;
   subgroup.pNext = &id;
   id.pNext = &largest;
-  void** tail = &largest.pNext;
+  auto floats = structure<VkPhysicalDeviceFloatControlsProperties>(
+      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FLOAT_CONTROLS_PROPERTIES);
+  largest.pNext = &floats;
+  void** tail = &floats.pNext;
   const auto chain = [&](auto& s, bool present) {
     if (!present) return;
     *tail = &s;
@@ -165,6 +168,10 @@ void read_limits(const Api& api, const Extensions& extensions, Physical& p) {
                                        : amd.shaderEngineCount * amd.shaderArraysPerEngineCount *
                                              amd.computeUnitsPerShaderArray;
   caps.dot = p.dot && dot.integerDotProduct4x8BitPackedSignedAccelerated != 0;
+  // Where all widths must be alike, F16 would have to be asked for too.
+  caps.keeps_subnormals =
+      floats.shaderDenormPreserveFloat32 != 0 &&
+      floats.denormBehaviorIndependence != VK_SHADER_FLOAT_CONTROLS_INDEPENDENCE_NONE;
   caps.cooperative_matrix = p.coopmat;
   caps.cooperative_matrix_2 = p.coopmat2;
   p.import_align = has_import ? import.minImportedHostPointerAlignment : 0;
@@ -177,7 +184,7 @@ void read_limits(const Api& api, const Extensions& extensions, Physical& p) {
     p.unusable = "subgroup arithmetic";
 }
 
-// MICA_VULKAN_DISABLE: a list of paths to leave out, for tests: "dot,coopmat,coopmat2"; and
+// MICA_VULKAN_DISABLE: a list of paths to leave out, for tests: "dot,coopmat,coopmat2,denorm"; and
 // "force_dot" takes the dot product also where the driver emulates it.
 void apply_environment(Physical& p) {
   const char* list = std::getenv("MICA_VULKAN_DISABLE");
@@ -191,6 +198,7 @@ void apply_environment(Physical& p) {
   };
   if (named("dot")) p.caps.dot = false;
   if (named("coopmat")) p.caps.cooperative_matrix = p.caps.cooperative_matrix_2 = false;
+  if (named("denorm")) p.caps.keeps_subnormals = false;
   if (named("coopmat2")) p.caps.cooperative_matrix_2 = false;
   if (env_is("MICA_VULKAN_FORCE_DOT", "1")) p.caps.dot = p.dot;
 }

@@ -2,6 +2,7 @@
 // step, or a few.
 #include "backends/vulkan/plan.h"
 
+#include "backends/gpu/work.h"
 #include "backends/vulkan/registry.h"
 
 namespace mica::vulkan {
@@ -14,12 +15,6 @@ double part_limit(const Device& d) {
   return d.unified ? 2e10 : 5e11;
 }
 
-double elements(const mica_b_value& v) {
-  double n = 1;
-  for (const int64_t dim : v.dim) n *= static_cast<double>(dim);
-  return n;
-}
-
 constexpr size_t kAhead = 2;  // parts on the queue at a time: it never runs dry
 
 }  // namespace
@@ -28,24 +23,6 @@ Plan::~Plan() {
   if (next_ > 0) settle(device_, parts_[next_ - 1].value);
   for (const Part& part : parts_)
     device_.api.vkFreeCommandBuffers(device_.device, device_.pool, 1, &part.commands);
-}
-
-// Products count; of attention's length nothing is known here, so a thousand cells stand for it.
-double Plan::work_of(const mica_b_unit& u) const {
-  const bool region = u.region != MICA_B_NONE;
-  const uint32_t n = region ? partition_.regions[u.region].n_members : 1;
-  double work = 0;
-  for (uint32_t i = 0; i < n; ++i) {
-    const mica_b_node& node =
-        partition_.nodes[region ? partition_.regions[u.region].members[i] : u.node];
-    const double out = elements(partition_.values[node.output]);
-    if (node.op == MICA_OP_matmul) {
-      work += out * static_cast<double>(partition_.values[node.input[0]].dim[0]);
-    } else {
-      work += node.op == MICA_OP_attention ? out * 2048 : 0;
-    }
-  }
-  return work;
 }
 
 mica_status Plan::record_unit(Recorder& recorder, const mica_b_unit& unit, const uint64_t* bases,
@@ -80,7 +57,7 @@ mica_status Plan::compile(mica_b_buffer* const* buffers, Error& error) {
   double work = 0;
   for (uint32_t i = 0; i < partition_.n_units; ++i) {
     const mica_b_unit& unit = partition_.units[i];
-    const double more = work_of(unit);
+    const double more = gpu::work_of(partition_, unit);
     if (work > 0 && work + more > part_limit(device_)) {
       MICA_TRY(recorder.end());
       MICA_TRY(begin_part(recorder, error));

@@ -27,7 +27,6 @@ class Plan {
   };
   mica_status record_unit(Recorder& recorder, const mica_b_unit& unit, const uint64_t* bases,
                           Error& error);
-  double work_of(const mica_b_unit& unit) const;
   mica_status begin_part(Recorder& recorder, Error& error);
   mica_status submit_next(Error& error);
   mica_status submit_rest(Error& error);

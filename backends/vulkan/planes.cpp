@@ -284,6 +284,7 @@ bool planes_of(mica_dtype dtype, int64_t n_elems, uint64_t n_rows, Planes& out) 
       return false;
     out.offset[i] = static_cast<uint64_t>(end);
     out.row_bytes[i] = static_cast<uint64_t>(row);
+    out.block_bytes[i] = t->plane_bytes[i];
     if (!checked_add(end, plane, end)) return false;
   }
   out.bytes = static_cast<uint64_t>(end);

@@ -13,8 +13,7 @@ constexpr uint64_t kSliceNs = 10'000'000;  // asleep, between looks at the devic
 mica_status fail_lost(Device& d, VkResult result, const char* what, Error& error) {
   const mica_status status = fail_result(result, what, error);
   if (status != MICA_DEVICE_LOST) return status;
-  d.lost = true;
-  if (d.shared != nullptr) d.shared->lost = true;
+  d.lose();
   return error.fail(status, "vulkan: the device ", quoted(d.name), " was lost in ", what,
                     "; everything on it can only be released");
 }

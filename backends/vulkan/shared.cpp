@@ -57,11 +57,27 @@ void begin_shared(Device& d, const Physical& chosen) {
          paths_of(chosen),
          1,
          false,
+         0,
+         0,
          PTHREAD_MUTEX_INITIALIZER};
     std::memcpy(s.uuid, chosen.uuid, sizeof s.uuid);
     d.shared = &s;
     return;
   }
+}
+
+void known_paths(const Device& d, uint32_t& tried, uint32_t& failed) {
+  if (d.shared == nullptr) return;
+  TableLock lock;
+  tried = d.shared->tried_paths;
+  failed = d.shared->failed_paths;
+}
+
+void note_paths(const Device& d, uint32_t tried, uint32_t failed) {
+  if (d.shared == nullptr) return;
+  TableLock lock;
+  d.shared->tried_paths |= tried;
+  d.shared->failed_paths |= failed;
 }
 
 bool leave_shared(Device& d) {

@@ -16,9 +16,10 @@ struct Shared {
   VkDevice device;
   VkQueue queue;
   uint8_t uuid[VK_UUID_SIZE];
-  uint8_t paths;     // the optional features that it was made with
-  uint32_t n_users;  // 0: the slot is free
-  bool lost;         // nobody else joins
+  uint8_t paths;                       // the optional features that it was made with
+  uint32_t n_users;                    // 0: the slot is free
+  bool lost;                           // nobody else joins
+  uint32_t tried_paths, failed_paths;  // bits of self_test.h's
   pthread_mutex_t queue_lock;
 };
 
@@ -30,6 +31,10 @@ void begin_shared(Device& d, const Physical& chosen);
 // False when others go on using what `d` used; true: the device and the instance are to be
 // destroyed.
 bool leave_shared(Device& d);
+
+// What self-tests of others found; nothing of a device that is not shared.
+void known_paths(const Device& d, uint32_t& tried, uint32_t& failed);
+void note_paths(const Device& d, uint32_t tried, uint32_t failed);
 
 // For the queue's calls; of a device that is not shared nothing is locked.
 class QueueLock {

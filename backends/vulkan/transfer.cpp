@@ -64,7 +64,7 @@ mica_status Transfer::write(Device& d, Buffer& to, uint64_t offset, const void* 
     MICA_TRY(room(d, bytes, at, n, error));
     std::memcpy(block().buffer->mapped + at, from, n);
     memory_barrier(d.api, block().commands, kWork, VK_PIPELINE_STAGE_TRANSFER_BIT);
-    const VkBufferCopy region{at, offset, n};
+    const VkBufferCopy region{at, to.shift + offset, n};
     d.api.vkCmdCopyBuffer(block().commands, block().buffer->buffer, to.buffer, 1, &region);
     used_next(d, to);
     from += n;
@@ -81,7 +81,7 @@ mica_status Transfer::read(Device& d, Buffer& from, uint64_t offset, void* dst, 
     uint64_t at = 0, n = 0;
     MICA_TRY(room(d, bytes, at, n, error));
     memory_barrier(d.api, block().commands, kWork, VK_PIPELINE_STAGE_TRANSFER_BIT);
-    const VkBufferCopy region{offset, at, n};
+    const VkBufferCopy region{from.shift + offset, at, n};
     d.api.vkCmdCopyBuffer(block().commands, from.buffer, block().buffer->buffer, 1, &region);
     memory_barrier(d.api, block().commands, VK_PIPELINE_STAGE_TRANSFER_BIT,
                    VK_PIPELINE_STAGE_HOST_BIT);
@@ -103,7 +103,7 @@ mica_status Transfer::copy(Device& d, Buffer& to, uint64_t to_offset, Buffer& fr
     return error.fail(MICA_INVALID_ARGUMENT, "vulkan: a buffer is copied onto itself");
   MICA_TRY(open_batch(d, error));
   memory_barrier(d.api, block().commands, kWork, VK_PIPELINE_STAGE_TRANSFER_BIT);
-  const VkBufferCopy region{from_offset, to_offset, bytes};
+  const VkBufferCopy region{from.shift + from_offset, to.shift + to_offset, bytes};
   d.api.vkCmdCopyBuffer(block().commands, from.buffer, to.buffer, 1, &region);
   used_next(d, to);
   used_next(d, from);

@@ -28,6 +28,11 @@ class Transfer {
  private:
   static constexpr uint32_t kBlocks = 4;
   static constexpr uint64_t kBlockBytes = uint64_t{8} << 20;
+
+ public:
+  static constexpr uint64_t kRingBytes = kBlocks * kBlockBytes;
+
+ private:
   struct Block {
     Buffer* buffer = nullptr;
     VkCommandBuffer commands = VK_NULL_HANDLE;

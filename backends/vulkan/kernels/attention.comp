@@ -5,6 +5,8 @@
 //! variant split -DSPLIT
 //! variant merge -DMERGE
 //! variant tile -DTILE
+//! variant coop_plain -DTILE -DPLAIN_FRAGMENTS
+//! variant coop -DTILE -DCOOP needs=coopmat
 #include "kernels/common/base.glsl"
 #include "kernels/numbers.glsl"
 #include "kernels/attention_page.glsl"
@@ -20,6 +22,8 @@
 #ifdef MERGE
 #include "kernels/attention_merge.glsl"
 #endif
-#ifdef TILE
+#if defined(COOP) || defined(PLAIN_FRAGMENTS)
+#include "kernels/attention_coop.glsl"
+#elif defined(TILE)
 #include "kernels/attention_tile.glsl"
 #endif

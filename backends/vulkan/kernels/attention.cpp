@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backends/vulkan/kernels/common/launch.h"
+#include "backends/vulkan/kernels/common/paths.h"
 #include "backends/vulkan/kv.h"
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
@@ -13,6 +14,8 @@ MICA_VULKAN_SHADER(attention_naive)
 MICA_VULKAN_SHADER(attention_split)
 MICA_VULKAN_SHADER(attention_merge)
 MICA_VULKAN_SHADER(attention_tile)
+MICA_VULKAN_SHADER(attention_coop)
+MICA_VULKAN_SHADER(attention_coop_plain)
 
 namespace mica::vulkan {
 namespace {
@@ -35,6 +38,7 @@ constexpr uint32_t kMergeThreads = 64;
 constexpr uint32_t kSharedBytes = 32768;  // every Vulkan device has 16 KiB, all that are used this
 constexpr int64_t kMostDim = 256;         // of a head, but for the naive variant
 constexpr int64_t kMostNaiveDim = 4096;
+constexpr uint32_t kMostCoopDim = 128;  // what a subgroup's registers hold
 
 struct Push {
   uint64_t q, k, v, positions, table, mask, sinks, y, workspace, live;
@@ -47,8 +51,12 @@ struct Push {
 };
 static_assert(sizeof(Push) == kMaxPushBytes);
 
+// Who multiplies tiles.
+enum class Units { kPlain, kFragments, kMatrix };
+
 // How a call is cut.
 struct Cut {
+  Units units;
   KvPage k, v;
   uint32_t dim_k, dim_v, n_heads, n_kv_heads, group, n_tokens, max_seqs, max_entries;
   uint32_t split_tokens;  // of a sequence that is split, at most
@@ -94,6 +102,7 @@ void cut_split(const DeviceCaps& caps, Cut& c) {
 void cut_tiles(const DeviceCaps& caps, Cut& c) {
   const bool small = is_small(caps);
   c.tile_rows = small ? 16 : c.dim_v > 128 ? 32 : 64;
+  if (c.units != Units::kPlain) c.tile_rows = c.units == Units::kMatrix ? 64 : 32;
   c.tile_thread_rows = small || c.dim_v > 128 ? 4 : 8;
   c.tile_step_v = c.dim_v > 192 ? 8 : 16;
   const uint32_t n_seqs = std::min(c.max_seqs, c.n_tokens / (c.split_tokens + 1));
@@ -102,7 +111,8 @@ void cut_tiles(const DeviceCaps& caps, Cut& c) {
 }
 
 // nullptr, or why it cannot be cut.
-const char* cut_of(const Call& call, Cut& c) {
+const char* cut_of(const Call& call, Cut& c, Units units = Units::kPlain) {
+  c.units = units;
   const Tensor& q = call.in[kQ];
   const Tensor& k = call.in[kK];
   const Tensor& v = call.in[kV];
@@ -149,6 +159,25 @@ const char* supports(const Call& call) {
   Cut c;
   if (const char* why = cut_of(call, c); why != nullptr) return why;
   if (c.dim_k > kMostDim || c.dim_v > kMostDim) return "heads of more than 256 elements";
+  return strides_fit(call);
+}
+
+Units matrix_units(const DeviceCaps& caps) {
+  constexpr uint32_t kCoopSharedBytes = 40960;
+  if (path_enabled("plain_fragments")) return Units::kFragments;
+  const bool can = has_matrix_units(caps, kCoopSharedBytes) && shader_attention_coop.n_words != 0;
+  return can ? Units::kMatrix : Units::kPlain;
+}
+
+const char* supports_coop(const Call& call) {
+  const Units units = matrix_units(caps_of(call));
+  if (units == Units::kPlain) return "the device has no matrix units";
+  Cut c;
+  if (const char* why = cut_of(call, c, units); why != nullptr) return why;
+  if (!c.has_tiles) return "no sequence has many tokens";
+  if (c.dim_k > kMostCoopDim || c.dim_v > kMostCoopDim) return "heads of more than 128 elements";
+  if (!call.in[kMask].absent()) return "there is a mask";
+  if (call.in[kK].dtype != MICA_F16 || call.in[kV].dtype != MICA_F16) return "K or V is not F16";
   return strides_fit(call);
 }
 
@@ -219,20 +248,35 @@ mica_status record_naive(const Call& call, Recorder& recorder) {
                 push_of(call, c), Groups{c.n_heads, c.n_tokens, 1});
 }
 
-mica_status record(const Call& call, Recorder& recorder) {
+mica_status record_tiles(const Call& call, const Cut& c, const Push& push, Recorder& recorder) {
+  const uint32_t lanes_k = c.k.row_elems / 8, lanes_v = c.v.row_elems / 8;
+  const uint32_t dtypes = dtypes_of(call), flags = flags_of(call);
+  const Groups groups{c.n_kv_heads, static_cast<uint32_t>(c.tiles), 1};
+  if (c.units != Units::kPlain) {
+    const DeviceCaps& caps = caps_of(call);
+    const bool plain = c.units == Units::kFragments;
+    const uint32_t threads = c.tile_rows / 16 * (plain ? 1 : 32);
+    const bool choice = caps.min_subgroup_size != caps.max_subgroup_size;
+    return launch(recorder, plain ? shader_attention_coop_plain : shader_attention_coop,
+                  {threads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.tile_rows,
+                   c.split_tokens, c.chunks, lanes_k, lanes_v},
+                  push, groups, !plain && choice ? 32 : 0);
+  }
+  const uint32_t threads = 16 * c.tile_rows / c.tile_thread_rows;
+  return launch(recorder, shader_attention_tile,
+                {threads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.tile_rows,
+                 c.split_tokens, c.chunks, c.tile_thread_rows, lanes_k, lanes_v, c.tile_step_v},
+                push, groups);
+}
+
+mica_status record_cut(const Call& call, Units units, Recorder& recorder) {
   Cut c;
-  (void)cut_of(call, c);
+  (void)cut_of(call, c, units);
   const Push push = push_of(call, c);
   const uint32_t dtypes = dtypes_of(call), flags = flags_of(call);
   const uint32_t lanes_k = c.k.row_elems / 8, lanes_v = c.v.row_elems / 8;
   const auto split_units = static_cast<uint32_t>(c.split_units);
-  if (c.has_tiles) {
-    const uint32_t threads = 16 * c.tile_rows / c.tile_thread_rows;
-    MICA_TRY(launch(recorder, shader_attention_tile,
-                    {threads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.tile_rows,
-                     c.split_tokens, c.chunks, c.tile_thread_rows, lanes_k, lanes_v, c.tile_step_v},
-                    push, Groups{c.n_kv_heads, static_cast<uint32_t>(c.tiles), 1}));
-  }
+  if (c.has_tiles) MICA_TRY(record_tiles(call, c, push, recorder));
   MICA_TRY(launch(recorder, shader_attention_split,
                   {kSplitThreads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.split_rows,
                    c.split_tokens, c.chunks, c.step, lanes_k, lanes_v, c.batch},
@@ -246,7 +290,15 @@ mica_status record(const Call& call, Recorder& recorder) {
                 merged, Groups{c.n_heads, c.n_tokens, 1});
 }
 
+mica_status record(const Call& call, Recorder& recorder) {
+  return record_cut(call, Units::kPlain, recorder);
+}
+mica_status record_coop(const Call& call, Recorder& recorder) {
+  return record_cut(call, matrix_units(caps_of(call)), recorder);
+}
+
 constexpr Kernel kKernels[] = {
+    {"attention", "", supports_coop, numerics, workspace, record_coop},
     {"attention", "", supports, numerics, workspace, record},
     {"attention", "naive", supports_naive, numerics, nullptr, record_naive},
 };

@@ -2,14 +2,21 @@
 #extension GL_GOOGLE_include_directive : require
 // copy: packs values, in the same or another dtype. A thread does a unit: an element, two bytes of
 // a block that stays what it is, or a block of 32 to encode; of a K type (BLOCK_K) a workgroup does
-// one block.
+// one block. Of a packed weight (PLANES) a thread makes a block as files have it.
 //! variant -
 //! variant k -DBLOCK_K
+//! variant planes -DPLANES
 #include "kernels/common/base.glsl"
 #include "kernels/blocks.glsl"
 #ifdef BLOCK_K
 #include "kernels/k_blocks.glsl"
 #endif
+
+#ifdef PLANES
+
+#include "kernels/copy_planes.glsl"
+
+#else
 
 layout(push_constant, scalar) uniform Push {
   uint64_t x, y, live;
@@ -159,5 +166,7 @@ void main() {
                 encode_block(push.y_dtype, x));
   }
 }
+
+#endif
 
 #endif

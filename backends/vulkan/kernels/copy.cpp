@@ -1,11 +1,13 @@
-// copy: values packed, in the same or another dtype, bit by bit as the reference does.
+// copy: values packed, in the same or another dtype, bit by bit as the reference does; of a packed
+// weight through the blocks that files have.
 #include "backends/vulkan/kernels/common/launch.h"
-#include "backends/vulkan/layout.h"
+#include "backends/vulkan/kernels/common/weight.h"
 #include "mica/dtype.h"
 #include "ops/copy_args.h"
 
 MICA_VULKAN_SHADER(copy)
 MICA_VULKAN_SHADER(copy_k)
+MICA_VULKAN_SHADER(copy_planes)
 
 namespace mica::vulkan {
 namespace {
@@ -45,8 +47,24 @@ Cut cut_of(const Call& c) {
   return cut;
 }
 
+uint64_t blocks_of(const Tensor& x) {
+  const int64_t n_rows = x.dim[1] * x.dim[2] * x.dim[3];
+  return static_cast<uint64_t>(x.dim[0] / mica_dtype_get(x.dtype)->block_elems * n_rows);
+}
+
+struct PlanesPush {
+  uint64_t plane[kPlanes];
+  uint64_t y, n_blocks;
+  uint32_t row_bytes[kPlanes], block_bytes[kPlanes];
+  uint32_t n_row_blocks, dtype;
+};
+
+bool is_packed_weight(const Tensor& x) {
+  return x.storage == MICA_B_WEIGHT && x.layout == kLayoutPlanes;
+}
+
 const char* supports(const Call& c) {
-  if (c.in[0].layout != kLayoutPlain) return "x is a repacked weight or a page of a cache";
+  if (c.in[0].layout != kLayoutPlain && !is_packed_weight(c.in[0])) return "x is a page of a cache";
   for (int i = 0; i < 4; ++i)
     if (c.in[0].dim[i] > UINT32_MAX) return "a dimension of 2^32 or more";
   if (cut_of(c).n > UINT32_MAX) return "2^32 elements or more";
@@ -55,7 +73,31 @@ const char* supports(const Call& c) {
 
 uint32_t numerics(const Call&) { return MICA_NUM_EXACT; }
 
-mica_status record(const Call& c, Recorder& recorder) {
+uint64_t workspace(const Call& c) {
+  const Tensor& x = c.in[0];
+  if (!is_packed_weight(x) || x.dtype == c.out.dtype) return 0;
+  return blocks_of(x) * mica_dtype_get(x.dtype)->block_bytes;
+}
+
+mica_status record_planes(const Tensor& x, uint64_t y, Recorder& recorder) {
+  const auto n_rows = static_cast<uint64_t>(x.dim[1] * x.dim[2] * x.dim[3]);
+  Planes planes;
+  if (!planes_of(x.dtype, x.dim[0], n_rows, planes)) return MICA_INTERNAL;
+  PlanesPush push{};
+  push.y = y;
+  push.n_blocks = blocks_of(x);
+  push.n_row_blocks = static_cast<uint32_t>(push.n_blocks / n_rows);
+  push.dtype = static_cast<uint32_t>(x.dtype);
+  for (uint32_t i = 0; i < kPlanes; ++i) {
+    push.plane[i] = x.address + planes.offset[i];
+    push.row_bytes[i] = static_cast<uint32_t>(planes.row_bytes[i]);
+    push.block_bytes[i] = planes.block_bytes[i];
+  }
+  return launch(recorder, shader_copy_planes, {kThreads, 1, 1}, push,
+                folded_threads(push.n_blocks, kThreads));
+}
+
+mica_status record_plain(const Call& c, Recorder& recorder) {
   const Tensor& x = c.in[0];
   const Cut cut = cut_of(c);
   Push push{};
@@ -75,7 +117,23 @@ mica_status record(const Call& c, Recorder& recorder) {
   return launch(recorder, shader_copy, {kThreads, 1, 1}, push, folded_threads(cut.n, kThreads));
 }
 
-constexpr Kernel kKernels[] = {{"copy", "", supports, numerics, nullptr, record}};
+mica_status record(const Call& c, Recorder& recorder) {
+  if (!is_packed_weight(c.in[0])) return record_plain(c, recorder);
+  const bool same = c.in[0].dtype == c.out.dtype;
+  MICA_TRY(record_planes(c.in[0], same ? c.out.address : c.workspace, recorder));
+  if (same) return MICA_OK;
+  barrier(recorder);
+  Call blocks = c;
+  Tensor& x = blocks.in[0];
+  x.layout = kLayoutPlain;
+  x.address = c.workspace;
+  x.stride[0] = mica_dtype_get(x.dtype)->block_bytes;
+  x.stride[1] = x.stride[0] * (x.dim[0] / mica_dtype_get(x.dtype)->block_elems);
+  for (int i = 2; i < 4; ++i) x.stride[i] = x.stride[i - 1] * x.dim[i - 1];
+  return record_plain(blocks, recorder);
+}
+
+constexpr Kernel kKernels[] = {{"copy", "", supports, numerics, workspace, record}};
 
 }  // namespace
 }  // namespace mica::vulkan

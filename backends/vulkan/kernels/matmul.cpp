@@ -1,7 +1,10 @@
 // Matrix times matrix: w [K, N, c2, c3], x [K, M, b2, b3] -> F32 [N, M, b2, b3], slice j of x with
 // slice j / (b / c) of w. Few columns go through teams of invocations that each read whole rows of
-// w, many through tiles; the naive variant is one invocation an output.
-#include "backends/vulkan/kernels/common/matmul.h"
+// w, many through tiles, and very many through matrix units where there are any; the naive variant
+// is one invocation an output.
+#include <algorithm>
+
+#include "backends/vulkan/kernels/common/matmul_gemm.h"
 
 MICA_VULKAN_SHADER(matmul_plain)
 MICA_VULKAN_SHADER(matmul_vec_float)
@@ -116,6 +119,24 @@ mica_status record(const Call& c, Recorder& recorder) {
 
 }  // namespace tile
 
+namespace gemm {  // packed or F16 weights, many columns, on matrix units
+
+const char* supports(const Call& c) {
+  if (few_columns(c)) return "x has few rows";
+  return matmul_gemm(c).why;
+}
+// Enough for tiles too: rows of F16 may turn out to lie at odd places, which no plan sees.
+uint64_t workspace(const Call& c) {
+  const uint64_t bytes = matmul_gemm(c).workspace_bytes;
+  return packed(c) ? bytes : std::max(bytes, tile::workspace(c));
+}
+mica_status record(const Call& c, Recorder& recorder) {
+  const MatmulGemm g = matmul_gemm(c);
+  return g.why == nullptr ? record_matmul_gemm(c, g, recorder) : tile::record(c, recorder);
+}
+
+}  // namespace gemm
+
 namespace vec_float {  // plain rows, 8 columns at a time
 
 const char* supports(const Call& c) {
@@ -165,6 +186,7 @@ mica_status record(const Call& c, Recorder& recorder) {
 
 constexpr Kernel kRows[] = {
     {"matmul", "", vec::supports, numerics_q8_32, nullptr, vec::record},
+    {"matmul", "", gemm::supports, numerics_f16, gemm::workspace, gemm::record},
     {"matmul", "", tile::supports, numerics_f16, tile::workspace, tile::record},
     {"matmul", "", vec_float::supports, numerics_f32, nullptr, vec_float::record},
     {"matmul", "naive", naive::supports, numerics_f32, nullptr, naive::record},

@@ -2,10 +2,8 @@
 // fixed point, kept on the device; positions and factors are read there.
 #include "ops/rope.h"
 
-#include <cmath>
-
 #include "backends/vulkan/kernels/common/elements.h"
-#include "ops/rope_args.h"
+#include "backends/vulkan/kernels/rope_angle.h"
 
 MICA_VULKAN_SHADER(rope)
 
@@ -14,8 +12,6 @@ namespace {
 
 enum RopeInput { kX, kPositions, kFactors };
 
-constexpr double kPi = 3.14159265358979323846;
-constexpr uint32_t kMaxPairs = 4096;
 constexpr uint32_t kThreads = 128;
 
 struct Push {
@@ -25,44 +21,16 @@ struct Push {
 };
 static_assert(sizeof(Push) <= kMaxPushBytes);
 
-// How much of pair i turns at its original speed (YaRN, arXiv 2309.00071).
-double yarn_mix(const mica_rope_args& a, uint32_t i) {
-  const double per = a.n_rot / (2.0 * std::log(static_cast<double>(a.base)));
-  const auto pair_of = [&](float beta) { return per * std::log(a.n_ctx_orig / (2 * kPi * beta)); };
-  const double low = std::fmax(0.0, std::floor(pair_of(a.beta_fast)));
-  const double high = std::fmin(a.n_rot - 1.0, std::ceil(pair_of(a.beta_slow)));
-  const double ramp = (i - low) / std::fmax(high - low, 0.001);
-  return a.ext_factor * (1.0 - std::fmin(1.0, std::fmax(0.0, ramp)));
-}
-
-// Turns per position of pair i, before factors.
-double turns(const mica_rope_args& a, uint32_t i) {
-  const double original = std::pow(static_cast<double>(a.base), -2.0 * i / a.n_rot);
-  double scale = a.linear_scale;
-  if (a.ext_factor != 0.0f) {
-    const double mix = yarn_mix(a, i);
-    scale = scale * (1.0 - mix) + mix;
-  }
-  return original * scale / (2.0 * kPi);
-}
-
-// x modulo 1 as a fraction of 2^64.
-uint64_t fixed_point(double x) {
-  const double part = x - std::floor(x);
-  const double high = std::floor(part * 0x1p32);
-  const double low = std::floor((part * 0x1p32 - high) * 0x1p32);
-  return (static_cast<uint64_t>(high) << 32) + static_cast<uint64_t>(low);
-}
-
 const char* supports(const Call& call) {
   const Tensor& x = call.in[kX];
   const auto& a = call.arg<mica_rope_args>();
   if (x.dim[0] > 1 && x.stride[0] != elem_bytes(x.dtype))
     return "the elements of x are not adjacent";
-  if (a.n_rot / 2 > kMaxPairs) return "more than 8192 elements of a head are rotated";
+  if (a.n_rot / 2 > kRopePairs) return "more than 8192 elements of a head are rotated";
   const bool divides = call.n_in > kFactors && !call.in[kFactors].absent();
   for (uint32_t i = 0; divides && i < a.n_rot / 2; ++i)
-    if (std::fabs(turns(a, i)) >= 1) return "with frequency factors, a pair turns more than once";
+    if (std::fabs(rope_turns(a, i)) >= 1)
+      return "with frequency factors, a pair turns more than once";
   if (call.in[kPositions].layout != 0) return "the positions are a weight";
   return float_operand(x);
 }
@@ -71,12 +39,9 @@ mica_status record(const Call& call, Recorder& recorder) {
   const Tensor& x = call.in[kX];
   const auto& a = call.arg<mica_rope_args>();
   const bool factors = call.n_in > kFactors && !call.in[kFactors].absent();
-  uint64_t table[kMaxPairs];
+  uint64_t table[kRopePairs];
   const uint32_t n_pairs = a.n_rot / 2;
-  for (uint32_t i = 0; i < n_pairs; ++i) table[i] = fixed_point(turns(a, i));
-  double magnitude = a.attn_factor;
-  if (a.ext_factor != 0.0f)
-    magnitude *= 1.0 + 0.1 * std::log(1.0 / static_cast<double>(a.linear_scale));
+  for (uint32_t i = 0; i < n_pairs; ++i) table[i] = fixed_point(rope_turns(a, i));
   uint32_t s[4];
   element_strides(x, s);
   Push push{};
@@ -92,7 +57,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   push.n_rot = a.n_rot;
   push.offset = a.offset;
   push.s1 = s[1], push.s2 = s[2];
-  push.magnitude = static_cast<float>(magnitude);
+  push.magnitude = rope_magnitude(a);
   Dispatch d{};
   d.shader = &shader_rope;
   d.spec[0] = kThreads;

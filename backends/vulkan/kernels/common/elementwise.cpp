@@ -2,6 +2,7 @@
 #include "backends/vulkan/kernels/common/elementwise.h"
 
 MICA_VULKAN_SHADER(elementwise)
+MICA_VULKAN_SHADER(elementwise_denorm)
 
 namespace mica::vulkan {
 namespace {
@@ -45,7 +46,7 @@ mica_status record_elementwise(const DeviceCaps& caps, const Elementwise& e, Rec
   const bool fours =
       runs && run_of_four(e.a) && run_of_four(e.b) && run_of_four(e.mid) && run_of_four(e.y);
   Dispatch d{};
-  d.shader = &shader_elementwise;
+  d.shader = caps.keeps_subnormals ? &shader_elementwise_denorm : &shader_elementwise;
   const uint32_t specs[] = {kThreads,
                             static_cast<uint32_t>(e.act),
                             static_cast<uint32_t>(e.op),
@@ -55,7 +56,8 @@ mica_status record_elementwise(const DeviceCaps& caps, const Elementwise& e, Rec
                             fours  ? 2u
                             : runs ? 1u
                                    : 0u,
-                            e.mid != nullptr ? 1u : 0u};
+                            e.mid != nullptr ? 1u : 0u,
+                            caps.keeps_subnormals ? 0u : 1u};
   d.n_specs = sizeof specs / sizeof specs[0];
   for (uint32_t i = 0; i < d.n_specs; ++i) d.spec[i] = specs[i];
   d.push = &push;

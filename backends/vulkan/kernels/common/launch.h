@@ -20,13 +20,14 @@ inline Groups folded(uint64_t n) {
 }
 inline Groups folded_threads(uint64_t n, uint32_t size) { return folded((n + size - 1) / size); }
 
-// `specs` begin with the workgroup's size.
+// `specs` begin with the workgroup's size. `subgroup`: its required size, or 0.
 template <class Push>
 mica_status launch(Recorder& recorder, const Shader& shader, std::initializer_list<uint32_t> specs,
-                   const Push& push, Groups groups) {
+                   const Push& push, Groups groups, uint32_t subgroup = 0) {
   static_assert(sizeof(Push) <= kMaxPushBytes);
   Dispatch d{};
   d.shader = &shader;
+  d.subgroup_size = subgroup;
   for (const uint32_t s : specs)
     if (d.n_specs < kMaxSpecs) d.spec[d.n_specs++] = s;
   d.push = &push;

@@ -3,7 +3,7 @@
 //
 // A team of TEAM invocations has ROWS rows of w; its lanes take the units of a row in turn. Loads
 // of the first units are issued before the activations are waited for, and of the next ones before
-// the present ones are multiplied.
+// the present ones are multiplied. FUSED: see matmul_fused.glsl.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 //! variant q4_0 -DW_TYPE=2
@@ -22,12 +22,30 @@
 //! variant dot_q4_k -DW_TYPE=12 -DDOT
 //! variant dot_q5_k -DW_TYPE=13 -DDOT
 //! variant dot_q6_k -DW_TYPE=14 -DDOT
+//! variant fused_q4_0 -DW_TYPE=2 -DFUSED
+//! variant fused_q4_1 -DW_TYPE=3 -DFUSED
+//! variant fused_q5_0 -DW_TYPE=6 -DFUSED
+//! variant fused_q5_1 -DW_TYPE=7 -DFUSED
+//! variant fused_q8_0 -DW_TYPE=8 -DFUSED
+//! variant fused_q4_k -DW_TYPE=12 -DFUSED
+//! variant fused_q5_k -DW_TYPE=13 -DFUSED
+//! variant fused_q6_k -DW_TYPE=14 -DFUSED
+//! variant fused_dot_q4_0 -DW_TYPE=2 -DDOT -DFUSED
+//! variant fused_dot_q4_1 -DW_TYPE=3 -DDOT -DFUSED
+//! variant fused_dot_q5_0 -DW_TYPE=6 -DDOT -DFUSED
+//! variant fused_dot_q5_1 -DW_TYPE=7 -DDOT -DFUSED
+//! variant fused_dot_q8_0 -DW_TYPE=8 -DDOT -DFUSED
+//! variant fused_dot_q4_k -DW_TYPE=12 -DDOT -DFUSED
+//! variant fused_dot_q5_k -DW_TYPE=13 -DDOT -DFUSED
+//! variant fused_dot_q6_k -DW_TYPE=14 -DDOT -DFUSED
 // Ahead of what uses gl_WorkGroupSize: glslang takes it as it is known there.
 layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 #include "kernels/common/base.glsl"
 #include "kernels/numbers.glsl"
 #include "quant/weight.glsl"
+#if !defined(FUSED)
 #include "kernels/common/matmul.glsl"
+#endif
 #include "kernels/common/dot4.glsl"
 
 layout(constant_id = 3) const uint TEAM = 32;   // a power of two
@@ -38,14 +56,25 @@ layout(constant_id = 7) const uint X_TYPE = 0;
 layout(constant_id = 8) const uint X_WIDE = 0;  // load4's
 layout(constant_id = 9) const uint REDUCE = 0;  // reduce.glsl's
 layout(constant_id = 10) const uint SUBGROUP = 32;
+#if defined(FUSED)
+#include "kernels/common/matmul_fused.glsl"
+const uint SUMS = ROWS * COLUMNS + NORM * COLUMNS;
+#else
 const uint SUMS = ROWS * COLUMNS;
+#endif
 #include "kernels/common/reduce.glsl"
+#if defined(FUSED)
+#include "kernels/common/matmul_endings.glsl"
+#endif
 
 // Of unit i of column m, at m * CHUNK + i: quants of elements 0 … 15 and 16 … 31; the scale and,
 // in 16 bits each, the sums of both halves' quants.
 shared uvec4 x_lo[COLUMNS * CHUNK];
 shared uvec4 x_hi[COLUMNS * CHUNK];
 shared uvec2 x_scale[COLUMNS * CHUNK];
+#if defined(FUSED)
+shared float x_squares[NORM != 0 ? COLUMNS * CHUNK : 1];
+#endif
 
 uint round4(vec4 x, float inverse, inout int sum) {
   precise const vec4 product = x * inverse;
@@ -79,10 +108,17 @@ float exact_quotient(float a, float b) {
 }
 
 void stage_unit(uint64_t row, uint unit, uint slot) {
+#if defined(FUSED)
+  float squares = 0.0;
+#endif
   vec4 v[8];
   uvec4 most = uvec4(0);  // magnitudes compare as integers do, infinities and NaN above all
   [[unroll]] for (uint i = 0; i < 8u; ++i) {
+#if defined(FUSED)
+    v[i] = load_x(X_TYPE, row, 32u * unit + 4u * i, X_WIDE != 0, squares);
+#else
     v[i] = load4(X_TYPE, row, 32u * unit + 4u * i, p.k, X_WIDE != 0);
+#endif
     most = max(most, floatBitsToUint(v[i]) & 0x7fffffffu);
   }
   const uint bits = max(max(most.x, most.y), max(most.z, most.w));
@@ -105,6 +141,9 @@ void stage_unit(uint64_t row, uint unit, uint slot) {
   x_hi[slot] = hi;
   x_scale[slot] = uvec2(floatBitsToUint(scale),
                         uint(sum.x & 0xffff) | uint(sum.y) << 16);
+#if defined(FUSED)
+  if (NORM != 0) x_squares[slot] = squares;
+#endif
 }
 
 // Unit `slot` of the activations times a unit of a row.
@@ -141,6 +180,14 @@ void multiply_unit(Raw raw, uint r, uint unit, uint slot, uint n_live) {
     if (m < n_live) sums[m * ROWS + r] += unit_product(w, scale, bias, m * CHUNK + slot);
 }
 
+#if defined(FUSED)
+void add_squares(uint slot, uint n_live) {
+  if (NORM == 0) return;
+  [[unroll]] for (uint m = 0; m < COLUMNS; ++m)
+    if (m < n_live) sums[SUMS - COLUMNS + m] += x_squares[m * CHUNK + slot];
+}
+#endif
+
 void main() {
   const Slice s = find_slice(folded_group());
   const uint m_groups = (p.m + COLUMNS - 1u) / COLUMNS;
@@ -153,7 +200,12 @@ void main() {
   const uint n0 = (s.block / m_groups * (gl_WorkGroupSize.x / TEAM) + thread / TEAM) * ROWS;
   Row row[ROWS];
   Raw raw[ROWS];
+#if defined(FUSED)
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) row[r] = w_row(place_of(n0 / ROWS, r));
+  const float residual = residual_ahead(n0 / ROWS, lane, m0, n_live);
+#else
   [[unroll]] for (uint r = 0; r < ROWS; ++r) row[r] = w_row(s, min(n0 + r, p.n - 1u));
+#endif
   [[unroll]] for (uint i = 0; i < SUMS; ++i) sums[i] = 0.0;
   uint unit = lane;
   if (unit < n_units) {
@@ -176,14 +228,21 @@ void main() {
       }
       [[unroll]] for (uint r = 0; r < ROWS; ++r)
         multiply_unit(now[r], r, unit, unit - chunk, n_live);
+#if defined(FUSED)
+      add_squares(unit - chunk, n_live);
+#endif
       unit = next;
     }
   }
   reduce_sums(thread, lane);
+#if defined(FUSED)
+  end_team(n0 / ROWS, lane, m0, n_live, residual);
+#else
   [[unroll]] for (uint m = 0; m < COLUMNS; ++m) {
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
       if (lane == 0u && m < n_live && n0 + r < p.n)
         F32P(y_row(s, m0 + m)).v[n0 + r] = sums[m * ROWS + r];
     }
   }
+#endif
 }

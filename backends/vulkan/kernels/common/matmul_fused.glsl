@@ -1,0 +1,112 @@
+// What the fused forms of matmul_vec.comp and matmul_vec_float.comp have in matmul.glsl's stead: up
+// to three weights of one type at once, an rms_norm of x ahead, and what is done with the sums.
+// Include after base.glsl, numbers.glsl and weight.glsl.
+//
+// The norm's factor is one for all of a row, so x is multiplied by the norm's weight alone, and the
+// sums by the factor, which their team knows by then: beside them it adds up the squares of x.
+#include "kernels/common/load4.glsl"
+
+layout(push_constant, scalar) uniform Push {
+  uint64_t x;
+  uint64_t norm;   // the norm's weight, F32
+  uint64_t live;   // of m
+  uint64_t w[3];   // weights
+  uint64_t table;  // Table; ENDING 3
+  uint64_t y[3];   // results F32 [n, m]; ENDING 3: Q's result, the states of K and V
+  uint64_t a;      // ENDING 1: what is added; 3: positions
+  uint64_t b;      // ENDING 3: slots
+  uint k, m;       // elements of a row, columns
+  uint s_x;        // bytes from a column to the next
+  float eps;
+  uint n[3];  // rows of the weights; 0: there is none
+  uint s_a;   // as s_x
+}
+p;
+
+const uint kStore = 0;
+const uint kAdd = 1;
+const uint kGlu = 2;  // act(first) * second
+const uint kQkv = 3;  // biases, RoPE, and K and V to the cache
+layout(constant_id = 11) const uint ENDING = 0;
+layout(constant_id = 12) const uint NORM = 0;    // 1: there is one
+layout(constant_id = 13) const uint DETAIL = 0;  // of the ending
+layout(constant_id = 14) const uint HEAD_DIM = 2;  // of Q and K
+layout(constant_id = 15) const uint N_PAIRS = 0;   // that RoPE turns in a head
+
+struct Slice {
+  uint block;
+  uint m;     // live columns
+  bool runs;  // false: nothing to do
+};
+Slice find_slice(uint64_t item) {
+  return Slice(uint(item), live_count(p.live, p.m), true);
+}
+uint64_t x_row(Slice s, uint m) { return p.x + uint64_t(m) * p.s_x; }
+
+// Elements e … e + 3 of a row of x, times the norm's weight; `squares` grows by theirs.
+vec4 load_x(uint dtype, uint64_t row, uint e, bool wide, inout float squares) {
+  vec4 v = load4(dtype, row, e, p.k, wide);
+  if (NORM != 0) {
+    squares += dot(v, v);
+    v *= load4(MICA_F32, p.norm, e, p.k, wide);
+  }
+  return v;
+}
+
+// --- Rows of w -----------------------------------------------------------------------------------
+
+// Teams have ROWS rows each, in the order of the weights; none has rows of two weights, but for
+// kGlu, where it has as many of either. The rows of kQkv's Q and K come in the pairs that RoPE
+// turns into one another.
+uint teams_of(uint n) { return (n + ROWS - 1u) / ROWS; }
+uint n_teams() {
+  if (ENDING == kGlu) return teams_of(2u * p.n[0]);
+  return teams_of(p.n[0]) + teams_of(p.n[1]) + teams_of(p.n[2]);
+}
+
+struct Place {
+  uint i;  // weight
+  uint n;  // row of it
+  bool exists;
+};
+Place place_of(uint team, uint r) {
+  const uint n_all = n_teams();
+  const bool surplus = team >= n_all;  // of the last workgroup
+  team = min(team, n_all - 1u);
+  Place at;
+  if (ENDING == kGlu) {
+    at.i = r / (ROWS / 2u);
+    at.n = team * (ROWS / 2u) + r % (ROWS / 2u);
+  } else {
+    const uint end0 = teams_of(p.n[0]), end1 = end0 + teams_of(p.n[1]);
+    at.i = team < end0 ? 0u : team < end1 ? 1u : 2u;
+    at.n = (team - (at.i == 0u ? 0u : at.i == 1u ? end0 : end1)) * ROWS + r;
+    if (ENDING == kQkv && (DETAIL & 1u) != 0u && at.i != 2u) {
+      const uint head = at.n / HEAD_DIM, i = at.n % HEAD_DIM / 2u;
+      if (i < N_PAIRS) at.n = head * HEAD_DIM + i + (r & 1u) * N_PAIRS;
+    }
+  }
+  const uint n = at.i == 0u ? p.n[0] : at.i == 1u ? p.n[1] : p.n[2];
+  at.exists = !surplus && at.n < n;
+  at.n = min(at.n, n - 1u);
+  return at;
+}
+uint64_t w_of(Place at) { return at.i == 0u ? p.w[0] : at.i == 1u ? p.w[1] : p.w[2]; }
+
+#if defined(W_BITS)
+uint64_t plane_behind(uint64_t plane, uint n_rows, uint row_bytes) {
+  return (plane + uint64_t(n_rows) * row_bytes + 15ul) & ~15ul;
+}
+Row w_row(Place at) {
+  const uint n_units = p.k / 32u;
+  const uint n = at.i == 0u ? p.n[0] : at.i == 1u ? p.n[1] : p.n[2];
+  uint64_t planes[4];  // as layout.h has them
+  planes[0] = w_of(at);
+  planes[1] = plane_behind(planes[0], n, n_units * 4u * W_BITS);
+  planes[2] = plane_behind(planes[1], n, s_row_bytes(n_units));
+  planes[3] = plane_behind(planes[2], n, n_units * 4u * W_HIGH_BITS);
+  return packed_row(planes, at.n, n_units);
+}
+#else
+uint64_t w_row(Place at) { return w_of(at) + uint64_t(at.n) * p.k * float_bytes(W_KIND); }
+#endif

@@ -1,0 +1,141 @@
+// norm_qkv: core/fusions/norm_qkv.cpp's region, of few columns and a cache of plain elements: a
+// dispatch for each type of weights, all of one wave.
+#include <cstddef>
+
+#include "backends/vulkan/kernels/common/matmul_fused.h"
+#include "backends/vulkan/kernels/rope_angle.h"
+#include "backends/vulkan/kv.h"
+#include "ops/rope.h"
+
+namespace mica::vulkan {
+namespace {
+
+enum { kQ, kK, kV, kProjections };
+constexpr uint32_t kMaxPairs = 512;       // that RoPE turns in a head
+constexpr int64_t kMaxHeadDim = 1 << 15;  // 15 bits of Fused::detail
+
+// As matmul_endings.glsl has it.
+struct Table {
+  uint64_t bias[kProjections];
+  uint64_t factors;
+  uint32_t n_cells[2];
+  float magnitude;
+  uint32_t unused;
+  uint64_t turns[kMaxPairs];
+};
+
+// The members by their roles.
+struct Members {
+  const Call* norm;
+  const Call* matmul[kProjections] = {};
+  const Call* bias[kProjections] = {};    // nullptr: none
+  const Call* rope[2] = {};               // of Q and K, or nullptr
+  const Call* append[kProjections] = {};  // of K and V
+
+  explicit Members(const Call& c) : norm(c.members) {
+    uint32_t at = 1;
+    for (int i = kQ; i <= kV; ++i) {
+      matmul[i] = &c.members[at++];
+      if (c.members[at].op == MICA_OP_add) bias[i] = &c.members[at++];
+    }
+    if (c.members[at].op == MICA_OP_rope) {
+      rope[kQ] = &c.members[at++];
+      rope[kK] = &c.members[at++];
+    }
+    append[kK] = &c.members[at++];
+    append[kV] = &c.members[at];
+  }
+  const Tensor& q() const {
+    return rope[kQ] != nullptr   ? rope[kQ]->out
+           : bias[kQ] != nullptr ? bias[kQ]->out
+                                 : matmul[kQ]->out;
+  }
+  int64_t head_dim(int i) const { return append[i]->in[1].dim[0]; }
+};
+
+const char* rope_supports(const Members& m) {
+  const Call& rope = *m.rope[kQ];
+  const auto& args = rope.arg<mica_rope_args>();
+  if (rope.in[0].dtype != MICA_F32) return "RoPE is not of F32";
+  if (args.offset != 0) return "RoPE does not begin at a head's first element";
+  if (args.n_rot > 2 * kMaxPairs) return "RoPE turns more than 1024 elements of a head";
+  if (rope.in[0].dim[0] != m.head_dim(kK)) return "heads of Q and K differ";
+  if (rope.in[1].layout != kLayoutPlain) return "the positions are a weight";
+  const bool factors = rope.n_in > 2 && !rope.in[2].absent();
+  for (uint32_t i = 0; factors && i < args.n_rot / 2; ++i)
+    if (std::fabs(rope_turns(args, i)) >= 1)
+      return "with frequency factors, a pair turns more than once";
+  return nullptr;
+}
+
+const char* append_supports(const Call& append, const Call& matmul) {
+  const Tensor &state = append.in[0], &rows = append.in[1];
+  KvPage page;
+  if (!kv_page(state.dtype, state.dim[0], state.dim[1], page) || page.elem_bytes == 0)
+    return "the cache is not of F32, F16 or BF16";
+  if (rows.dtype != MICA_F32) return "what is appended is not F32";
+  if (rows.dim[0] % 8 != 0 || rows.dim[0] >= kMaxHeadDim) return "heads are not multiples of 8";
+  if (rows.dim[0] * rows.dim[1] != matmul.in[0].dim[1]) return "heads are not all of a projection";
+  return state.dim[2] > INT32_MAX ? "the cache is too large" : nullptr;
+}
+
+const char* supports(const Call& c) {
+  const Members m(c);
+  if (const char* why = fused_norm_supports(*m.norm); why != nullptr) return why;
+  for (int i = kQ; i <= kV; ++i) {
+    if (const char* why = fused_matmul_supports(*m.matmul[i]); why != nullptr) return why;
+    if (const char* why = fused_same_numerics(*m.matmul[kQ], *m.matmul[i]); why != nullptr)
+      return why;
+    if (m.matmul[i]->in[0].dim[1] % 2 != 0) return "a projection has an odd number of rows";
+    if (m.bias[i] == nullptr) continue;
+    if (m.bias[i]->in[1].dtype != MICA_F32 || m.bias[i]->in[1].layout != kLayoutPlain)
+      return "a bias is not F32";
+  }
+  for (int i = kK; i <= kV; ++i)
+    if (const char* why = append_supports(*m.append[i], *m.matmul[i]); why != nullptr) return why;
+  if (m.rope[kQ] != nullptr)
+    if (const char* why = rope_supports(m); why != nullptr) return why;
+  return m.q().dtype == MICA_F32 ? nullptr : "Q is not F32";
+}
+
+uint32_t numerics(const Call& c) { return fused_numerics(*Members(c).matmul[kQ]); }
+
+void set_rope(Fused& f, Table& table, const Call& rope) {
+  const auto& args = rope.arg<mica_rope_args>();
+  f.push.a = rope.in[1].address;
+  f.n_pairs = args.n_rot / 2;
+  if (args.pairing == MICA_ROPE_HALF_SPLIT) f.detail |= 1;
+  if (rope.n_in > 2 && !rope.in[2].absent()) table.factors = rope.in[2].address;
+  table.magnitude = rope_magnitude(args);
+  for (uint32_t i = 0; i < f.n_pairs; ++i) table.turns[i] = fixed_point(rope_turns(args, i));
+}
+
+mica_status record(const Call& c, Recorder& recorder) {
+  const Members m(c);
+  Fused f;
+  Table table = {};
+  f.ending = Ending::qkv;
+  f.head_dim = static_cast<uint32_t>(m.head_dim(kK));
+  f.detail = static_cast<uint32_t>(m.append[kK]->in[0].dtype) << 1 |
+             static_cast<uint32_t>(m.append[kV]->in[0].dtype) << 9 |
+             static_cast<uint32_t>(m.head_dim(kV)) << 17;
+  f.push.b = m.append[kK]->in[2].address;
+  set_fused_norm(f, *m.norm);
+  for (int i = kQ; i <= kV; ++i) {
+    const uint64_t y = i == kQ ? m.q().address : m.append[i]->in[0].address;
+    set_fused_weight(f, static_cast<uint32_t>(i), *m.matmul[i], y);
+    if (m.bias[i] != nullptr) table.bias[i] = m.bias[i]->in[1].address;
+    if (i != kQ) table.n_cells[i - 1] = static_cast<uint32_t>(m.append[i]->in[0].dim[2]);
+  }
+  if (m.rope[kQ] != nullptr) set_rope(f, table, *m.rope[kQ]);
+  const auto bytes = static_cast<uint32_t>(offsetof(Table, turns) + f.n_pairs * sizeof(uint64_t));
+  MICA_TRY(constants(recorder, &table, bytes, f.push.table));
+  return record_fused(caps_of(*m.norm), f, recorder);
+}
+
+constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, nullptr, record}};
+
+}  // namespace
+}  // namespace mica::vulkan
+
+MICA_VULKAN_KERNELS(norm_qkv, kRows)
