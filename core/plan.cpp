@@ -142,8 +142,7 @@ mica_status check_supported(mica_plan& p, mica_device* device) {
     const mica_b_unit& u = p.units[i];
     if (u.region != MICA_B_NONE || on_island(p, i)) continue;
     char reason[256] = "";
-    const mica_status status =
-        node_supported(device, p.partition, u.node, reason, sizeof reason);
+    const mica_status status = node_supported(device, p.partition, u.node, reason, sizeof reason);
     if (status == MICA_OK) continue;
     const mica_b_node& n = p.nodes[u.node];
     char culprit[120];
@@ -190,6 +189,18 @@ mica_status check_homes(const mica_graph& g, mica_device* device,
   return MICA_OK;
 }
 
+// Of a weight in a layout of the device's own, a view's offset and strides say nothing.
+mica_status check_views(const mica_plan& p, const mica_graph& g, Error& error) {
+  for (uint32_t i = 1; i < g.values.size(); ++i) {
+    const GraphValue& v = g.values[i];
+    if (v.kind != ValueKind::kWeight || v.root == i || p.values[i].layout == 0) continue;
+    return error.fail(MICA_UNSUPPORTED, "a view of weight ",
+                      quoted(g.weights[v.holder]->entries[v.source].name.c_str()),
+                      ", which the device keeps in a layout of its own: mica_copy it first");
+  }
+  return MICA_OK;
+}
+
 }  // namespace
 
 mica_status node_supported(const mica_device* device, const mica_b_partition& partition,
@@ -207,6 +218,7 @@ mica_status build_partition(mica_plan& p, const mica_graph& g, mica_device* devi
   if (!mark_live(g, live) || !copy_bytes(p.names, g.names) || !copy_bytes(p.args, g.args) ||
       !add_values(p, g, live) || !add_nodes(p, g, live) || !add_leaves(p, g))
     return error.out_of_memory("plan");
+  MICA_TRY(check_views(p, g, error));
   refresh_partition(p, params.variant);
   MICA_TRY(claim_regions(p, g, device, params.unfused != 0));
   refresh_partition(p, params.variant);

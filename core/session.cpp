@@ -131,6 +131,17 @@ bool weights_counted(const mica_session* s, size_t i_plan, size_t i_weights) {
   return false;
 }
 
+// Beside buffers: for the plans, and, if it is not there yet, for any of them.
+uint64_t reserve_bytes(const mica_session* s, bool first) {
+  const mica_device& d = *s->device;
+  if (d.backend->reserve == nullptr || s->plans.empty()) return 0;
+  uint64_t bytes = first ? d.backend->reserve(d.handle, nullptr) : 0;
+  for (const mica_plan* p : s->plans)
+    for (const Segment& segment : p->segments)
+      if (segment.island == 0) bytes += d.backend->reserve(d.handle, &segment.partition);
+  return bytes;
+}
+
 // The budget is for all of the session; what the device has free, for what is not there yet.
 mica_status check_room(mica_session* s) {
   const uint64_t budget = s->device->context->memory_budget_bytes, free = free_bytes(s->device);
@@ -138,7 +149,8 @@ mica_status check_room(mica_session* s) {
   MICA_TRY(mica_session_memory(s, &need));
   const bool over_budget = budget != 0 && need.total_bytes > budget;
   const uint64_t more = new_arena_bytes(s) + need.step_bytes +
-                        (s->kv.handle() == nullptr ? need.kv_bytes : uint64_t{0});
+                        (s->kv.handle() == nullptr ? need.kv_bytes : uint64_t{0}) +
+                        reserve_bytes(s, s->arenas.empty());
   if (!over_budget && (free == 0 || more <= free)) return MICA_OK;
   char text[300];
   Writer w(text, sizeof text);
@@ -146,6 +158,7 @@ mica_status check_room(mica_session* s) {
   w.put(over_budget ? " (weights " : " beside the weights (weights ").put_bytes(need.weights_bytes);
   w.put(", KV cache ").put_bytes(need.kv_bytes);
   w.put(", activations ").put_bytes(need.activations_bytes);
+  if (need.reserve_bytes != 0) w.put(", driver ").put_bytes(need.reserve_bytes);
   if (need.fallback_bytes != 0) w.put(", fallback ").put_bytes(need.fallback_bytes);
   if (over_budget) {
     w.put("), the budget is ").put_bytes(budget);
@@ -396,6 +409,7 @@ mica_status mica_session_memory(const mica_session* session, mica_memory* out_me
   if (!session->plans.empty())
     m.step_bytes = mica::lay_out(session->places, [](const StepPlace&, uint64_t) {});
   m.fallback_bytes = mica::fallback_bytes(session);
+  m.reserve_bytes = mica::reserve_bytes(session, true);
   m.total_bytes = m.weights_bytes + m.kv_bytes + m.activations_bytes + m.step_bytes +
                   m.reserve_bytes + m.fallback_bytes;
   *out_memory = m;

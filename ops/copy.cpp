@@ -153,6 +153,14 @@ void add_quantized(CaseList& list) {
       b.output(mica_cast(b.graph(), mica_cast(b.graph(), swapped, type), MICA_F32));
     });
   }
+  // Weights lie as the backend likes.
+  for (const mica_dtype type : kQuantized) {
+    list.add("copy", "weight." + type_name(type), [=](CaseBuilder& b) {
+      const mica_tensor w = b.weight("w", type, {768, 19, 3});
+      b.output(mica_cast(b.graph(), w, MICA_F32));
+      b.output(mica_cast(b.graph(), mica_copy(b.graph(), w), MICA_F32));
+    });
+  }
   list.add("copy", "q8_0.slice", [](CaseBuilder& b) {
     const int64_t dim[] = {64, 3}, start[] = {32, 1, 0, 0};
     const mica_tensor x = mica_cast(b.graph(), b.input("x", MICA_F32, {128, 6}), MICA_Q8_0);

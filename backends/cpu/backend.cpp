@@ -138,8 +138,8 @@ bool map_buffer(mica_b_buffer& buffer) {
 mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer** out) {
   *out = nullptr;
   if (bytes > INT64_MAX) return MICA_OUT_OF_MEMORY;
-  mica_b_buffer* buffer =
-      mica::create<mica_b_buffer>(device->allocator, mica_b_buffer{device, nullptr, bytes, 0, false});
+  mica_b_buffer* buffer = mica::create<mica_b_buffer>(
+      device->allocator, mica_b_buffer{device, nullptr, bytes, 0, false});
   if (buffer == nullptr) return MICA_OUT_OF_MEMORY;
   if (own_allocator(*device) || bytes < kHugePage) {
     buffer->data = static_cast<char*>(mica::allocate(device->allocator, bytes, kBufferAlign));
@@ -267,7 +267,8 @@ mica_status walk_page(const mica_b_kv_desc& desc, mica_b_buffer* buffer, uint64_
   const uint64_t row_bytes = cpu::kv_row_bytes(desc);
   for (uint32_t cell = 0; cell < cpu::kPageCellCount; ++cell)
     for (uint32_t head = 0; head < desc.n_kv_heads; ++head)
-      move(buffer->data + offset, head, cell, (cell * uint64_t{desc.n_kv_heads} + head) * row_bytes);
+      move(buffer->data + offset, head, cell,
+           (cell * uint64_t{desc.n_kv_heads} + head) * row_bytes);
   return MICA_OK;
 }
 
@@ -408,6 +409,7 @@ constexpr mica_backend kBackend = {
     submit,
     wait,
     plan_release,
+    nullptr,
 };
 
 }  // namespace

@@ -362,7 +362,8 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                compile,
                                submit,
                                wait,
-                               plan_release};
+                               plan_release,
+                               nullptr};
 
 }  // namespace
 

@@ -175,7 +175,8 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                compile,
                                submit,
                                wait,
-                               plan_release};
+                               plan_release,
+                               nullptr};  // reserve: nothing beside buffers
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <set>
@@ -73,8 +74,23 @@ void check_llama(mica_status status) {
   fail(status, text[0] != '\0' ? text : mica_status_text(status));
 }
 
+namespace {
+
+// Vulkan's compiled pipelines are kept for the next run, unless the user says where, or, with an
+// empty MICA_VULKAN_CACHE, not at all. The library by itself keeps nothing.
+void keep_pipelines() {
+  const char* base = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  std::string folder = base != nullptr && base[0] == '/' ? base : "";
+  if (folder.empty() && home != nullptr && home[0] == '/') folder = std::string(home) + "/.cache";
+  if (!folder.empty()) setenv("MICA_VULKAN_CACHE", (folder + "/mica").c_str(), 0);
+}
+
+}  // namespace
+
 int run_program(const char* name, const std::function<int()>& body) {
   int exit_code = 1;
+  keep_pipelines();
   const mica_status status = guarded([&] { exit_code = body(); });
   if (status == MICA_OK) return exit_code;
   std::fflush(stdout);

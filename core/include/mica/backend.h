@@ -222,6 +222,10 @@ struct mica_backend {
   mica_status (*submit)(mica_b_plan* plan);
   mica_status (*wait)(mica_b_plan* plan);
   void (*plan_release)(mica_b_plan* plan);
+
+  /* What the driver is expected to take of the device's memory beside buffers: for a plan, or, of
+   * `partition` NULL, once for all of them, such as code. May be NULL: nothing. */
+  uint64_t (*reserve)(mica_b_device* device, const mica_b_partition* partition);
 };
 
 /* A plug-in exports this. Called once; the result is static. */

@@ -76,7 +76,7 @@ MICA_API mica_status mica_session_get(mica_session* session, const char* input, 
  * allocated, weights not loaded), CANCELLED, DEVICE_LOST. */
 MICA_API mica_status mica_plan_run(mica_plan* plan);
 /* The same in two: nothing of the session may be touched in between. Where nodes fell back, submit
- * returns when all but the last part of the step has run. */
+ * returns when all but the last part of the step has run. A long step goes on within wait. */
 MICA_API mica_status mica_plan_submit(mica_plan* plan);
 MICA_API mica_status mica_plan_wait(mica_plan* plan);
 
