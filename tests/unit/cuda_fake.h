@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -15,12 +16,15 @@ namespace mica::test {
 struct FakeCuda {
   int n_devices = 2;
   int major = 9, minor = 0;
+  int n_sms = 4;
+  uint64_t free_bytes = 512 << 20;
   cudaError_t count_error = cudaSuccess;
 
   int current = 0;
   int64_t calls = 0;
-  int64_t fail_call = -1;  // this call fails …
-  cudaError_t fail_with = cudaSuccess;  // … with this
+  int64_t fail_call = -1;               // this call fails …
+  cudaError_t fail_with = cudaSuccess;  // … with this …
+  bool fail_for_ever = false;           // … and so do all later ones of its device
   cudaError_t alloc_error = cudaSuccess;
   cudaError_t launch_error = cudaSuccess;  // of graph launches
   int64_t queries_until_done = 0;          // after a launch, events are not ready so often
@@ -31,25 +35,30 @@ struct FakeCuda {
   std::map<void*, size_t> memory, pinned;
   std::set<void*> handles;  // streams, events, graphs
   bool capturing = false;
-  int64_t pending_queries = 0;
+  int64_t pending_queries = 0;  // events are not ready so often
+  std::function<void(int64_t)> on_pending;
+  std::function<void(const void*)> on_launch;  // of a kernel: gets its struct of arguments
   int64_t n_malloc = 0, n_host_alloc = 0, n_scatter = 0, n_copies = 0, n_launches = 0,
           n_instantiated = 0, n_captured = 0, n_attributes = 0, n_syncs = 0;
 };
 inline FakeCuda fake;
 
-// What every call begins with.
-inline cudaError_t fake_call() {
+// What every call begins with; `device` is the one it is about.
+inline cudaError_t fake_call(int device = fake.current) {
   cudaError_t e = cudaSuccess;
-  if (fake.calls++ == fake.fail_call) e = fake.fail_with;
-  const auto it = fake.fault.find(fake.current);
+  if (fake.calls++ == fake.fail_call) {
+    e = fake.fail_with;
+    if (fake.fail_for_ever) fake.fault[device] = e;
+  }
+  const auto it = fake.fault.find(device);
   if (it != fake.fault.end()) e = it->second;
   if (e != cudaSuccess) fake.last_error = e;
   return e;
 }
-#define FAKE_CALL()                                          \
-  do {                                                       \
-    const cudaError_t fake_error_ = fake_call();             \
-    if (fake_error_ != cudaSuccess) return fake_error_;      \
+#define FAKE_CALL()                                     \
+  do {                                                  \
+    const cudaError_t fake_error_ = fake_call();        \
+    if (fake_error_ != cudaSuccess) return fake_error_; \
   } while (0)
 
 template <class T>
@@ -93,11 +102,12 @@ inline const cuda::Driver* fake_driver() {
         return fake.count_error == cudaSuccess ? cudaSuccess : fake_fail(fake.count_error);
       },
       [](cudaDeviceProp* out, int index) {  // get_device_properties
-        FAKE_CALL();
+        const cudaError_t e = fake_call(index);
+        if (e != cudaSuccess) return e;
         *out = {};
         std::strcpy(out->name, index == 0 ? "Fake 0" : "Fake 1");
         out->major = fake.major, out->minor = fake.minor;
-        out->multiProcessorCount = 4;
+        out->multiProcessorCount = fake.n_sms;
         out->sharedMemPerBlockOptin = 227 << 10;
         out->totalGlobalMem = 1 << 30;
         return cudaSuccess;
@@ -108,7 +118,7 @@ inline const cuda::Driver* fake_driver() {
       },
       [](size_t* out_free, size_t* out_total) {  // mem_get_info
         FAKE_CALL();
-        *out_free = 1 << 20, *out_total = 1 << 30;
+        *out_free = fake.free_bytes, *out_total = 1 << 30;
         return cudaSuccess;
       },
       [](void** out, size_t bytes) {  // malloc
@@ -172,6 +182,7 @@ inline const cuda::Driver* fake_driver() {
         FAKE_CALL();
         if (fake.pending_queries > 0) {
           --fake.pending_queries;
+          if (fake.on_pending) fake.on_pending(fake.pending_queries);
           return cudaErrorNotReady;
         }
         if (fake.step_fault == cudaSuccess) return cudaSuccess;
@@ -208,8 +219,9 @@ inline const cuda::Driver* fake_driver() {
         EXPECT_GT(value, 0);
         return cudaSuccess;
       },
-      [](const cudaLaunchConfig_t* c, const void* kernel, void**) {  // launch
+      [](const cudaLaunchConfig_t* c, const void* kernel, void** args) {  // launch
         FAKE_CALL();
+        if (fake.on_launch) fake.on_launch(args[0]);
         EXPECT_NE(kernel, nullptr);
         EXPECT_GT(c->gridDim.x * c->gridDim.y * c->gridDim.z, 0u);
         EXPECT_LE(c->blockDim.x * c->blockDim.y * c->blockDim.z, 1024u);

@@ -14,6 +14,7 @@ struct SmallState {
   bool is_cpu = false;
   std::vector<uint64_t> seeds;
   mica_status random_status = MICA_OK;
+  uint64_t reserve_once = 0, reserve_plan = 0;
 };
 SmallState small;
 
@@ -39,6 +40,9 @@ const mica_backend* small_backend() {
     const auto rows = static_cast<uint64_t>(w->dim[1] * w->dim[2] * w->dim[3]);
     const std::vector<float> ones(static_cast<size_t>(w->dim[0]) * rows, 1.0f);
     return mica_backend_ref()->weight_pack(device, w, buffer, ones.data(), 0, rows);
+  };
+  table.reserve = [](mica_b_device*, const mica_b_partition* partition) {
+    return partition == nullptr ? small.reserve_once : small.reserve_plan;
   };
   return &table;
 }
@@ -149,6 +153,40 @@ TEST_F(DeviceMemory, SessionsThatDoNotFitAreRefusedFirst) {
   ASSERT_EQ(mica_session_memory(session.get(), &now), MICA_OK);
   small.free_bytes = now.activations_bytes - need.activations_bytes + now.step_bytes;
   small.free_bytes -= 1;
+  EXPECT_EQ(mica_session_allocate(session.get()), MICA_OVER_BUDGET);
+  small.free_bytes += 1;
+  EXPECT_EQ(mica_session_allocate(session.get()), MICA_OK) << error();
+}
+
+// What the driver takes beside buffers: a part once, a part for each plan, anew at each allocate.
+TEST_F(DeviceMemory, TheDriversShareIsCounted) {
+  small.reserve_once = 5000, small.reserve_plan = 300;
+  const Session session = make_session(device);
+  mica_memory need{};
+  ASSERT_EQ(mica_session_memory(session.get(), &need), MICA_OK);
+  EXPECT_EQ(need.reserve_bytes, 0u);
+  std::vector<Graph> graphs;
+  mica_plan* plan = nullptr;
+  const auto add_plan = [&](const char* name) {
+    graphs.push_back(make_graph(context));
+    mica_graph* g = graphs.back().get();
+    mica_output(g, mica_silu(g, input(g, name, {32, 4})), "y");
+    EXPECT_EQ(mica_session_compile(session.get(), 1, &g, &plan), MICA_OK) << error();
+    EXPECT_EQ(mica_session_memory(session.get(), &need), MICA_OK);
+  };
+  add_plan("a");
+  add_plan("b");
+  EXPECT_EQ(need.reserve_bytes, 5600u);
+  EXPECT_EQ(need.total_bytes, need.activations_bytes + need.step_bytes + 5600);
+  small.free_bytes = need.total_bytes - 1;
+  EXPECT_EQ(mica_session_allocate(session.get()), MICA_OVER_BUDGET);
+  EXPECT_TRUE(has(error(), ", driver 5.5 KiB)")) << error();
+  small.free_bytes += 1;
+  ASSERT_EQ(mica_session_allocate(session.get()), MICA_OK) << error();
+  const uint64_t before = need.activations_bytes;
+  add_plan("c");
+  EXPECT_EQ(need.reserve_bytes, 5900u);
+  small.free_bytes = need.activations_bytes - before + need.step_bytes + 900 - 1;
   EXPECT_EQ(mica_session_allocate(session.get()), MICA_OVER_BUDGET);
   small.free_bytes += 1;
   EXPECT_EQ(mica_session_allocate(session.get()), MICA_OK) << error();

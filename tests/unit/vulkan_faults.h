@@ -23,6 +23,7 @@ struct VulkanFaults {
   uint32_t n_pipelines = 0, n_submits = 0, n_allocations = 0, n_command_buffers = 0;
   uint32_t wait_timeouts = 0;  // how often vkWaitSemaphores is to time out first
   bool blind_counter = false;  // vkGetSemaphoreCounterValue says 0
+  bool discrete = false;       // the device says that the host cannot reach its memory
 };
 inline VulkanFaults faults;
 
@@ -60,7 +61,6 @@ MICA_FAULT_RESULT(vkCreatePipelineCache, ++faults.n_alive)
 MICA_FAULT_RESULT(vkCreateShaderModule, ++faults.n_alive)
 MICA_FAULT_RESULT(vkCreateComputePipelines, (++faults.n_alive, ++faults.n_pipelines))
 MICA_FAULT_RESULT(vkCreateBuffer, ++faults.n_alive)
-MICA_FAULT_RESULT(vkAllocateMemory, (++faults.n_alive, ++faults.n_allocations))
 MICA_FAULT_RESULT(vkBindBufferMemory, )
 MICA_FAULT_RESULT(vkMapMemory, )
 MICA_FAULT_RESULT(vkAllocateCommandBuffers, ++faults.n_command_buffers)
@@ -78,6 +78,45 @@ MICA_FAULT_DESTROY(vkDestroyBuffer, VkDevice, VkBuffer)
 MICA_FAULT_DESTROY(vkFreeMemory, VkDevice, VkDeviceMemory)
 #undef MICA_FAULT_RESULT
 #undef MICA_FAULT_DESTROY
+
+// Of a discrete GPU: type 0 is the device's memory, type 1 the host's; both are the real type 0.
+inline PFN_vkAllocateMemory real_vkAllocateMemory = nullptr;
+inline VKAPI_ATTR VkResult VKAPI_CALL fault_vkAllocateMemory(VkDevice d,
+                                                             const VkMemoryAllocateInfo* info,
+                                                             const VkAllocationCallbacks* c,
+                                                             VkDeviceMemory* out) {
+  if (faulty("vkAllocateMemory")) return faults.result;
+  VkMemoryAllocateInfo one = *info;
+  if (faults.discrete) one.memoryTypeIndex = 0;
+  const VkResult r = real_vkAllocateMemory(d, &one, c, out);
+  if (r == VK_SUCCESS) ++faults.n_alive, ++faults.n_allocations;
+  return r;
+}
+inline PFN_vkGetBufferMemoryRequirements real_vkGetBufferMemoryRequirements = nullptr;
+inline VKAPI_ATTR void VKAPI_CALL fault_vkGetBufferMemoryRequirements(VkDevice d, VkBuffer b,
+                                                                      VkMemoryRequirements* out) {
+  real_vkGetBufferMemoryRequirements(d, b, out);
+  if (faults.discrete) out->memoryTypeBits = 3;
+}
+inline PFN_vkGetPhysicalDeviceMemoryProperties2 real_vkGetPhysicalDeviceMemoryProperties2 = nullptr;
+inline VKAPI_ATTR void VKAPI_CALL fault_vkGetPhysicalDeviceMemoryProperties2(
+    VkPhysicalDevice p, VkPhysicalDeviceMemoryProperties2* out) {
+  real_vkGetPhysicalDeviceMemoryProperties2(p, out);
+  if (!faults.discrete) return;
+  VkPhysicalDeviceMemoryProperties& m = out->memoryProperties;
+  m.memoryTypeCount = m.memoryHeapCount = 2;
+  m.memoryHeaps[1] = {m.memoryHeaps[0].size, 0};
+  m.memoryTypes[0] = {VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, 0};
+  m.memoryTypes[1] = {VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT |
+                          VK_MEMORY_PROPERTY_HOST_CACHED_BIT,
+                      1};
+}
+inline PFN_vkGetPhysicalDeviceProperties real_vkGetPhysicalDeviceProperties = nullptr;
+inline VKAPI_ATTR void VKAPI_CALL
+fault_vkGetPhysicalDeviceProperties(VkPhysicalDevice p, VkPhysicalDeviceProperties* out) {
+  real_vkGetPhysicalDeviceProperties(p, out);
+  if (faults.discrete) out->deviceType = VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU;
+}
 
 inline PFN_vkCreateInstance real_vkCreateInstance = nullptr;
 inline VKAPI_ATTR VkResult VKAPI_CALL fault_vkCreateInstance(const VkInstanceCreateInfo* info,
@@ -164,6 +203,9 @@ inline PFN_vkVoidFunction fault_front(const char* name, PFN_vkVoidFunction origi
   MICA_FRONT(vkCreateBuffer)
   MICA_FRONT(vkDestroyBuffer)
   MICA_FRONT(vkAllocateMemory)
+  MICA_FRONT(vkGetBufferMemoryRequirements)
+  MICA_FRONT(vkGetPhysicalDeviceMemoryProperties2)
+  MICA_FRONT(vkGetPhysicalDeviceProperties)
   MICA_FRONT(vkFreeMemory)
   MICA_FRONT(vkBindBufferMemory)
   MICA_FRONT(vkMapMemory)

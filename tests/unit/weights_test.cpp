@@ -127,6 +127,50 @@ TEST_P(WeightsOn, EveryDtypeComesBackBitByBit) {
   }
 }
 
+// A view of a weight that the device keeps in its own way is refused, never read wrongly.
+TEST_P(WeightsOn, ViewsAreRightOrRefused) {
+  const Context context = make_context();
+  const Device device = open_device(context, GetParam());
+  if (device == nullptr) GTEST_SKIP() << mica_context_error(context.get());
+  for (const mica_dtype dtype : {MICA_Q4_1, MICA_Q8_0, MICA_Q6_K, MICA_F16}) {
+    const mica_dtype_info* info = mica_dtype_get(dtype);
+    Spec spec{"w", dtype, {256, 64}, std::vector<unsigned char>(size_t{256} * 64 * 4)};
+    mica_dtype_encode(dtype, randoms(256 * 64, 7).data(), spec.bytes.data(), 256 * 64);
+    spec.bytes.resize(size_t{256} * 64 / info->block_elems * info->block_bytes);
+    std::vector<float> want(256 * 16);
+    mica_dtype_decode(dtype, spec.bytes.data() + spec.bytes.size() / 8, want.data(), want.size());
+    const std::vector<Spec> specs = {spec};
+    const Weights w = describe(context, device, specs);
+    Source source(specs);
+    ASSERT_EQ(mica_weights_load(w.get(), source.get()), MICA_OK);
+    int n_right = 0;
+    for (const bool copied : {false, true}) {
+      const Graph g = make_graph(context);
+      const int64_t dim[] = {256, 16}, start[] = {0, 8, 0, 0};
+      mica_tensor x = mica_weight(g.get(), w.get(), "w");
+      if (copied) x = mica_copy(g.get(), x);
+      x = mica_view(g.get(), x, 2, dim, start);
+      mica_output(g.get(), mica_cast(g.get(), x, MICA_F32), "y");
+      const Session session = make_session(device);
+      mica_graph* const graphs[] = {g.get()};
+      mica_plan* plan = nullptr;
+      const mica_status status = mica_session_compile(session.get(), 1, graphs, &plan);
+      if (status == MICA_OK) {
+        ASSERT_EQ(mica_session_allocate(session.get()), MICA_OK);
+        ASSERT_EQ(mica_plan_run(plan), MICA_OK);
+        EXPECT_EQ(read(plan, "y", want.size()), want) << info->name << copied;
+        ++n_right;
+      } else {
+        EXPECT_FALSE(copied) << info->name;
+        EXPECT_TRUE(
+            has(mica_context_error(context.get()), "a view of weight 'w', which the device"))
+            << mica_context_error(context.get());
+      }
+    }
+    EXPECT_GE(n_right, 1) << info->name;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, WeightsOn,
                          testing::Values("ref", "cpu:plain", "cpu:avx2", "cpu:avx512"),
                          [](const auto& p) {
