@@ -124,13 +124,6 @@ mica_status make_device(Device& d, const Physical& chosen, Error& error) {
     want.v12.vulkanMemoryModel = VK_TRUE;
     want.v12.vulkanMemoryModelDeviceScope = chosen.memory_model_device ? VK_TRUE : VK_FALSE;
     *tail = &coopmat;
-    tail = &coopmat.pNext;
-  }
-  VkPhysicalDeviceCooperativeMatrix2FeaturesNV coopmat2 = chosen.coopmat2_features;
-  if (chosen.coopmat2) {
-    extensions[n++] = VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME;
-    *tail = &coopmat2;
-    coopmat2.pNext = nullptr;
   }
   if (chosen.import_align > 0) {
     extensions[n++] = VK_KHR_EXTERNAL_MEMORY_EXTENSION_NAME;

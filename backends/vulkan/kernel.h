@@ -18,13 +18,12 @@ struct DeviceCaps {
   uint32_t subgroup_size;                         // of a pipeline that asks for none
   uint32_t min_subgroup_size, max_subgroup_size;  // that a pipeline may ask for
   uint32_t max_shared_bytes;
-  uint32_t max_invocations;   // of a workgroup
-  uint32_t max_groups[3];     // of a dispatch
-  uint32_t n_cores;           // 0: unknown
-  bool dot;                   // accelerated 4 x int8 dot products
-  bool cooperative_matrix;    // KHR, F16 x F16 -> F32, 16 x 16 x 16, subgroup scope
-  bool cooperative_matrix_2;  // NV, workgroup scope
-  bool keeps_subnormals;      // F32, in modules that ask for it
+  uint32_t max_invocations;  // of a workgroup
+  uint32_t max_groups[3];    // of a dispatch
+  uint32_t n_cores;          // 0: unknown
+  bool dot;                  // accelerated 4 x int8 dot products
+  bool cooperative_matrix;   // KHR, F16 x F16 -> F32, 16 x 16 x 16, subgroup scope
+  bool keeps_subnormals;     // F32, in modules that ask for it
 };
 
 // A SPIR-V module built into the library.

@@ -86,8 +86,6 @@ void read_optional(const Api& api, const mica_allocator& allocator, const Extens
       VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES);
   auto coopmat = structure<VkPhysicalDeviceCooperativeMatrixFeaturesKHR>(
       VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR);
-  p.coopmat2_features = {};
-  p.coopmat2_features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_2_FEATURES_NV;
   auto features =
       structure<VkPhysicalDeviceFeatures2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2);
   void** tail = &features.pNext;
@@ -98,21 +96,14 @@ void read_optional(const Api& api, const mica_allocator& allocator, const Extens
   const bool has_size = extensions.has(VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
   const bool has_dot = extensions.has(VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
   const bool has_coopmat = extensions.has(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
-  const bool has_coopmat2 =
-      has_coopmat && extensions.has(VK_NV_COOPERATIVE_MATRIX_2_EXTENSION_NAME);
   if (has_size) chain(size_control);
   if (has_dot) chain(dot);
   if (has_coopmat) chain(coopmat);
-  if (has_coopmat2) chain(p.coopmat2_features);
   api.vkGetPhysicalDeviceFeatures2(p.handle, &features);
   p.subgroup_size_control =
       size_control.subgroupSizeControl != 0 && size_control.computeFullSubgroups != 0;
   p.dot = dot.shaderIntegerDotProduct != 0;
   p.coopmat = coopmat.cooperativeMatrix != 0 && has_coopmat_shape(api, allocator, p.handle);
-  const auto& c2 = p.coopmat2_features;
-  p.coopmat2 = p.coopmat && c2.cooperativeMatrixWorkgroupScope != 0 &&
-               c2.cooperativeMatrixFlexibleDimensions != 0 &&
-               c2.cooperativeMatrixConversions != 0 && c2.cooperativeMatrixTensorAddressing != 0;
   p.budget = extensions.has(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
 }
 
@@ -173,7 +164,6 @@ void read_limits(const Api& api, const Extensions& extensions, Physical& p) {
       floats.shaderDenormPreserveFloat32 != 0 &&
       floats.denormBehaviorIndependence != VK_SHADER_FLOAT_CONTROLS_INDEPENDENCE_NONE;
   caps.cooperative_matrix = p.coopmat;
-  caps.cooperative_matrix_2 = p.coopmat2;
   p.import_align = has_import ? import.minImportedHostPointerAlignment : 0;
   p.max_buffer_bytes = largest.maxMemoryAllocationSize;
   std::memcpy(p.uuid, id.deviceUUID, sizeof p.uuid);
@@ -184,8 +174,8 @@ void read_limits(const Api& api, const Extensions& extensions, Physical& p) {
     p.unusable = "subgroup arithmetic";
 }
 
-// MICA_VULKAN_DISABLE: a list of paths to leave out, for tests: "dot,coopmat,coopmat2,denorm"; and
-// "force_dot" takes the dot product also where the driver emulates it.
+// For tests. MICA_VULKAN_DISABLE: a list of paths to leave out: "dot,coopmat,denorm".
+// MICA_VULKAN_FORCE_DOT=1 takes the dot product also where the driver emulates it.
 void apply_environment(Physical& p) {
   const char* list = std::getenv("MICA_VULKAN_DISABLE");
   const auto named = [&](const char* word) {
@@ -197,9 +187,8 @@ void apply_environment(Physical& p) {
     return false;
   };
   if (named("dot")) p.caps.dot = false;
-  if (named("coopmat")) p.caps.cooperative_matrix = p.caps.cooperative_matrix_2 = false;
+  if (named("coopmat")) p.caps.cooperative_matrix = false;
   if (named("denorm")) p.caps.keeps_subnormals = false;
-  if (named("coopmat2")) p.caps.cooperative_matrix_2 = false;
   if (env_is("MICA_VULKAN_FORCE_DOT", "1")) p.caps.dot = p.dot;
 }
 
@@ -224,7 +213,7 @@ bool read_device(const Api& api, const mica_allocator& allocator, Physical& p) {
   p.unusable = have.missing();
   p.memory_model_device = have.v12.vulkanMemoryModelDeviceScope != 0;
   read_optional(api, allocator, extensions, p);
-  if (have.v12.vulkanMemoryModel == 0) p.coopmat = p.coopmat2 = false;
+  if (have.v12.vulkanMemoryModel == 0) p.coopmat = false;
   read_limits(api, extensions, p);
   if (!find_queue_family(api, allocator, p)) p.unusable = "a queue for compute";
   apply_environment(p);

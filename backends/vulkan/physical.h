@@ -35,8 +35,7 @@ struct Physical {
   uint32_t index;        // among the listed ones, best first
   uint32_t queue_family;
   DeviceCaps caps;
-  bool subgroup_size_control, dot, coopmat, coopmat2, budget, unified, memory_model_device;
-  VkPhysicalDeviceCooperativeMatrix2FeaturesNV coopmat2_features;
+  bool subgroup_size_control, dot, coopmat, budget, unified, memory_model_device;
   uint64_t import_align;  // of VK_EXT_external_memory_host; 0: absent
   uint64_t max_buffer_bytes;
 };

@@ -14,7 +14,7 @@ extern const KernelList kernels_matmul;
 
 namespace {
 
-constexpr const char* kNames[kPaths] = {"plain", "dot", "coopmat", "coopmat2"};
+constexpr const char* kNames[kPaths] = {"plain", "dot", "coopmat"};
 
 constexpr uint32_t kK = 256, kN = 128;
 constexpr uint16_t kHalfOne = 0x3c00;
@@ -25,9 +25,8 @@ struct Trial {
   uint32_t m;
 };
 constexpr Trial kTrials[] = {
-    {kPlain, MICA_Q8_0, 1},     {kPlain, MICA_F16, 40},      {kDot, MICA_Q8_0, 1},
-    {kDot, MICA_Q8_0, 4},       {kCoopmat, MICA_F16, 128},   {kCoopmat, MICA_Q8_0, 128},
-    {kCoopmat2, MICA_F16, 128}, {kCoopmat2, MICA_Q8_0, 128},
+    {kPlain, MICA_Q8_0, 1}, {kPlain, MICA_F16, 40},    {kDot, MICA_Q8_0, 1},
+    {kDot, MICA_Q8_0, 4},   {kCoopmat, MICA_F16, 128}, {kCoopmat, MICA_Q8_0, 128},
 };
 
 int32_t weight_at(uint32_t n, uint32_t k) { return static_cast<int32_t>((k * 7 + n * 3) % 9) - 4; }
@@ -60,19 +59,16 @@ bool named(const char* list, const char* word) {
 
 bool has(const DeviceCaps& caps, uint32_t path) {
   return path == kPlain || (path == kDot && caps.dot) ||
-         (path == kCoopmat && caps.cooperative_matrix) ||
-         (path == kCoopmat2 && caps.cooperative_matrix_2);
+         (path == kCoopmat && caps.cooperative_matrix);
 }
 DeviceCaps only(DeviceCaps caps, Path path) {
   caps.dot = path == kDot;
-  caps.cooperative_matrix = path == kCoopmat || path == kCoopmat2;
-  caps.cooperative_matrix_2 = path == kCoopmat2;
+  caps.cooperative_matrix = path == kCoopmat;
   return caps;
 }
 void remove(DeviceCaps& caps, uint32_t path) {
   if (path == kDot) caps.dot = false;
-  if (path == kCoopmat) caps.cooperative_matrix = caps.cooperative_matrix_2 = false;
-  if (path == kCoopmat2) caps.cooperative_matrix_2 = false;
+  if (path == kCoopmat) caps.cooperative_matrix = false;
 }
 
 Tensor tensor(mica_dtype dtype, uint64_t address, int64_t n, int64_t rows, int64_t row_bytes,

@@ -6,7 +6,7 @@
 
 namespace mica::vulkan {
 
-enum Path : uint32_t { kPlain, kDot, kCoopmat, kCoopmat2, kPaths };
+enum Path : uint32_t { kPlain, kDot, kCoopmat, kPaths };
 
 // Takes the paths that fail out of d.caps, into d.failed_paths. NO_DEVICE: the plain path fails,
 // which every kernel needs. The environment's MICA_VULKAN_FAIL names paths that are to fail, for

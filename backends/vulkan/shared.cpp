@@ -18,7 +18,7 @@ struct TableLock {
 // The environment may have switched paths off since another context opened the GPU.
 uint8_t paths_of(const Physical& p) {
   return static_cast<uint8_t>(p.subgroup_size_control | p.dot << 1 | p.coopmat << 2 |
-                              p.coopmat2 << 3 | (p.import_align > 0) << 4 | p.budget << 5);
+                              (p.import_align > 0) << 3 | p.budget << 4);
 }
 
 }  // namespace

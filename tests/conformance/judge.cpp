@@ -51,7 +51,9 @@ struct ChainLimit {
 ChainLimit chain_limit(uint32_t numerics) {
   switch (numerics) {
     case MICA_NUM_F16:
-      return {1e-3, 1e-4};
+      // Quantized weights may be rounded too (ops/matmul), off by 2^-12.2 in the mean square, which
+      // the reference's chain does not do.
+      return {2e-3, 2.5e-4};
     case MICA_NUM_BF16:
       return {8e-3, 8e-4};
     case MICA_NUM_Q8_32:

@@ -229,10 +229,13 @@ __global__ void __launch_bounds__(kStreamThreads, 1) fused_plain(const __grid_co
 template <int kRows, class Args>
 mica_status launch_rows(Recorder& r, Args& a) {
   const uint64_t fixed = image_bytes(a.plain != 0, a.k, kRows) + Parts<kRows>::kBytes;
-  const RingPlan ring = plan_ring(*r.device, fixed, uint64_t{kStreamWarps} * a.slot_bytes);
-  a.n_stages = ring.n_stages;
   const Segment& last = a.segment[a.n_segments - 1];
   const auto groups = static_cast<uint32_t>(last.first + div_up(last.n, kGroupRows));
+  // Long streams of 16-bit rows do better with a deep ring: what x waits for it is little of them.
+  const uint64_t plain_bytes = a.plain != 0 ? groups * kGroupRows * uint64_t(a.k) * 2 : 0;
+  const RingPlan ring = plan_ring(*r.device, fixed, uint64_t{kStreamWarps} * a.slot_bytes,
+                                  plain_bytes > 40'000'000 ? 2 * kEnoughRing : kEnoughRing);
+  a.n_stages = ring.n_stages;
   const uint32_t steps = groups / a.together, n_sms = static_cast<uint32_t>(r.device->n_sms);
   const uint32_t blocks = steps < n_sms ? steps : n_sms;
   a.groups_each = steps / blocks, a.extra = steps % blocks;

@@ -316,12 +316,13 @@ struct RingPlan {
 
 // One block a multiprocessor. Copies that are under way beyond what keeps memory busy only make
 // others wait longer, those of x among them (H200: 3 stages of 32 KB do better than 6).
-inline RingPlan plan_ring(const DeviceInfo& device, uint64_t fixed, uint64_t stage) {
+constexpr uint64_t kEnoughRing = 108 * 1024;
+inline RingPlan plan_ring(const DeviceInfo& device, uint64_t fixed, uint64_t stage,
+                          uint64_t enough = kEnoughRing) {
   constexpr uint64_t kDeclared = 3072;  // at least what kernels declare themselves
-  constexpr uint64_t kEnough = 108 * 1024;
   const uint64_t room = device.max_shared_bytes - kDeclared;
   uint64_t stages = fixed < room ? (room - fixed) / stage : 0;
-  if (stages > kEnough / stage) stages = kEnough / stage;
+  if (stages > enough / stage) stages = enough / stage;
   stages = stages < 2 ? 2 : stages > kMaxStreamStages ? kMaxStreamStages : stages;
   return {static_cast<uint32_t>(stages), shared_of_blocks(device, fixed + stages * stage, 1)};
 }
