@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-#define MICA_BACKEND_ABI 3u /* changes when a struct below changes other than by growing */
+#define MICA_BACKEND_ABI 3u /* changes when a struct below changes */
 #define MICA_B_NONE UINT32_MAX
 #define MICA_B_MAX_INPUTS 10
 
