@@ -228,9 +228,10 @@ struct WgmmaTile {
   int64_t clusters(int64_t n, int64_t m) const {
     return div_up(m, int64_t{groups} * kGroupTokens * cluster) * div_up(n, width);
   }
-  // A block a multiprocessor at a time.
+  // A block a multiprocessor at a time, and at least one cluster.
+  int64_t at_once(int n_sms) const { return n_sms < cluster ? 1 : n_sms / cluster; }
   double time(int64_t n, int64_t m, int n_sms) const {
-    return cost * static_cast<double>(div_up(clusters(n, m), n_sms / cluster));
+    return cost * static_cast<double>(div_up(clusters(n, m), at_once(n_sms)));
   }
 };
 template <int kGroups, int kWidth, int kCluster>
@@ -299,7 +300,7 @@ inline mica_status record_wgmma_product(Recorder& r, const MatmulArgs& a, const 
     args.s_out = a.n;
     args.n = static_cast<int32_t>(rows), args.m = static_cast<int32_t>(a.m);
     args.steps = static_cast<int32_t>(div_up(a.k, kWgmmaElems));
-    const int64_t clusters = tile.clusters(rows, a.m), most = r.device->n_sms / tile.cluster;
+    const int64_t clusters = tile.clusters(rows, a.m), most = tile.at_once(r.device->n_sms);
     const dim3 grid(static_cast<uint32_t>((clusters < most ? clusters : most) * tile.cluster));
     const dim3 block(static_cast<uint32_t>((1 + tile.groups) * kWarpgroup));
     if (const mica_status status = launch_clusters(r, kernel, grid, block, tile.shared,
