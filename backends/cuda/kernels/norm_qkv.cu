@@ -6,13 +6,15 @@
 #include "backends/cuda/kernels/kv_block.cuh"
 #include "backends/cuda/kernels/matmul_fused_plain.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
+#include "backends/gpu/norm_qkv.h"
 #include "ops/rope.h"
 
 namespace mica::cuda {
 namespace {
 
 constexpr int kMaxPairs = 128;  // that RoPE turns in a head
-enum { kQ, kK, kV, kProjections };
+using Members = gpu::QkvMembers;
+using enum gpu::QkvRole;
 
 struct Cells {
   char* state;
@@ -172,39 +174,6 @@ __global__ void __launch_bounds__(kBlockThreads) put_blocks(const __grid_constan
 }
 
 // --- Launching -----------------------------------------------------------------------------------
-
-// The members by their roles.
-struct Members {
-  const Call* norm;
-  const Call* matmul[kProjections] = {};
-  const Call* bias[kProjections] = {};  // nullptr: none
-  const Call* rope[kProjections] = {};  // of Q and K, or nullptr
-  const Call* append[kProjections] = {};
-
-  explicit Members(const Call& c) : norm(c.members) {
-    uint32_t at = 1;
-    for (int i = kQ; i <= kV; ++i) {
-      matmul[i] = &c.members[at++];
-      if (c.members[at].op == MICA_OP_add) bias[i] = &c.members[at++];
-    }
-    if (c.members[at].op == MICA_OP_rope) {
-      rope[kQ] = &c.members[at++];
-      rope[kK] = &c.members[at++];
-    }
-    append[kK] = &c.members[at++];
-    append[kV] = &c.members[at];
-  }
-  const Tensor& q() const {
-    return rope[kQ] != nullptr   ? rope[kQ]->out
-           : bias[kQ] != nullptr ? bias[kQ]->out
-                                 : matmul[kQ]->out;
-  }
-  // Without RoPE it does not matter what a head of Q is.
-  int64_t head_dim(int i) const {
-    return i == kQ && rope[kQ] != nullptr ? rope[kQ]->in[0].dim[0]
-                                          : append[i == kQ ? kK : i]->in[1].dim[0];
-  }
-};
 
 bool page_of(const Call& append, KvPage& page) {
   const Tensor& state = append.out;

@@ -41,18 +41,6 @@ const char* supports(const Call& c) {
   return matmul_operands(c);
 }
 
-// Units of activations that are in shared memory at a time.
-uint32_t chunk_of(const DeviceCaps& caps, const MatmulTeams& t, uint32_t n_units) {
-  const uint32_t sums = t.rows * t.columns;
-  const uint32_t reduce_bytes = t.reduce != 0         ? 4 * t.threads
-                                : t.team > t.subgroup ? 4 * t.threads / t.subgroup * sums
-                                                      : 4;
-  const uint32_t shared = caps.max_shared_bytes < 49152 ? caps.max_shared_bytes : 49152;
-  const uint32_t most = (shared - reduce_bytes) / (kUnitBytes * t.columns);
-  if (n_units <= most) return n_units;
-  return most > t.team ? most / t.team * t.team : most;
-}
-
 mica_status record(const Call& c, Recorder& recorder) {
   const DeviceCaps& caps = caps_of(c);
   const Tensor& x = c.in[1];
@@ -63,7 +51,8 @@ mica_status record(const Call& c, Recorder& recorder) {
                                   : weight_shader(kWeightShaders_matmul_vec, c.in[0].dtype);
   return record_matmul(
       recorder, *shader, t.required_subgroup,
-      {t.threads, 1, 1, t.team, t.rows, t.columns, chunk_of(caps, t, push.k / 32),
+      {t.threads, 1, 1, t.team, t.rows, t.columns,
+       matmul_chunk(caps, t, kUnitBytes, t.rows * t.columns, push.k / 32),
        static_cast<uint32_t>(x.dtype), rows_of_fours(x) ? 1u : 0u, t.reduce, t.subgroup},
       push, uint64_t{push.n_blocks} * push.n_slices);
 }

@@ -1,5 +1,7 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, of few columns and a cache of plain elements: a
 // dispatch for each type of weights, all of one wave.
+#include "backends/gpu/norm_qkv.h"
+
 #include <cstddef>
 
 #include "backends/vulkan/kernels/common/matmul_fused.h"
@@ -10,7 +12,8 @@
 namespace mica::vulkan {
 namespace {
 
-enum { kQ, kK, kV, kProjections };
+using Members = gpu::QkvMembers;
+using enum gpu::QkvRole;
 constexpr uint32_t kMaxPairs = 512;       // that RoPE turns in a head
 constexpr int64_t kMaxHeadDim = 1 << 15;  // 15 bits of Fused::detail
 
@@ -22,35 +25,6 @@ struct Table {
   float magnitude;
   uint32_t unused;
   uint64_t turns[kMaxPairs];
-};
-
-// The members by their roles.
-struct Members {
-  const Call* norm;
-  const Call* matmul[kProjections] = {};
-  const Call* bias[kProjections] = {};    // nullptr: none
-  const Call* rope[2] = {};               // of Q and K, or nullptr
-  const Call* append[kProjections] = {};  // of K and V
-
-  explicit Members(const Call& c) : norm(c.members) {
-    uint32_t at = 1;
-    for (int i = kQ; i <= kV; ++i) {
-      matmul[i] = &c.members[at++];
-      if (c.members[at].op == MICA_OP_add) bias[i] = &c.members[at++];
-    }
-    if (c.members[at].op == MICA_OP_rope) {
-      rope[kQ] = &c.members[at++];
-      rope[kK] = &c.members[at++];
-    }
-    append[kK] = &c.members[at++];
-    append[kV] = &c.members[at];
-  }
-  const Tensor& q() const {
-    return rope[kQ] != nullptr   ? rope[kQ]->out
-           : bias[kQ] != nullptr ? bias[kQ]->out
-                                 : matmul[kQ]->out;
-  }
-  int64_t head_dim(int i) const { return append[i]->in[1].dim[0]; }
 };
 
 const char* rope_supports(const Members& m) {

@@ -97,6 +97,17 @@ MatmulTeams matmul_teams(const DeviceCaps& caps, const Call& c, uint64_t n_items
   return t;
 }
 
+uint32_t matmul_chunk(const DeviceCaps& caps, const MatmulTeams& t, uint32_t unit_bytes,
+                      uint32_t sums, uint32_t n_units) {
+  const uint32_t reduce_bytes = t.reduce != 0         ? 4 * t.threads
+                                : t.team > t.subgroup ? 4 * t.threads / t.subgroup * sums
+                                                      : 4;
+  const uint32_t shared = caps.max_shared_bytes < 49152 ? caps.max_shared_bytes : 49152;
+  const uint32_t most = (shared - reduce_bytes) / (unit_bytes * t.columns);
+  if (n_units <= most) return n_units;
+  return most > t.team ? most / t.team * t.team : most;
+}
+
 MatmulTile matmul_tile(const DeviceCaps& caps, const Call& c, bool has_coop) {
   // By falling size. A tile's fragments are 16 x 16; an invocation stages whole parts of 8
   // elements.

@@ -30,6 +30,10 @@ struct MatmulTeams {
 };
 // `n_items`: what the lanes of a team share of a row.
 MatmulTeams matmul_teams(const DeviceCaps& caps, const Call& c, uint64_t n_items);
+// Units of activations, of `unit_bytes` each, that are in shared memory at a time; `sums` of an
+// invocation.
+uint32_t matmul_chunk(const DeviceCaps& caps, const MatmulTeams& t, uint32_t unit_bytes,
+                      uint32_t sums, uint32_t n_units);
 
 // How a workgroup of matmul_tile.comp is cut: `across` and `down` are outputs of an invocation, or
 // subgroups where `coop`.

@@ -48,17 +48,6 @@ MatmulTeams fused_teams(const DeviceCaps& caps, const Fused& f, uint32_t n_items
   return t;
 }
 
-// Units of activations that are in shared memory at a time.
-uint32_t chunk_of(const DeviceCaps& caps, const MatmulTeams& t, uint32_t sums, uint32_t n_units) {
-  const uint32_t reduce_bytes = t.reduce != 0         ? 4 * t.threads
-                                : t.team > t.subgroup ? 4 * t.threads / t.subgroup * sums
-                                                      : 4;
-  const uint32_t shared = caps.max_shared_bytes < 49152 ? caps.max_shared_bytes : 49152;
-  const uint32_t most = (shared - reduce_bytes) / (kUnitBytes * t.columns);
-  if (n_units <= most) return n_units;
-  return most > t.team ? most / t.team * t.team : most;
-}
-
 // The weights of `dtype` alone.
 Fused of_type(const Fused& f, mica_dtype dtype) {
   Fused one = f;
@@ -88,9 +77,9 @@ mica_status record_type(const DeviceCaps& caps, const Fused& f, const Tensor& w,
   const MatmulTeams t = fused_teams(caps, f, n_items);
   const uint32_t has_norm = f.push.norm != 0 ? 1 : 0;
   const auto type = static_cast<uint32_t>(w.dtype);
-  const uint32_t chunk_or_kinds = packed(w)
-                                      ? chunk_of(caps, t, (t.rows + has_norm) * t.columns, n_items)
-                                      : type | weights_width(f) << 8;
+  const uint32_t chunk_or_kinds =
+      packed(w) ? matmul_chunk(caps, t, kUnitBytes, (t.rows + has_norm) * t.columns, n_items)
+                : type | weights_width(f) << 8;
   const Shader* shader = !packed(w) ? &shader_matmul_vec_float_fused
                          : caps.dot ? weight_shader(kWeightShaders_matmul_vec_fused_dot, w.dtype)
                                     : weight_shader(kWeightShaders_matmul_vec_fused, w.dtype);
