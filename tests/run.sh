@@ -25,7 +25,8 @@ if [ $all -eq 1 ]; then
 fi
 echo "== release"
 # One architecture of CUDA: that it compiles is what a machine without a GPU can see.
-cmake --preset release -DMICA_TESTS=ON -DMICA_CUDA=AUTO -DMICA_CUDA_ARCHS=90a -DMICA_WERROR=$([ $all -eq 1 ] && echo ON || echo OFF) \
-  $launcher >/dev/null
+on_all=$([ $all -eq 1 ] && echo ON || echo OFF)
+cmake --preset release -DMICA_TESTS=ON -DMICA_CUDA=AUTO -DMICA_CUDA_ARCHS=90a -DMICA_WERROR=$on_all \
+  -DMICA_CUDA_EMULATION=$on_all $launcher >/dev/null
 cmake --build --preset release
 ctest --preset release $([ $all -eq 1 ] || echo "-LE ^all$")
