@@ -25,7 +25,7 @@ case \$1 in
 esac
 EOF
 chmod +x "$work/launcher"
-cmake -S "$source" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DMICA_CUDA=ON "-DMICA_CUDA_ARCHS=$archs" \
+cmake -G Ninja -S "$source" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DMICA_CUDA=ON "-DMICA_CUDA_ARCHS=$archs" \
   -DMICA_TESTS=OFF -DMICA_EXAMPLES=OFF -DCMAKE_C_COMPILER_LAUNCHER="$work/launcher" \
   -DCMAKE_CXX_COMPILER_LAUNCHER="$work/launcher" >"$work/log" || { cat "$work/log" && exit 1; }
 cmake --build "$work/build" -j2 --target mica_shared >"$work/log" 2>&1 || { tail -n 30 "$work/log"; exit 1; }

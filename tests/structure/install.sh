@@ -28,7 +28,7 @@ target_link_libraries(with_archive PRIVATE mica::mica)
 add_executable(with_shared minimal.c)
 target_link_libraries(with_shared PRIVATE mica::mica_shared)
 C
-cmake -S "$work/project" -B "$work/project/build" "-DCMAKE_PREFIX_PATH=$work/usr" >/dev/null
+cmake -G Ninja -S "$work/project" -B "$work/project/build" "-DCMAKE_PREFIX_PATH=$work/usr" >/dev/null
 cmake --build "$work/project/build" >/dev/null
 "$work/project/build/with_archive" >/dev/null
 "$work/project/build/with_shared" >/dev/null
