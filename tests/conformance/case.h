@@ -62,8 +62,9 @@ struct Case {
   std::string op;    // name in ops.def; of composites and whole graphs their own
   std::string name;  // unique within op: "q4_0.k576.m7"; lower case, dots
   std::function<void(CaseBuilder&)> build;
-  double slack = 1;  // multiplies the bound; a reason stands beside every value but 1
-  bool chain = false;  // ops in a row: what one rounds, the next one rounds again (judge.cpp)
+  double slack = 1;      // multiplies the bound; a reason stands beside every value but 1
+  bool chain = false;    // ops in a row: what one rounds, the next one rounds again (judge.cpp)
+  bool gated = false;    // a chain: its outputs are products of two matmuls' values
   double far_limit = 0;  // of far outputs: RMS error that is allowed whatever the numerics
 };
 

@@ -48,12 +48,13 @@ double rms_limit(uint32_t numerics) {
 struct ChainLimit {
   double element, rms;
 };
-ChainLimit chain_limit(uint32_t numerics) {
+ChainLimit chain_limit(uint32_t numerics, bool gated) {
   switch (numerics) {
     case MICA_NUM_F16:
       // Quantized weights may be rounded too (ops/matmul), off by 2^-12.2 in the mean square, which
-      // the reference's chain does not do.
-      return {2e-3, 2.5e-4};
+      // the reference's chain does not do. A product of two such values is off by 2^-11.7, and large
+      // values meet: up to 4.2e-3 of the RMS in 1e5 products of sums of 256 normal values.
+      return gated ? ChainLimit{5e-3, 3.5e-4} : ChainLimit{2e-3, 2.5e-4};
     case MICA_NUM_BF16:
       return {8e-3, 8e-4};
     case MICA_NUM_Q8_32:
@@ -161,7 +162,7 @@ double rms_of(const OutputData& o) {
 }
 
 std::string compare_chain(const OutputData& got, const OutputData& want, const OutputData& exact,
-                          uint32_t numerics, double far_limit, double& worst) {
+                          const Case& c, uint32_t numerics, double& worst) {
   const auto verdict = [&](const char* what, double error, double limit) {
     worst = std::max(worst, error / limit);
     return error <= limit ? std::string()
@@ -169,10 +170,10 @@ std::string compare_chain(const OutputData& got, const OutputData& want, const O
                                 number(limit) + " (" + numerics_name(numerics) + ")";
   };
   const double far = std::max(kFar * rms_limit(numerics) + 2 * half_ulp(got.dtype),
-                              got.is_far ? far_limit : 0);
+                              got.is_far ? c.far_limit : 0);
   std::string text = verdict("RMS error against the exact result", rms_error(got, exact), far);
   if (!text.empty() || got.is_far) return text;
-  const ChainLimit limit = chain_limit(numerics);
+  const ChainLimit limit = chain_limit(numerics, c.gated);
   const double size = rms_of(want);
   double largest = 0;
   for (size_t i = 0; i < got.values.size(); ++i)
@@ -227,7 +228,7 @@ Verdict judge(const Case& c, const RunOptions& options) {
     for (size_t i = 0; i < got.steps[s].size(); ++i) {
       const OutputData &g = got.steps[s][i], &w = want.steps[s][i], &e = exact.steps[s][i];
       const std::string text =
-          c.chain ? compare_chain(g, w, e, numerics, c.far_limit, verdict.worst)
+          c.chain ? compare_chain(g, w, e, c, numerics, verdict.worst)
                   : compare_output(g, w, bound.steps[s][i], e, c.slack, c.op == "graph",
                                    verdict.worst);
       if (!text.empty())

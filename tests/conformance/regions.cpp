@@ -22,6 +22,8 @@ struct Tokens {
   }
 };
 constexpr Tokens kOne = {1, 1}, kFive = {5, 5}, kRagged = {24, 9}, kOneOfMany = {24, 1};
+constexpr int64_t kLong =
+    4096;  // rows: a large GPU's blocks have more to do than fills their buffers
 
 const char* name_of(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
 
@@ -64,11 +66,12 @@ void cases_norm_matmul(CaseList& list) {
   }
   for (const Tokens t : {kOne, kFive, kRagged, kOneOfMany}) {
     add_norm_matmul(list, "two.q4_0", {{MICA_Q4_0, 64}, {MICA_Q4_0, 40}}, t, 96);
-    add_norm_matmul(list, "three.q8_0.q4_1.q5_0", {{MICA_Q8_0, 48}, {MICA_Q4_1, 33}, {MICA_Q5_0, 16}},
-                    t, 64);
+    add_norm_matmul(list, "three.q8_0.q4_1.q5_0",
+                    {{MICA_Q8_0, 48}, {MICA_Q4_1, 33}, {MICA_Q5_0, 16}}, t, 64);
     add_norm_matmul(list, "four.q4_k.q6_k",
                     {{MICA_Q4_K, 32}, {MICA_Q6_K, 48}, {MICA_Q4_K, 17}, {MICA_Q5_K, 16}}, t, 512);
-    add_norm_matmul(list, "norm_is_read.q4_k.q6_k", {{MICA_Q4_K, 32}, {MICA_Q6_K, 16}}, t, 256, true);
+    add_norm_matmul(list, "norm_is_read.q4_k.q6_k", {{MICA_Q4_K, 32}, {MICA_Q6_K, 16}}, t, 256,
+                    true);
     add_norm_matmul(list, "norm_is_read.f32", {{MICA_F32, 32}}, t, 40, true);
   }
   add_norm_matmul(list, "wide.q4_0", {{MICA_Q4_0, 300}, {MICA_Q4_0, 300}}, {300, 270}, 64);
@@ -84,6 +87,7 @@ void add_norm_glu(CaseList& list, const std::string& name, mica_dtype gate, mica
     b.output(silu ? mica_swiglu(b.graph(), g, u) : mica_geglu(b.graph(), g, u));
     if (norm_is_read) b.output(mica_copy(b.graph(), h));
   });
+  list.cases.back().gated = true;
 }
 
 void cases_norm_glu(CaseList& list) {
@@ -97,24 +101,26 @@ void cases_norm_glu(CaseList& list) {
     add_norm_glu(list, "silu.norm_is_read.q4_0", MICA_Q4_0, MICA_Q4_0, t, 96, 33, true, true);
   }
   add_norm_glu(list, "wide.q4_k", MICA_Q4_K, MICA_Q4_K, {300, 270}, 256, 320, true);
+  add_norm_glu(list, "long.q8_0", MICA_Q8_0, MICA_Q8_0, {4, 3}, 2048, kLong, true);
   // The gated value goes on into a projection: what a device keeps in a form of its own.
   for (const mica_dtype d : {MICA_Q4_0, MICA_Q8_0, MICA_Q6_K, MICA_BF16})
     for (const Tokens t : {kOne, kRagged, kOneOfMany, Tokens{300, 270}, Tokens{300, 250}})
-      add(list, "norm_glu", std::string("down.") + name_of(d) + "." + t.name(), [=](CaseBuilder& b) {
-        const mica_tensor x = t.input(b, "x", 256);
-        const mica_tensor h = norm(b, x, 256);
-        const mica_tensor y = mica_swiglu(b.graph(), linear(b, "gate", d, h, 256, 768),
-                                          linear(b, "up", d, h, 256, 768));
-        b.far_output(mica_add(b.graph(), x, linear(b, "down", d, y, 768, 256)));
-      });
+      add(list, "norm_glu", std::string("down.") + name_of(d) + "." + t.name(),
+          [=](CaseBuilder& b) {
+            const mica_tensor x = t.input(b, "x", 256);
+            const mica_tensor h = norm(b, x, 256);
+            const mica_tensor y = mica_swiglu(b.graph(), linear(b, "gate", d, h, 256, 768),
+                                              linear(b, "up", d, h, 256, 768));
+            b.far_output(mica_add(b.graph(), x, linear(b, "down", d, y, 768, 256)));
+          });
 }
 
 // --- matmul_add and add_norm --------------------------------------------------------------------
 
 void add_matmul_add(CaseList& list, mica_dtype d, Tokens tokens, int64_t k, int64_t n,
                     bool residual_first) {
-  const std::string name = std::string(residual_first ? "residual_first." : "") + name_of(d) + ".k" +
-                           std::to_string(k) + "." + tokens.name();
+  const std::string name = std::string(residual_first ? "residual_first." : "") + name_of(d) +
+                           ".k" + std::to_string(k) + "." + tokens.name();
   add(list, "matmul_add", name, [=](CaseBuilder& b) {
     const mica_extent e =
         tokens.max == tokens.live ? mica_extent{0} : b.extent("n", tokens.max, tokens.live);
@@ -131,6 +137,7 @@ void cases_matmul_add(CaseList& list) {
     for (const Tokens t : {kOne, kFive, kRagged}) add_matmul_add(list, d, t, 256, 72, true);
   for (const Tokens t : {kOne, kFive, kOneOfMany, Tokens{300, 270}})
     add_matmul_add(list, MICA_Q8_0, t, 96, 33, false);
+  add_matmul_add(list, MICA_F16, kOne, 4096, kLong, false);
 }
 
 void cases_add_norm(CaseList& list) {
@@ -138,7 +145,8 @@ void cases_add_norm(CaseList& list) {
     for (const Tokens t : {kOne, kFive, kRagged})
       for (const bool sum_is_read : {true, false})
         add(list, "add_norm",
-            std::string(sum_is_read ? "sum_is_read." : "") + "n" + std::to_string(n) + "." + t.name(),
+            std::string(sum_is_read ? "sum_is_read." : "") + "n" + std::to_string(n) + "." +
+                t.name(),
             [=](CaseBuilder& b) {
               const mica_tensor x = t.input(b, "x", n);
               const mica_tensor s = mica_add(b.graph(), x, mica_scale(b.graph(), x, 0.5f, 1));
@@ -165,8 +173,8 @@ std::vector<Step> steps(bool single) {
 
 mica_rope_params rope_params(CaseBuilder& b, const Qkv& s) {
   mica_rope_params p = MICA_ROPE_PARAMS_INIT;
-  p.pairing = s.rope == Qkv::kHalfSplit || s.rope == Qkv::kYarn ? MICA_ROPE_HALF_SPLIT
-                                                                : MICA_ROPE_ADJACENT;
+  p.pairing =
+      s.rope == Qkv::kHalfSplit || s.rope == Qkv::kYarn ? MICA_ROPE_HALF_SPLIT : MICA_ROPE_ADJACENT;
   if (s.rope == Qkv::kPartial) {
     p.n_rot = s.head_dim_k / 2;
     p.offset = s.head_dim_k / 4;

@@ -39,7 +39,8 @@ struct FusedArgs : RowsArgs {
   uint32_t groups_each, extra;  // as in StreamArgs, in steps of `together` groups
   uint32_t together;            // 2 where a sum of one group needs that of the next
   uint32_t n_stages, slot_bytes;
-  uint32_t plain;  // all weights are of plain rows, else all are packed
+  uint32_t n_early;  // of the stages: asked for before x is; the others wait in no one's way
+  uint32_t plain;    // all weights are of plain rows, else all are packed
   Segment segment[kMaxSegments];
 };
 
@@ -186,7 +187,7 @@ __device__ inline int rows_alive(const RowsArgs& a) {
 template <int kRows, class Args>
 __global__ void __launch_bounds__(kStreamThreads, 1) fused(const __grid_constant__ Args a) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(128) uint4 shared[];
   __shared__ uint64_t barriers[kStreamWarps][kMaxStreamStages];
   __shared__ RowScratch<kRows> scratch;
   constexpr int kMost = kRoundGroups<kRows>;
@@ -209,7 +210,8 @@ __global__ void __launch_bounds__(kStreamThreads, 1) fused(const __grid_constant
   if (lane == 0) {
     for (int i = 0; i < n_stages; ++i) barrier_init(ahead.barriers + 8 * i);
     fence_barriers();
-    while (n_fed < n_stages && ahead.feed(source, a.slot_bytes, odd, warp, kMost)) ++n_fed;
+    const int n_early = static_cast<int>(a.n_early);
+    while (n_fed < n_early && ahead.feed(source, a.slot_bytes, odd, warp, kMost)) ++n_fed;
   }
   __syncwarp();
   prefetch_norm(a);
@@ -218,7 +220,11 @@ __global__ void __launch_bounds__(kStreamThreads, 1) fused(const __grid_constant
   const int n_rows = rows_alive(a);
   auto early = early_of<kRows>(a, here);
   float factor[kRows];
-  prepare_rows<kRows>(a, image, n_rows, scratch, factor);
+  prepare_rows<kRows>(a, image, n_rows, scratch, factor, [&] {
+    if (lane == 0)
+      while (n_fed < n_stages && ahead.feed(source, a.slot_bytes, odd, warp, kMost)) ++n_fed;
+    __syncwarp();
+  });
   start_next();
   early.settle(a);
   if (n_rows == 0) {  // what is on its way must come before shared memory is given back

@@ -24,42 +24,31 @@ __device__ inline void store_shared16(SharedAddress to, const uint4& v) {
                "r"(v.w)
                : "memory");
 }
-// 16 bytes, or zeros instead.
-__device__ inline void copy_once16(SharedAddress to, const void* from, bool zeros,
-                                   uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to),
-               "l"(from), "r"(zeros ? 0 : 16), "l"(policy)
+__device__ inline void copy_once16(SharedAddress to, const void* from, uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "l"(policy)
                : "memory");
 }
-// The same from anywhere; it is there at once.
-__device__ inline void copy_slowly16(SharedAddress to, const uint8_t* from) {
-  uint32_t v[4];
-  for (int i = 0; i < 4; ++i) {
+// The same from anywhere, or zeros; they are there at once. Seldom needed, and no part of the loop,
+// which has no cycles to spare.
+__device__ __noinline__ inline void put_slowly16(SharedAddress to, const uint8_t* from,
+                                                 bool zeros) {
+  uint32_t v[4] = {};
+  for (int i = 0; i < 4 && !zeros; ++i) {
     const uint16_t* two = reinterpret_cast<const uint16_t*>(from) + 2 * i;
     v[i] = two[0] | static_cast<uint32_t>(two[1]) << 16;
   }
   store_shared16(to, make_uint4(v[0], v[1], v[2], v[3]));
 }
-// Waits until at most n groups of copies are under way.
-__device__ inline void wait_copies_but(int n) {
-  switch (n) {
-    case 1:
-      return wait_copies<1>();
-    case 2:
-      return wait_copies<2>();
-    case 3:
-      return wait_copies<3>();
-    case 4:
-      return wait_copies<4>();
-    case 5:
-      return wait_copies<5>();
-    case 6:
-      return wait_copies<6>();
-    case 7:
-      return wait_copies<7>();
-    default:
-      return wait_copies<0>();
-  }
+// Waits until the oldest of n_stages groups of copies, 2 to 4, is there: how many may be under way
+// is part of the instruction.
+__device__ inline void wait_oldest(int n_stages) {
+  if (n_stages == 4)
+    wait_copies<3>();
+  else if (n_stages == 3)
+    wait_copies<2>();
+  else
+    wait_copies<1>();
 }
 
 // What fills a lane's slots. A unit is 128 elements of a group's eight rows: lanes 0…15 have eight
@@ -105,15 +94,15 @@ struct PlainFeed {
   __device__ void feed(int lane, int warp, int most) {
     if (left == 0) next_run(lane, warp, most);
     if (left > 0) {
+      if (n_elems > 0 && aligned) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const bool beyond = n_elems <= 0;
-        if (aligned || beyond)
-          copy_once16(to + j * 512, row[j], beyond, policy);
-        else
-          copy_slowly16(to + j * 512, row[j]);
-        row[j] += kChunkElems * 2;
+        for (int j = 0; j < 4; ++j) copy_once16(to + j * 512, row[j], policy);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) put_slowly16(to + j * 512, row[j], n_elems <= 0);
       }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) row[j] += kChunkElems * 2;
       --left, n_elems -= kChunkElems;
       to += kPlainSlotBytes;
       if (++slot == n_stages) slot = 0, to = ring;
@@ -168,7 +157,7 @@ __device__ inline void put_plain_parts(const Parts<kRows>& parts, int turn, int 
 
 template <int kRows, class Args>
 __global__ void __launch_bounds__(kStreamThreads, 1) fused_plain(const __grid_constant__ Args a) {
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(128) uint4 shared[];
   __shared__ RowScratch<kRows> scratch;
   constexpr int kMost = kRoundGroups<kRows>;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -182,14 +171,17 @@ __global__ void __launch_bounds__(kStreamThreads, 1) fused_plain(const __grid_co
   const uint8_t* const ring =
       parts_at + Parts<kRows>::kBytes + warp * n_stages * kPlainSlotBytes + lane * 16;
   PlainFeed<Args> ahead(a, here, ring, n_stages);
-  for (int i = 0; i < n_stages; ++i) ahead.feed(lane, warp, kMost);
+  const int n_early = static_cast<int>(a.n_early);
+  for (int i = 0; i < n_early; ++i) ahead.feed(lane, warp, kMost);
   prefetch_norm(a);
   wait_for_inputs();
 
   const int n_rows = rows_alive(a);
   auto early = early_of<kRows>(a, here);
   float factor[kRows];
-  prepare_rows<kRows>(a, image, n_rows, scratch, factor);
+  prepare_rows<kRows>(a, image, n_rows, scratch, factor, [&] {
+    for (int i = n_early; i < n_stages; ++i) ahead.feed(lane, warp, kMost);
+  });
   start_next();
   early.settle(a);
   if (n_rows == 0) return wait_copies<0>();
@@ -205,7 +197,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1) fused_plain(const __grid_co
       int eight = here.step * 16 + lane % 16;
       float sum[4][kRows] = {};
       for (int i = 0; i < n; ++i, eight += 16) {
-        wait_copies_but(n_stages - 1);
+        wait_oldest(n_stages);
         const uint4* from = reinterpret_cast<const uint4*>(slot_at);
         if (half)
           dot_plain<MICA_F16, kRows>(sum, from, image, eight, n_rows);
@@ -231,11 +223,12 @@ mica_status launch_rows(Recorder& r, Args& a) {
   const uint64_t fixed = image_bytes(a.plain != 0, a.k, kRows) + Parts<kRows>::kBytes;
   const Segment& last = a.segment[a.n_segments - 1];
   const auto groups = static_cast<uint32_t>(last.first + div_up(last.n, kGroupRows));
-  // Long streams of 16-bit rows do better with a deep ring: what x waits for it is little of them.
-  const uint64_t plain_bytes = a.plain != 0 ? groups * kGroupRows * uint64_t(a.k) * 2 : 0;
-  const RingPlan ring = plan_ring(*r.device, fixed, uint64_t{kStreamWarps} * a.slot_bytes,
-                                  plain_bytes > 40'000'000 ? 2 * kEnoughRing : kEnoughRing);
+  // H200: of three stages of packed units and four of plain ones, more asked for before x only make
+  // x wait (8B: 2 to 5 % slower), and more in all gain nothing.
+  const uint64_t stage = uint64_t{kStreamWarps} * a.slot_bytes;
+  const RingPlan ring = plan_ring(*r.device, fixed, stage, (a.plain != 0 ? 4 : 3) * stage);
   a.n_stages = ring.n_stages;
+  a.n_early = a.plain != 0 ? 2 : 1;
   const uint32_t steps = groups / a.together, n_sms = static_cast<uint32_t>(r.device->n_sms);
   const uint32_t blocks = steps < n_sms ? steps : n_sms;
   a.groups_each = steps / blocks, a.extra = steps % blocks;

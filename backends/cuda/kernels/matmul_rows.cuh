@@ -46,17 +46,17 @@ __device__ inline bool is_tame(const float4& x, const float4& w, const float4& v
 
 // Row m, with zeros up to whole quads of the image: image.put(m, quad, value), by whole warps.
 // Loads of kAhead quads are under way before the first is used, and before n_rows is: it is on its
-// way itself. False: some value is not tame.
-template <int kAhead, class Image, class Load>
+// way itself; then meanwhile() is called, once. False: some value is not tame.
+template <int kAhead, class Image, class Load, class Meanwhile>
 __device__ inline bool put_row(const RowsArgs& a, const Image& image, int m, int n_rows, Load load,
-                               float& out_squares) {
+                               float& out_squares, Meanwhile meanwhile) {
   const int n_quads = image.n_quads(), k = static_cast<int>(a.k);
   const float4* norm = reinterpret_cast<const float4*>(a.norm);
   const float4 zero = make_float4(0, 0, 0, 0), one = make_float4(1, 1, 1, 1);
   bool tame = true;
   out_squares = 0;
-  for (int first = static_cast<int>(threadIdx.x); first < n_quads;
-       first += kAhead * kStreamThreads) {
+  int first = static_cast<int>(threadIdx.x);
+  do {
     float4 x[kAhead], w[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -64,6 +64,7 @@ __device__ inline bool put_row(const RowsArgs& a, const Image& image, int m, int
       x[i] = 4 * quad < k ? load(quad) : zero;
       w[i] = norm != nullptr && 4 * quad < k ? norm[quad] : one;
     }
+    if (first == static_cast<int>(threadIdx.x)) meanwhile();
     if (m >= n_rows) break;
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -78,7 +79,8 @@ __device__ inline bool put_row(const RowsArgs& a, const Image& image, int m, int
       }
       image.put(m, quad, v);
     }
-  }
+    first += kAhead * kStreamThreads;
+  } while (first < n_quads);
   return tame;
 }
 
@@ -138,10 +140,12 @@ __device__ inline void write_norm(const RowsArgs& a, int n_rows, const float (&f
 }
 
 // Rows [0, n_rows) to the image; `factor` is what sums of theirs are to be multiplied by. All
-// threads of the block; when it returns the image is there for all of them.
-template <int kRows, class Image>
+// threads of the block; when it returns the image is there for all of them. meanwhile() is called
+// when what is first wanted of x has been asked for.
+template <int kRows, class Image, class Meanwhile>
 __device__ inline void prepare_rows(const RowsArgs& a, const Image& image, int n_rows,
-                                    RowScratch<kRows>& scratch, float (&factor)[kRows]) {
+                                    RowScratch<kRows>& scratch, float (&factor)[kRows],
+                                    Meanwhile meanwhile) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   bool tame = true;
 #pragma unroll
@@ -150,12 +154,15 @@ __device__ inline void prepare_rows(const RowsArgs& a, const Image& image, int n
     if (m > 0 && m >= n_rows) break;
     const uint8_t* row = a.x + m * a.x_stride;
     float squares;
+    const auto once = [&] {
+      if (m == 0) meanwhile();
+    };
     if (a.x_type == MICA_F32 && reinterpret_cast<uint64_t>(row) % 16 == 0) {
       const auto load = [=](int quad) { return reinterpret_cast<const float4*>(row)[quad]; };
-      tame = put_row<8>(a, image, m, n_rows, load, squares) && tame;
+      tame = put_row<8>(a, image, m, n_rows, load, squares, once) && tame;
     } else {
       const auto load = [&](int quad) { return load_x4(a.x_type, row, int64_t{4} * quad, a.k); };
-      tame = put_row<1>(a, image, m, n_rows, load, squares) && tame;
+      tame = put_row<1>(a, image, m, n_rows, load, squares, once) && tame;
     }
     if (a.norm == nullptr) continue;
     for (int i = 1; i < kWarp; i *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, i);

@@ -216,10 +216,12 @@ __device__ inline float round_sum(const Parts<kRows>& parts, int turn, int n_gro
   return sum;
 }
 
+// A ring's slots begin where lines of 128 bytes do, as what is copied to them does: else memory is
+// asked for halves of lines (H200: 3.3 instead of 4.3 TB/s).
 template <class T, int kRows>
 __global__ void __launch_bounds__(kStreamThreads, 1) stream(const StreamArgs args) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(128) uint4 shared[];
   __shared__ uint64_t barriers[kStreamWarps][kMaxStreamStages];
   __shared__ uint64_t x_barrier;
   constexpr int kMost = kRoundGroups<kRows>;

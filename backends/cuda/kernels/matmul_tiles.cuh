@@ -332,7 +332,7 @@ __device__ inline void add_parts(float* tile, const MatmulArgs& a, const Slice& 
 
 template <class T, int kTokens>
 __global__ void __launch_bounds__(kTileThreads, kTokens <= 64 ? 2 : 1) tiles(const TilesArgs args) {
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(128) uint4 shared[];
   using S = Stage<T, kTokens>;
   using W = WarpTile<kTokens>;
   const MatmulArgs& a = args.a;
