@@ -13,6 +13,7 @@ mica_install g++ cmake ninja-build pkg-config ccache libpcre2-dev libcli11-dev n
   python3 python3-pip glslang-tools libvulkan-dev mesa-vulkan-drivers vulkan-validationlayers
 MICA_MODEL=$(mica_model) || { echo "Tests that need the model are skipped." >&2; MICA_MODEL=; }
 export MICA_MODEL
+at_once=-j2 # tests: much of each is the reference's arithmetic, on one core
 launcher="-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"
 
 if [ $all -eq 1 ]; then
@@ -20,7 +21,7 @@ if [ $all -eq 1 ]; then
     echo "== $preset"
     cmake --preset $preset $launcher >/dev/null
     cmake --build --preset $preset
-    ctest --preset $preset -L sanitize
+    ctest --preset $preset $at_once -L sanitize
   done
 fi
 echo "== release"
@@ -29,4 +30,4 @@ on_all=$([ $all -eq 1 ] && echo ON || echo OFF)
 cmake --preset release -DMICA_TESTS=ON -DMICA_CUDA=AUTO -DMICA_CUDA_ARCHS=90a -DMICA_WERROR=$on_all \
   -DMICA_CUDA_EMULATION=$on_all $launcher >/dev/null
 cmake --build --preset release
-ctest --preset release $([ $all -eq 1 ] || echo "-LE ^all$")
+ctest --preset release $at_once $([ $all -eq 1 ] || echo "-LE ^all$")
