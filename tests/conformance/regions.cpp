@@ -22,8 +22,8 @@ struct Tokens {
   }
 };
 constexpr Tokens kOne = {1, 1}, kFive = {5, 5}, kRagged = {24, 9}, kOneOfMany = {24, 1};
-constexpr int64_t kLong =
-    4096;  // rows: a large GPU's blocks have more to do than fills their buffers
+// Rows of a weight: a large GPU's blocks have more of them than fills their buffers.
+constexpr int64_t kLong = 4096;
 
 const char* name_of(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
 
