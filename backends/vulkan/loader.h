@@ -56,6 +56,7 @@
   X(vkCreatePipelineCache)          \
   X(vkDestroyPipelineCache)         \
   X(vkGetPipelineCacheData)         \
+  X(vkMergePipelineCaches)          \
   X(vkCreateComputePipelines)       \
   X(vkDestroyPipeline)
 // Of extensions: nullptr where absent.

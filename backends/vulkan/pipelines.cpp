@@ -18,24 +18,43 @@ mica_status Pipelines::open(const Api& api, VkDevice device, const char* folder,
   return fail_result(result, "vkCreatePipelineLayout", error);
 }
 
+VkPipelineCache Pipelines::make_cache(const Vec<char>& data) const {
+  auto info = structure<VkPipelineCacheCreateInfo>(VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO);
+  info.initialDataSize = data.size();
+  info.pInitialData = data.data();
+  VkPipelineCache cache = VK_NULL_HANDLE;
+  const VkResult result = api_->vkCreatePipelineCache(device_, &info, nullptr, &cache);
+  return result == VK_SUCCESS ? cache : VK_NULL_HANDLE;
+}
+
 // Without memory for it there is no cache, and nothing else is amiss.
 void Pipelines::open_cache(const char* folder, const CacheKey& key) {
   Vec<char> data(entries_.allocator());
   if (!folder_.assign(folder)) return;
   key_ = key;
   if (read_cache(folder, key, data)) read_bytes_ = data.size();
-  auto info = structure<VkPipelineCacheCreateInfo>(VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO);
-  info.initialDataSize = data.size();
-  info.pInitialData = data.data();
-  if (api_->vkCreatePipelineCache(device_, &info, nullptr, &cache_) != VK_SUCCESS)
-    cache_ = VK_NULL_HANDLE;
+  cache_ = make_cache(data);
+}
+
+// What others have put into the file since: a program has a device for the weights and one for each
+// session, and there are other programs.
+void Pipelines::merge_file() {
+  Vec<char> data(entries_.allocator());
+  if (!read_cache(folder_.c_str(), key_, data)) return;
+  const VkPipelineCache others = make_cache(data);
+  if (others == VK_NULL_HANDLE) return;
+  (void)api_->vkMergePipelineCaches(device_, cache_, 1, &others);
+  api_->vkDestroyPipelineCache(device_, others, nullptr);
 }
 
 void Pipelines::save_cache() {
   Vec<char> data(entries_.allocator());
   size_t bytes = 0;
   if (api_->vkGetPipelineCacheData(device_, cache_, &bytes, nullptr) != VK_SUCCESS) return;
-  if (bytes == read_bytes_ || !data.resize(bytes)) return;
+  if (bytes == read_bytes_) return;  // nothing new
+  merge_file();
+  if (api_->vkGetPipelineCacheData(device_, cache_, &bytes, nullptr) != VK_SUCCESS) return;
+  if (!data.resize(bytes)) return;
   if (api_->vkGetPipelineCacheData(device_, cache_, &bytes, data.data()) == VK_SUCCESS)
     read_bytes_ = write_cache(folder_.c_str(), key_, data.data(), bytes) ? bytes : 0;
 }

@@ -32,6 +32,8 @@ class Pipelines {
   mica_status make(const Dispatch& d, VkPipeline& out, Error& error);
   [[nodiscard]] bool remember(const Entry& entry);
   void open_cache(const char* folder, const CacheKey& key);
+  VkPipelineCache make_cache(const Vec<char>& data) const;
+  void merge_file();
   void save_cache();
 
   const Api* api_ = nullptr;

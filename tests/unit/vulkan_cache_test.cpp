@@ -2,11 +2,14 @@
 // cannot be written. Nothing of it is more than a lost cache.
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "backends/vulkan/cache_file.h"
+#include "backends/vulkan/pipelines.h"
 #include "core/base/vec.h"
 #include "mica/device.h"
 #include "tests/unit/world.h"
@@ -143,6 +146,73 @@ TEST_F(VulkanCache, FoldersThatCannotBeAreNoHarm) {
   bool ok = true;
   (void)read_back(folder_ + "/file", key, ok);
   EXPECT_FALSE(ok);
+}
+
+// A driver whose caches hold the first word of each module compiled with them.
+struct CachingDriver {
+  using Words = std::set<uint32_t>;
+  static Words& of(VkPipelineCache c) { return *reinterpret_cast<Words*>(c); }
+
+  static vulkan::Api api() {
+    vulkan::Api a{};
+    a.vkCreatePipelineLayout = [](auto...) { return VK_SUCCESS; };
+    a.vkDestroyPipelineLayout = [](auto...) {};
+    a.vkCreatePipelineCache = [](VkDevice, const VkPipelineCacheCreateInfo* info, auto,
+                                 VkPipelineCache* out) {
+      const auto* words = static_cast<const uint32_t*>(info->pInitialData);
+      *out = reinterpret_cast<VkPipelineCache>(
+          new Words(words, words + info->initialDataSize / sizeof *words));
+      return VK_SUCCESS;
+    };
+    a.vkDestroyPipelineCache = [](VkDevice, VkPipelineCache c, auto) { delete &of(c); };
+    a.vkMergePipelineCaches = [](VkDevice, VkPipelineCache to, uint32_t n,
+                                 const VkPipelineCache* from) {
+      for (uint32_t i = 0; i < n; ++i) of(to).insert(of(from[i]).begin(), of(from[i]).end());
+      return VK_SUCCESS;
+    };
+    a.vkGetPipelineCacheData = [](VkDevice, VkPipelineCache c, size_t* bytes, void* data) {
+      const std::vector<uint32_t> words(of(c).begin(), of(c).end());
+      *bytes = words.size() * sizeof words[0];
+      if (data != nullptr) std::memcpy(data, words.data(), *bytes);
+      return VK_SUCCESS;
+    };
+    a.vkCreateShaderModule = [](VkDevice, const VkShaderModuleCreateInfo* info, auto,
+                                VkShaderModule* out) {
+      *out = reinterpret_cast<VkShaderModule>(uint64_t{*info->pCode});
+      return VK_SUCCESS;
+    };
+    a.vkDestroyShaderModule = [](auto...) {};
+    a.vkCreateComputePipelines = [](VkDevice, VkPipelineCache c, uint32_t,
+                                    const VkComputePipelineCreateInfo* info, auto, VkPipeline*) {
+      of(c).insert(static_cast<uint32_t>(reinterpret_cast<uint64_t>(info->stage.module)));
+      return VK_SUCCESS;
+    };
+    a.vkDestroyPipeline = [](auto...) {};
+    return a;
+  }
+};
+
+TEST_F(VulkanCache, DevicesOfOneFileKeepEachOthersPipelines) {
+  const vulkan::Api api = CachingDriver::api();
+  const uint32_t words[] = {7, 8, 9};
+  vulkan::Pipelines devices[] = {vulkan::Pipelines(default_allocator()),
+                                 vulkan::Pipelines(default_allocator()),
+                                 vulkan::Pipelines(default_allocator())};
+  Error error;
+  for (vulkan::Pipelines& p : devices)
+    ASSERT_EQ(p.open(api, VK_NULL_HANDLE, folder_.c_str(), key_of(3, 4), error), MICA_OK);
+  for (int i : {0, 1, 2}) {
+    const vulkan::Shader shader = {"x", &words[i], 1};
+    vulkan::Dispatch d{};
+    d.shader = &shader;
+    VkPipeline pipeline = VK_NULL_HANDLE;
+    ASSERT_EQ(devices[i].find(d, pipeline, error), MICA_OK);
+  }
+  for (int i : {1, 0, 2}) devices[i].close();
+  bool ok = false;
+  const std::string data = read_back(folder_, key_of(3, 4), ok);
+  ASSERT_TRUE(ok);
+  EXPECT_EQ(data, std::string(reinterpret_cast<const char*>(words), sizeof words));
 }
 
 // The whole way, on llvmpipe: y = x * x + x with whatever lies in the folder.
