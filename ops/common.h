@@ -118,12 +118,21 @@ inline void set_terms(const RefCall& call, double n_terms) {
   if (call.n_terms != nullptr) *call.n_terms = n_terms;
 }
 
+// To 11 bits, as F16 has them, whatever the row's magnitude: its largest is brought to 2^14 first.
+inline void round_to_halves(double* row, int64_t n) {
+  double most = 0;
+  for (int64_t i = 0; i < n; ++i) most = __builtin_fmax(most, __builtin_fabs(row[i]));
+  const bool usual = most > 0 && __builtin_isfinite(most);
+  const double scale = usual ? __builtin_ldexp(1, 14 - __builtin_ilogb(most)) : 1;
+  for (int64_t i = 0; i < n; ++i)
+    row[i] = f16_to_f32(f32_to_f16(static_cast<float>(row[i] * scale))) / scale;
+}
+
 // Rounds a row of activations (values of F32, F16 or BF16) as a kernel of these numerics does.
 inline void round_activations(mica_numerics numerics, double* row, int64_t n) {
   switch (numerics) {
     case MICA_NUM_F16:
-      for (int64_t i = 0; i < n; ++i) row[i] = f16_to_f32(f32_to_f16(static_cast<float>(row[i])));
-      return;
+      return round_to_halves(row, n);
     case MICA_NUM_BF16:
       for (int64_t i = 0; i < n; ++i) row[i] = bf16_to_f32(f32_to_bf16(static_cast<float>(row[i])));
       return;

@@ -2,6 +2,7 @@
 // difference is a fault.
 #include "backends/vulkan/self_test.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "backends/vulkan/layout.h"
@@ -25,8 +26,9 @@ struct Trial {
   uint32_t m;
 };
 constexpr Trial kTrials[] = {
-    {kPlain, MICA_Q8_0, 1}, {kPlain, MICA_F16, 40},    {kDot, MICA_Q8_0, 1},
-    {kDot, MICA_Q8_0, 4},   {kCoopmat, MICA_F16, 128}, {kCoopmat, MICA_Q8_0, 128},
+    {kPlain, MICA_Q8_0, 1},     {kPlain, MICA_F16, 40},    {kDot, MICA_Q8_0, 1},
+    {kDot, MICA_Q8_0, 4},       {kCoopmat, MICA_Q8_0, 16}, {kCoopmat, MICA_F16, 264},
+    {kCoopmat, MICA_Q8_0, 264},
 };
 
 int32_t weight_at(uint32_t n, uint32_t k) { return static_cast<int32_t>((k * 7 + n * 3) % 9) - 4; }
@@ -112,8 +114,8 @@ class Product {
   }
 
  private:
-  static constexpr uint64_t kXAt = uint64_t{1} << 17, kYAt = uint64_t{1} << 18,
-                            kWorkspaceAt = kYAt + (uint64_t{1} << 17);
+  static constexpr uint64_t kXAt = uint64_t{1} << 17, kYAt = uint64_t{1} << 19,
+                            kWorkspaceAt = kYAt + (uint64_t{1} << 18);
   mica_b_device* handle() const { return reinterpret_cast<mica_b_device*>(&d_); }
   // Calls of the backend's table have told the host why; here it is kept too.
   mica_status own(mica_status status) {
@@ -141,7 +143,8 @@ class Product {
   // Plain rows of the weight, packed as any; then x.
   mica_status write() {
     const bool is_half = trial_.weight == MICA_F16;
-    if (!bytes_.resize(uint64_t{kK} * kN * 4)) return error_.out_of_memory("a self-test");
+    const uint64_t most = uint64_t{kK} * std::max(kN, trial_.m) * 4;
+    if (!bytes_.resize(most)) return error_.out_of_memory("a self-test");
     auto* halves = reinterpret_cast<uint16_t*>(bytes_.data());
     auto* blocks = reinterpret_cast<mica_block_q8_0*>(bytes_.data());
     for (uint32_t i = 0; i < kK * kN; ++i) {

@@ -178,10 +178,12 @@ void add_tiles(CaseList& list) {
        {MICA_F16, MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q8_0, MICA_Q4_K, MICA_Q6_K}) {
     const std::string name = type_name(type);
     add(list, name + ".live130of160", type, MICA_F32, {{256, 520}, {256, 160}, 130});
+    add(list, name + ".live260of320", type, MICA_F32, {{256, 264}, {256, 320}, 260});
   }
   add(list, "q8_0.k544.n512.m128", MICA_Q8_0, MICA_F32, {{544, 512}, {544, 128}});
-  add(list, "q4_k.k512.n516.m129", MICA_Q4_K, MICA_F32, {{512, 516}, {512, 129}});
-  add(list, "q8_0.k288.n516.live1of130", MICA_Q8_0, MICA_F16, {{288, 516}, {288, 130}, 1});
+  add(list, "q8_0.k544.n300.m384", MICA_Q8_0, MICA_F32, {{544, 300}, {544, 384}});
+  add(list, "q4_k.k512.n516.m289", MICA_Q4_K, MICA_F32, {{512, 516}, {512, 289}});
+  add(list, "q8_0.k288.n516.live1of300", MICA_Q8_0, MICA_F16, {{288, 516}, {288, 300}, 1});
   // K of one element, an odd K, one row of w: plain types only.
   add(list, "f32.k1.n1.m1", MICA_F32, MICA_F32, {{1, 1}, {1, 1}});
   add(list, "f32.k37.n3.m5", MICA_F32, MICA_F32, {{37, 3}, {37, 5}});
@@ -203,6 +205,7 @@ void add_values(CaseList& list) {
     add(list, name + ".outliers", type, MICA_F32, shape, mica::conformance::list(outlier));
     add(list, name + ".small", type, MICA_F32, shape, normal(1e-6));
     add(list, name + ".large", type, MICA_F32, shape, normal(3000));
+    add(list, name + ".huge", type, MICA_F32, shape, normal(1e6));  // beyond F16
     add(list, name + ".offset", type, MICA_F32, shape, normal(1, 20));
   }
 }

@@ -4,10 +4,10 @@
 // A dropped block of 32 terms or a 2 % error of one scale is far outside. A second bound compares
 // with the exact result: the declared numerics may cost no more than its kind does.
 //
-// A chain of ops (a region of fusions) is compared with the same chain on the reference, which rounds
-// as its matmuls do. Between two ops a difference of one ulp may move what the next one rounds by a
-// whole step, rarely: so single elements may differ by a step's effect, and all together (RMS) by far
-// less than a scale error of 1 % or a lost term of a row would make them.
+// A chain of ops (a region of fusions) is compared with the same chain on the reference, which
+// rounds as its matmuls do. Between two ops a difference of one ulp may move what the next one
+// rounds by a whole step, rarely: so single elements may differ by a step's effect, and all
+// together (RMS) by far less than a scale error of 1 % or a lost term of a row would make them.
 #include "tests/conformance/judge.h"
 
 #include <algorithm>
@@ -44,7 +44,8 @@ double rms_limit(uint32_t numerics) {
   }
 }
 
-// Of a chain against the reference's, relative to its RMS: a step's effect on an element, and on all.
+// Of a chain against the reference's, relative to its RMS: a step's effect on an element, and on
+// all.
 struct ChainLimit {
   double element, rms;
 };
@@ -52,8 +53,8 @@ ChainLimit chain_limit(uint32_t numerics, bool gated) {
   switch (numerics) {
     case MICA_NUM_F16:
       // Quantized weights may be rounded too (ops/matmul), off by 2^-12.2 in the mean square, which
-      // the reference's chain does not do. A product of two such values is off by 2^-11.7, and large
-      // values meet: up to 4.2e-3 of the RMS in 1e5 products of sums of 256 normal values.
+      // the reference's chain does not do. A product of two such values is off by 2^-11.7, and
+      // large values meet: up to 4.2e-3 of the RMS in 1e5 products of sums of 256 normal values.
       return gated ? ChainLimit{5e-3, 3.5e-4} : ChainLimit{2e-3, 2.5e-4};
     case MICA_NUM_BF16:
       return {8e-3, 8e-4};
@@ -63,6 +64,11 @@ ChainLimit chain_limit(uint32_t numerics, bool gated) {
     default:
       return {3e-5, 5e-6};
   }
+}
+// The RMS of few errors scatters: three standard deviations of one of `n` normal errors are
+// 3 / sqrt(2 n), and twice that if they are products of two (whose fourth moment is 9, not 3).
+double scatter(size_t n, bool gated) {
+  return 1 + (gated ? 4.2 : 2.1) / std::sqrt(static_cast<double>(n));
 }
 constexpr double kFar = 2;  // on the way to a far output errors of several ops add up
 
@@ -169,20 +175,20 @@ std::string compare_chain(const OutputData& got, const OutputData& want, const O
                           : got.name + ": " + what + " " + number(error) + ", the limit is " +
                                 number(limit) + " (" + numerics_name(numerics) + ")";
   };
-  const double far = std::max(kFar * rms_limit(numerics) + 2 * half_ulp(got.dtype),
-                              got.is_far ? c.far_limit : 0);
+  const double far =
+      std::max(kFar * rms_limit(numerics) + 2 * half_ulp(got.dtype), got.is_far ? c.far_limit : 0);
   std::string text = verdict("RMS error against the exact result", rms_error(got, exact), far);
   if (!text.empty() || got.is_far) return text;
   const ChainLimit limit = chain_limit(numerics, c.gated);
   const double size = rms_of(want);
   double largest = 0;
   for (size_t i = 0; i < got.values.size(); ++i)
-    largest = std::max(largest, std::isfinite(got.values[i])
-                                    ? std::fabs(got.values[i] - want.values[i])
-                                    : INFINITY);
+    largest =
+        std::max(largest, std::isfinite(got.values[i]) ? std::fabs(got.values[i] - want.values[i])
+                                                       : INFINITY);
   text = verdict("largest difference from the reference's chain", largest, limit.element * size);
   return text.empty() ? verdict("RMS difference from the reference's chain", rms_error(got, want),
-                                limit.rms)
+                                limit.rms * scatter(got.values.size(), c.gated))
                       : text;
 }
 
@@ -227,10 +233,9 @@ Verdict judge(const Case& c, const RunOptions& options) {
   for (size_t s = 0; s < got.steps.size(); ++s)
     for (size_t i = 0; i < got.steps[s].size(); ++i) {
       const OutputData &g = got.steps[s][i], &w = want.steps[s][i], &e = exact.steps[s][i];
-      const std::string text =
-          c.chain ? compare_chain(g, w, e, c, numerics, verdict.worst)
-                  : compare_output(g, w, bound.steps[s][i], e, c.slack, c.op == "graph",
-                                   verdict.worst);
+      const std::string text = c.chain ? compare_chain(g, w, e, c, numerics, verdict.worst)
+                                       : compare_output(g, w, bound.steps[s][i], e, c.slack,
+                                                        c.op == "graph", verdict.worst);
       if (!text.empty())
         return fail((got.steps.size() > 1 ? "step " + std::to_string(s) + ": " : "") + text);
     }

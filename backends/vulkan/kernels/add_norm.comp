@@ -6,6 +6,7 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 #include "kernels/common/base.glsl"
 #include "kernels/numbers.glsl"
 #include "kernels/common/load4.glsl"
+#include "kernels/common/sum_group.glsl"
 #include "kernels/rsqrt_exact.glsl"
 
 layout(constant_id = 3) const uint WIDE = 0;  // load4's, of all rows
@@ -18,18 +19,6 @@ layout(push_constant, scalar) uniform Push {
   float eps;
 }
 p;
-
-shared float partial[gl_WorkGroupSize.x / 4];  // subgroups have 4 invocations or more
-
-float sum_all(float x) {
-  const float s = subgroupAdd(x);
-  if (subgroupElect()) partial[gl_SubgroupID] = s;
-  barrier();
-  float total = 0.0;
-  for (uint i = 0; i < gl_NumSubgroups; ++i) total += partial[i];
-  barrier();
-  return total;
-}
 
 void store4(uint64_t row, uint e, vec4 v) {
   if (WIDE != 0) {

@@ -162,6 +162,14 @@ const char* supports(const Call& call) {
   return strides_fit(call);
 }
 
+// As attention_coop.glsl has it.
+uint32_t coop_shared_bytes(const Cut& c) {
+  const uint32_t pitch_k = (c.dim_k + 15) / 16 * 2 + 1, pitch_v = (c.dim_v + 15) / 16 * 2 + 1;
+  const uint32_t pool_k = std::max(64 * pitch_k, 17 * c.tile_rows);
+  const uint32_t pool_v = std::max(64 * pitch_v, pitch_k * c.tile_rows);
+  return (pool_k + pool_v) * 16 + c.tile_rows * 16;
+}
+
 Units matrix_units(const DeviceCaps& caps) {
   constexpr uint32_t kCoopSharedBytes = 40960;
   if (path_enabled("plain_fragments")) return Units::kFragments;
@@ -175,6 +183,7 @@ const char* supports_coop(const Call& call) {
   Cut c;
   if (const char* why = cut_of(call, c, units); why != nullptr) return why;
   if (!c.has_tiles) return "no sequence has many tokens";
+  if (coop_shared_bytes(c) > caps_of(call).max_shared_bytes) return "heads fill the shared memory";
   if (c.dim_k > kMostCoopDim || c.dim_v > kMostCoopDim) return "heads of more than 128 elements";
   if (!call.in[kMask].absent()) return "there is a mask";
   if (call.in[kK].dtype != MICA_F16 || call.in[kV].dtype != MICA_F16) return "K or V is not F16";

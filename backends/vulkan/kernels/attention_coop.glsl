@@ -15,8 +15,10 @@ const uint kFragsV = (kDimV + 15u) / 16u;
 const uint kPitchK = kFragsK * 2u + 1u;
 const uint kPitchV = kFragsV * 2u + 1u;
 const uint kPitchS = 17u;
-const uint kPitchKV = kPitchK > kPitchV ? kPitchK : kPitchV;
-const uint kPool = (kPitchKV > kPitchS ? kPitchKV : kPitchS) * 64u;  // kUnitRows <= 64
+const uint kPageK = 64u * kPitchK, kPageV = 64u * kPitchV;
+const uint kScores = kUnitRows * kPitchS, kLowerQ = kUnitRows * kPitchK;  // kUnitRows <= 64
+const uint kPoolK = kPageK > kScores ? kPageK : kScores;
+const uint kPoolV = kPageV > kLowerQ ? kPageV : kLowerQ;
 const uint kQuads = 16u / kFragFolds;  // of a row's cells, four at a time, that an invocation has
 const float kLog2E = 1.44269504;
 // x's upper 11 bits, which F16 has exactly between 2^-14 and 2^16. By a mask, because drivers may
@@ -28,8 +30,8 @@ vec4 upper_of(vec4 x) { return vec4(upper_of(x.xy), upper_of(x.zw)); }
 // Weights are kept times 2^12, so that their lower parts are no subnormals of F16.
 const float kWeightShift = 12.0;
 
-shared uvec4 pool_k[kPool];
-shared uvec4 pool_v[kPool];
+shared uvec4 pool_k[kPoolK];
+shared uvec4 pool_v[kPoolV];
 shared float factor[kUnitRows];
 shared float totals[kUnitRows * kFragFolds];
 shared int position[kUnitRows];

@@ -1,21 +1,20 @@
 // Matrix times matrix: w [K, N, c2, c3], x [K, M, b2, b3] -> F32 [N, M, b2, b3], slice j of x with
 // slice j / (b / c) of w. Few columns go through teams of invocations that each read whole rows of
-// w, many through tiles, and very many through matrix units where there are any; the naive variant
-// is one invocation an output.
+// w, many through tiles, or through matrix units where there are any; the naive variant is one
+// invocation an output.
 #include <algorithm>
 
 #include "backends/vulkan/kernels/common/matmul_gemm.h"
+#include "backends/vulkan/kernels/common/matmul_stream.h"
 
 MICA_VULKAN_SHADER(matmul_plain)
 MICA_VULKAN_SHADER(matmul_vec_float)
 MICA_VULKAN_SHADER(matmul_prepare)
 MICA_VULKAN_SHADER(matmul_tile_f16)
-MICA_VULKAN_SHADER(matmul_tile_coop_f16)
 MICA_VULKAN_WEIGHT_SHADERS(matmul)
 MICA_VULKAN_WEIGHT_SHADERS(matmul_vec)
 MICA_VULKAN_WEIGHT_SHADERS(matmul_vec_dot)
 MICA_VULKAN_WEIGHT_SHADERS(matmul_tile)
-MICA_VULKAN_WEIGHT_SHADERS(matmul_tile_coop)
 
 namespace mica::vulkan {
 namespace {
@@ -67,15 +66,7 @@ const char* supports(const Call& c) {
   return matmul_operands(c);
 }
 
-const Shader& shader_of(const Call& c, bool coop) {
-  const mica_dtype w = c.in[0].dtype;
-  if (!packed(c)) return coop ? shader_matmul_tile_coop_f16 : shader_matmul_tile_f16;
-  return *(coop ? weight_shader(kWeightShaders_matmul_tile_coop, w)
-                : weight_shader(kWeightShaders_matmul_tile, w));
-}
-MatmulTile tile_of(const Call& c) {
-  return matmul_tile(caps_of(c), c, shader_of(c, true).n_words != 0);
-}
+MatmulTile tile_of(const Call& c) { return matmul_tile(caps_of(c), c); }
 
 uint64_t workspace(const Call& c) { return matmul_prepared(c, tile_of(c).m).bytes; }
 
@@ -98,15 +89,30 @@ mica_status record(const Call& c, Recorder& recorder) {
   push.x = c.workspace;
   push.s_x[0] = c.workspace + prepared.sums;
   push.n_blocks = (push.n + t.n - 1) / t.n * ((push.m + t.m - 1) / t.m);
-  const DeviceCaps& caps = caps_of(c);
-  const bool choice = caps.min_subgroup_size != caps.max_subgroup_size;
+  const Shader* shader = packed(c) ? weight_shader(kWeightShaders_matmul_tile, c.in[0].dtype)
+                                   : &shader_matmul_tile_f16;
   const uint32_t w_wide = !packed(c) && rows_of_eights(c.in[0]) ? 1 : 0;
-  return record_matmul(recorder, shader_of(c, t.coop), t.coop && choice ? 32 : 0,
-                       {t.threads, 1, 1, t.n, t.m, t.across, t.down, w_wide}, push,
-                       uint64_t{push.n_blocks} * push.n_slices);
+  return record_matmul(recorder, *shader, 0, {t.threads, 1, 1, t.n, t.m, t.across, t.down, w_wide},
+                       push, uint64_t{push.n_blocks} * push.n_slices);
 }
 
 }  // namespace tile
+
+namespace stream {  // packed or F16 weights, some columns, on matrix units
+
+Fused fused_of(const Call& c) {
+  Fused f;
+  f.streams = true;
+  set_fused_x(f, c.in[1]);
+  set_fused_weight(f, 0, c, c.out.address);
+  return f;
+}
+uint64_t workspace(const Call& c) { return stream_workspace(caps_of(c), fused_of(c)); }
+mica_status record(const Call& c, Recorder& recorder) {
+  return record_stream(caps_of(c), fused_of(c), c.workspace, recorder);
+}
+
+}  // namespace stream
 
 namespace gemm {  // packed or F16 weights, many columns, on matrix units
 
@@ -174,6 +180,7 @@ mica_status record(const Call& c, Recorder& recorder) {
 }  // namespace naive
 
 constexpr Kernel kRows[] = {
+    {"matmul", "", stream_supports, numerics_f16, stream::workspace, stream::record},
     {"matmul", "", vec::supports, numerics_q8_32, nullptr, vec::record},
     {"matmul", "", gemm::supports, numerics_f16, gemm::workspace, gemm::record},
     {"matmul", "", tile::supports, numerics_f16, tile::workspace, tile::record},

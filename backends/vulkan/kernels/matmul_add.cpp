@@ -1,4 +1,5 @@
-// matmul_add: core/fusions/matmul_add.cpp's region, of few columns, in one dispatch.
+// matmul_add: core/fusions/matmul_add.cpp's region, in one dispatch of few columns, in three of
+// more.
 #include "backends/vulkan/kernels/common/matmul_fused.h"
 
 namespace mica::vulkan {
@@ -13,7 +14,8 @@ const Tensor& residual_of(const Call& add) {
 
 const char* supports(const Call& c) {
   const Call &matmul = c.members[kMatmul], &add = c.members[kAdd];
-  if (const char* why = fused_matmul_supports(matmul); why != nullptr) return why;
+  const Call* const matmuls[] = {&matmul};
+  if (const char* why = fused_matmuls_support(matmuls, 1); why != nullptr) return why;
   if (matmul.out.address != 0) return "the product is used elsewhere too";
   const Tensor& residual = residual_of(add);
   if (add.out.dtype != MICA_F32 || residual.dtype != MICA_F32) return "the sum is not F32";
@@ -22,21 +24,33 @@ const char* supports(const Call& c) {
   return residual.stride[1] > INT32_MAX ? "the residual is too large" : nullptr;
 }
 
-uint32_t numerics(const Call& c) { return fused_numerics(c.members[kMatmul]); }
+uint32_t numerics(const Call& c) {
+  const Call* const matmuls[] = {&c.members[kMatmul]};
+  return fused_numerics(matmuls, 1);
+}
 
-mica_status record(const Call& c, Recorder& recorder) {
+Fused fused_of(const Call& c) {
   const Call &matmul = c.members[kMatmul], &add = c.members[kAdd];
+  const Call* const matmuls[] = {&matmul};
   const Tensor& residual = residual_of(add);
   Fused f;
+  f.streams = fused_streams(matmuls, 1);
   f.ending = Ending::add;
   set_fused_x(f, matmul.in[1]);
   set_fused_weight(f, 0, matmul, add.out.address);
   f.push.a = residual.address;
   f.push.s_a = static_cast<uint32_t>(residual.stride[1]);
-  return record_fused(caps_of(matmul), f, recorder);
+  return f;
 }
 
-constexpr Kernel kRows[] = {{"matmul_add", "", supports, numerics, nullptr, record}};
+uint64_t workspace(const Call& c) {
+  return fused_workspace(caps_of(c.members[kMatmul]), fused_of(c));
+}
+mica_status record(const Call& c, Recorder& recorder) {
+  return record_fused(caps_of(c.members[kMatmul]), fused_of(c), c.workspace, recorder);
+}
+
+constexpr Kernel kRows[] = {{"matmul_add", "", supports, numerics, workspace, record}};
 
 }  // namespace
 }  // namespace mica::vulkan

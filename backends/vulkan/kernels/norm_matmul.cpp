@@ -1,34 +1,61 @@
-// norm_matmul: core/fusions/norm_matmul.cpp's region, of few columns: a dispatch for each type of
+// norm_matmul: core/fusions/norm_matmul.cpp's region: of few columns a dispatch for each type of
 // weights, all of one wave.
 #include "backends/vulkan/kernels/common/matmul_fused.h"
 
 namespace mica::vulkan {
 namespace {
 
-const char* supports(const Call& c) {
-  if (const char* why = fused_norm_supports(c.members[0]); why != nullptr) return why;
-  for (uint32_t i = 1; i < c.n_members; ++i) {
-    if (const char* why = fused_matmul_supports(c.members[i]); why != nullptr) return why;
-    if (const char* why = fused_same_numerics(c.members[1], c.members[i]); why != nullptr)
-      return why;
+constexpr uint32_t kMostMatmuls = 4;
+
+struct Matmuls {
+  const Call* list[kMostMatmuls] = {};
+  uint32_t n = 0;
+  explicit Matmuls(const Call& c) {
+    for (uint32_t i = 1; i < c.n_members && n < kMostMatmuls; ++i) list[n++] = &c.members[i];
   }
-  return nullptr;
+};
+
+const char* supports(const Call& c) {
+  const Matmuls m(c);
+  if (const char* why = fused_norm_supports(c.members[0]); why != nullptr) return why;
+  return fused_matmuls_support(m.list, m.n);
 }
 
-uint32_t numerics(const Call& c) { return fused_numerics(c.members[1]); }
+uint32_t numerics(const Call& c) {
+  const Matmuls m(c);
+  return fused_numerics(m.list, m.n);
+}
 
+// Of the matmuls from `first` on, as many as go at once.
+Fused fused_of(const Call& c, const Matmuls& m, uint32_t first) {
+  Fused f;
+  f.streams = fused_streams(m.list, m.n);
+  set_fused_norm(f, c.members[0]);
+  for (uint32_t i = 0; i < kFusedWeights && first + i < m.n; ++i)
+    set_fused_weight(f, i, *m.list[first + i], m.list[first + i]->out.address);
+  return f;
+}
+
+uint64_t workspace(const Call& c) {
+  const Matmuls m(c);
+  uint64_t bytes = 0;
+  for (uint32_t first = 0; first < m.n; first += kFusedWeights)
+    bytes += fused_workspace(caps_of(c.members[0]), fused_of(c, m, first));
+  return bytes;
+}
 mica_status record(const Call& c, Recorder& recorder) {
-  for (uint32_t first = 1; first < c.n_members; first += kFusedWeights) {
-    Fused f;
-    set_fused_norm(f, c.members[0]);
-    for (uint32_t i = 0; i < kFusedWeights && first + i < c.n_members; ++i)
-      set_fused_weight(f, i, c.members[first + i], c.members[first + i].out.address);
-    MICA_TRY(record_fused(caps_of(c.members[0]), f, recorder));
+  const DeviceCaps& caps = caps_of(c.members[0]);
+  const Matmuls m(c);
+  uint64_t at = c.workspace;
+  for (uint32_t first = 0; first < m.n; first += kFusedWeights) {
+    const Fused f = fused_of(c, m, first);
+    MICA_TRY(record_fused(caps, f, at, recorder));
+    at += fused_workspace(caps, f);
   }
   return MICA_OK;
 }
 
-constexpr Kernel kRows[] = {{"norm_matmul", "", supports, numerics, nullptr, record}};
+constexpr Kernel kRows[] = {{"norm_matmul", "", supports, numerics, workspace, record}};
 
 }  // namespace
 }  // namespace mica::vulkan

@@ -1,4 +1,4 @@
-// norm_qkv: core/fusions/norm_qkv.cpp's region, of few columns and a cache of plain elements: a
+// norm_qkv: core/fusions/norm_qkv.cpp's region, with a cache of plain elements: of few columns a
 // dispatch for each type of weights, all of one wave.
 #include "backends/gpu/norm_qkv.h"
 
@@ -56,10 +56,8 @@ const char* append_supports(const Call& append, const Call& matmul) {
 const char* supports(const Call& c) {
   const Members m(c);
   if (const char* why = fused_norm_supports(*m.norm); why != nullptr) return why;
+  if (const char* why = fused_matmuls_support(m.matmul, kProjections); why != nullptr) return why;
   for (int i = kQ; i <= kV; ++i) {
-    if (const char* why = fused_matmul_supports(*m.matmul[i]); why != nullptr) return why;
-    if (const char* why = fused_same_numerics(*m.matmul[kQ], *m.matmul[i]); why != nullptr)
-      return why;
     if (m.matmul[i]->in[0].dim[1] % 2 != 0) return "a projection has an odd number of rows";
     if (m.bias[i] == nullptr) continue;
     if (m.bias[i]->in[1].dtype != MICA_F32 || m.bias[i]->in[1].layout != kLayoutPlain)
@@ -72,7 +70,7 @@ const char* supports(const Call& c) {
   return m.q().dtype == MICA_F32 ? nullptr : "Q is not F32";
 }
 
-uint32_t numerics(const Call& c) { return fused_numerics(*Members(c).matmul[kQ]); }
+uint32_t numerics(const Call& c) { return fused_numerics(Members(c).matmul, kProjections); }
 
 void set_rope(Fused& f, Table& table, const Call& rope) {
   const auto& args = rope.arg<mica_rope_args>();
@@ -84,10 +82,10 @@ void set_rope(Fused& f, Table& table, const Call& rope) {
   for (uint32_t i = 0; i < f.n_pairs; ++i) table.turns[i] = fixed_point(rope_turns(args, i));
 }
 
-mica_status record(const Call& c, Recorder& recorder) {
-  const Members m(c);
+// All but the table.
+Fused fused_of(const Members& m) {
   Fused f;
-  Table table = {};
+  f.streams = fused_streams(m.matmul, kProjections);
   f.ending = Ending::qkv;
   f.head_dim = static_cast<uint32_t>(m.head_dim(kK));
   f.detail = static_cast<uint32_t>(m.append[kK]->in[0].dtype) << 1 |
@@ -98,16 +96,30 @@ mica_status record(const Call& c, Recorder& recorder) {
   for (int i = kQ; i <= kV; ++i) {
     const uint64_t y = i == kQ ? m.q().address : m.append[i]->in[0].address;
     set_fused_weight(f, static_cast<uint32_t>(i), *m.matmul[i], y);
+  }
+  return f;
+}
+
+uint64_t workspace(const Call& c) {
+  const Members m(c);
+  return fused_workspace(caps_of(*m.norm), fused_of(m));
+}
+
+mica_status record(const Call& c, Recorder& recorder) {
+  const Members m(c);
+  Fused f = fused_of(m);
+  Table table = {};
+  for (int i = kQ; i <= kV; ++i) {
     if (m.bias[i] != nullptr) table.bias[i] = m.bias[i]->in[1].address;
     if (i != kQ) table.n_cells[i - 1] = static_cast<uint32_t>(m.append[i]->in[0].dim[2]);
   }
   if (m.rope[kQ] != nullptr) set_rope(f, table, *m.rope[kQ]);
   const auto bytes = static_cast<uint32_t>(offsetof(Table, turns) + f.n_pairs * sizeof(uint64_t));
   MICA_TRY(constants(recorder, &table, bytes, f.push.table));
-  return record_fused(caps_of(*m.norm), f, recorder);
+  return record_fused(caps_of(*m.norm), f, c.workspace, recorder);
 }
 
-constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, nullptr, record}};
+constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, record}};
 
 }  // namespace
 }  // namespace mica::vulkan

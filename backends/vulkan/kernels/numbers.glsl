@@ -61,6 +61,11 @@ float exact_sqrt(float x) {
   return uintBitsToFloat((uint(half_e) << 23) + (uint(r) - 0x800000u));
 }
 
+// Rounded to F16 by the device.
+uvec2 halves_of(vec4 v) {
+  return uvec2(packFloat2x16(f16vec2(v.x, v.y)), packFloat2x16(f16vec2(v.z, v.w)));
+}
+
 uint plain_bytes(uint dtype) {
   return dtype == MICA_F16 || dtype == MICA_BF16 ? 2u : dtype == MICA_I64 ? 8u : 4u;
 }

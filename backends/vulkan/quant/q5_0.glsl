@@ -9,10 +9,10 @@ uint s_row_bytes(uint n_units) { return (n_units + 1u) / 2u * 4u; }
 uint d_row_bytes(uint n_units) { return 0u; }
 
 struct Scale {
-  float16_t d;
+  uint d;
 };
-Scale load_scale(Row r, uint u) { return Scale(F16P(r.s).v[u]); }
+Scale load_scale(Row r, uint u) { return Scale(U16P(r.s).v[u]); }
 void affine(Scale s, uint u, out vec2 scale, out vec2 bias) {
-  scale = vec2(s.d);
+  scale = unpackHalf2x16(s.d).xx;
   bias = vec2(0);
 }

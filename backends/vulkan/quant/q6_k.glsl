@@ -10,12 +10,11 @@ uint s_row_bytes(uint n_units) { return n_units * 2u; }
 uint d_row_bytes(uint n_units) { return (n_units / 8u + 1u) / 2u * 4u; }
 
 struct Scale {
-  uint16_t pair;
-  float16_t d;
+  uint pair, d;
 };
-Scale load_scale(Row r, uint u) { return Scale(U16P(r.s).v[u], F16P(r.d).v[u >> 3]); }
+Scale load_scale(Row r, uint u) { return Scale(U16P(r.s).v[u], U16P(r.d).v[u >> 3]); }
 void affine(Scale s, uint u, out vec2 scale, out vec2 bias) {
-  const int pair = int(int16_t(s.pair));
-  scale = vec2(float((pair << 24) >> 24), float(pair >> 8)) * float(s.d);
+  const int pair = int(s.pair << 16) >> 16;
+  scale = vec2(float((pair << 24) >> 24), float(pair >> 8)) * unpackHalf2x16(s.d).x;
   bias = vec2(0);
 }

@@ -35,6 +35,8 @@ struct Row {
 #include "quant/q6_k.glsl"
 #endif
 
+f16vec4 four_halves(uint lo, uint hi) { return f16vec4(unpackFloat2x16(lo), unpackFloat2x16(hi)); }
+
 #if defined(W_BITS)  // other types, and no type at all, are plain
 
 Row packed_row(uint64_t planes[4], uint64_t row, uint n_units) {
@@ -125,13 +127,23 @@ Part load_part(Row r, uint u, uint j) {
   return part;
 }
 
-vec4 quant_values(uint q) {
+// Four quants as floats, more by kQuantOffset: a byte below the bits of 1024 in F16 is 1024 + byte.
+// A device converts few integers to floats at a time.
 #if W_BITS == 8
-  return vec4(unpack8(int(q)));
+const float kQuantOffset = 1024.0 + 128.0;
 #else
-  return vec4(unpack8(q)) - float(W_ZERO);
+const float kQuantOffset = 1024.0 + W_ZERO;
 #endif
+f16vec4 offset_quants(uint q) {
+#if W_BITS == 8
+  q ^= 0x80808080u;
+#endif
+  const u8vec4 b = unpack8(q);
+  const uint8_t high = uint8_t(0x64);
+  return four_halves(pack32(u8vec4(b.x, high, b.y, high)), pack32(u8vec4(b.z, high, b.w, high)));
 }
+f16vec4 quant_halves(uint q) { return offset_quants(q) - float16_t(kQuantOffset); }
+vec4 quant_values(uint q) { return vec4(quant_halves(q)); }
 
 void part_values(Part part, uint u, out vec4 lo, out vec4 hi) {
   vec2 scale, bias;

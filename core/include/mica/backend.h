@@ -34,7 +34,8 @@ typedef enum mica_op_id {
 typedef enum mica_numerics {
   MICA_NUM_EXACT = 0, /* moves bytes or converts once: bit-equal to the reference */
   MICA_NUM_F32 = 1,
-  MICA_NUM_F16 = 2,    /* activations rounded to F16; quantized weights' values may be too */
+  MICA_NUM_F16 = 2,    /* activations rounded to F16's 11 bits, in its range or scaled by a power of
+                          two a row; quantized weights' values may be rounded to F16 too */
   MICA_NUM_BF16 = 3,   /* activations rounded to BF16 */
   MICA_NUM_Q8_32 = 4,  /* activations rounded to int8 with one F32 scale a 32 elements: amax =
                           max|x|, q = half-to-even(x * (127 / amax)), scale = amax / 127, each one

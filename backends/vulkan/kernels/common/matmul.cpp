@@ -108,29 +108,15 @@ uint32_t matmul_chunk(const DeviceCaps& caps, const MatmulTeams& t, uint32_t uni
   return most > t.team ? most / t.team * t.team : most;
 }
 
-MatmulTile matmul_tile(const DeviceCaps& caps, const Call& c, bool has_coop) {
-  // By falling size. A tile's fragments are 16 x 16; an invocation stages whole parts of 8
-  // elements.
-  constexpr MatmulTile kCoop[] = {{128, 128, 4, 2, 256, true},
-                                  {128, 64, 4, 2, 256, true},
-                                  {64, 64, 4, 2, 256, true},
-                                  {64, 32, 2, 2, 128, true}};
+MatmulTile matmul_tile(const DeviceCaps& caps, const Call& c) {
+  constexpr MatmulTile kSmall = {32, 32, 4, 4, 64}, kLarge = {64, 64, 4, 4, 256};
   const auto n = static_cast<uint64_t>(c.in[0].dim[1]);
   const auto m = static_cast<uint64_t>(c.in[1].dim[1]);
   const auto n_slices = static_cast<uint64_t>(c.in[1].dim[2] * c.in[1].dim[3]);
-  const auto groups = [&](const MatmulTile& t) {
-    return (n + t.n - 1) / t.n * ((m + t.m - 1) / t.m) * n_slices;
-  };
-  if (!has_coop || !caps.cooperative_matrix || !can_have(caps, 32) || caps.max_invocations < 256) {
-    const MatmulTile small = {32, 32, 4, 4, 64, false};
-    const MatmulTile large = {64, 64, 4, 4, 256, false};
-    const bool wide = caps.subgroup_size >= 32 && caps.max_invocations >= 256;
-    return wide && groups(large) >= 2 * uint64_t{caps.n_cores} ? large : small;
-  }
-  const uint64_t wanted = caps.n_cores != 0 ? caps.n_cores : 32;
-  for (const MatmulTile& t : kCoop)
-    if (m * 4 > t.m * uint64_t{3} && groups(t) >= wanted) return t;
-  return m > 32 ? kCoop[2] : kCoop[3];
+  const uint64_t groups =
+      (n + kLarge.n - 1) / kLarge.n * ((m + kLarge.m - 1) / kLarge.m) * n_slices;
+  const bool wide = caps.subgroup_size >= 32 && caps.max_invocations >= 256;
+  return wide && groups >= 2 * uint64_t{caps.n_cores} ? kLarge : kSmall;
 }
 
 MatmulPrepared matmul_prepared(const Call& c, uint32_t m_tile) {

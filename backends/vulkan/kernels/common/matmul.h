@@ -35,13 +35,11 @@ MatmulTeams matmul_teams(const DeviceCaps& caps, const Call& c, uint64_t n_items
 uint32_t matmul_chunk(const DeviceCaps& caps, const MatmulTeams& t, uint32_t unit_bytes,
                       uint32_t sums, uint32_t n_units);
 
-// How a workgroup of matmul_tile.comp is cut: `across` and `down` are outputs of an invocation, or
-// subgroups where `coop`.
+// How a workgroup of matmul_tile.comp is cut: `across` and `down` are outputs of an invocation.
 struct MatmulTile {
   uint32_t n, m, across, down, threads;
-  bool coop;
 };
-MatmulTile matmul_tile(const DeviceCaps& caps, const Call& c, bool has_coop);
+MatmulTile matmul_tile(const DeviceCaps& caps, const Call& c);
 
 // The workspace of matmul_tile.comp: what matmul_prepare.comp writes.
 struct MatmulPrepared {

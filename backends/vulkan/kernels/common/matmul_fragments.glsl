@@ -1,52 +1,104 @@
-// matmul_gemm.comp's tile by subgroups, ACROSS of them along n and DOWN along m. Of steps of 32
-// elements of K two are in shared memory, one multiplied while the other is written, and two more
-// on their way in registers. Rows of a step are 80 bytes apart: 8 of them lie on all banks once.
+// A tile of matmul_gemm.comp and matmul_stream.comp by subgroups, ACROSS of them along n and DOWN
+// along m. A step is UNITS units (32 elements) of K; while it is multiplied from shared memory, the
+// next one is on its way to registers. Packed weights become F16 on the way from registers to
+// shared memory. There rows of a step are an odd number of 16 bytes apart: 8 of them lie on all
+// banks once. With two BUFFERS one is written while the other is still multiplied; with one, more
+// workgroups fit on a core.
+//
+// The file before has BN, BM, UNITS, ACROSS, DOWN, BUFFERS, W_WIDE, k_pad(), count_n(), x_tile().
 const uint kThreads = gl_WorkGroupSize.x;
-const uint kPitch = 5;  // uvec4
-const uint kPartsW = BN * 4u / kThreads;
-const uint kPartsX = BM * 4u / kThreads;
-const uint kParts = kPartsW + kPartsX;
+const uint kEights = 4u * UNITS;       // of a row, a step: uvec4
+const uint kPitch = kEights + 1u;
+const uint kPartsX = BM * kEights / kThreads;
+#if defined(W_BITS)
+const uint kPartsW = BN * UNITS / kThreads;  // an invocation moves whole units
+#define WeightRow Row
+#define WeightPart Raw
+#else
+const uint kPartsW = BN * kEights / kThreads;
+#define WeightRow uint64_t
+#define WeightPart uvec4
+#endif
 const uint kStep = (BN + BM) * kPitch;
 const uint kFragsN = BN / ACROSS / 16u;
 const uint kFragsM = BM / DOWN / 16u;
 
-shared uvec4 steps[2u * kStep];  // rows of w, then of x
-shared float edge[ACROSS * DOWN * 256];  // a fragment a subgroup, where a tile is cut off
+shared uvec4 steps[BUFFERS * kStep];  // rows of w, then of x
 
-uint64_t stage[kParts];
-uvec4 parts[2u * kParts];
+uint64_t rows_x[kPartsX];
+WeightRow rows_w[kPartsW];
+uvec4 parts_x[kPartsX];
+WeightPart parts_w[kPartsW];
 FragC outputs[kFragsM * kFragsN];
 
 uint frag_n(uint i) { return (frag_team() % ACROSS * kFragsN + i) * 16u; }
 uint frag_m(uint j) { return (frag_team() / ACROSS * kFragsM + j) * 16u; }
+uint nth_part(uint i) { return gl_LocalInvocationIndex + i * kThreads; }
 
 void begin_stage(Slice s, uint n0, uint m0) {
-  const uint j = gl_LocalInvocationIndex % 4u;
-  FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i) {
-    const uint n = n0 + (gl_LocalInvocationIndex + i * kThreads) / 4u;
-    stage[i] = w_row(s, min(n, count_n() - 1u)) + j * 16u;
-  }
+#if defined(W_BITS)
+  const uint each = UNITS;
+#else
+  const uint each = kEights;
+#endif
+  FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i)
+    rows_w[i] = w_row(s, min(n0 + nth_part(i) / each, count_n() - 1u));
   FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i)
-    stage[kPartsW + i] =
-        x_tile(s, m0 + (gl_LocalInvocationIndex + i * kThreads) / 4u) + j * 16u;
+    rows_x[i] = x_tile(s, m0 + nth_part(i) / kEights);
 }
 
-void fetch(uint step, const uint set) {
-  const uint at = min(step, k_pad() / 32u - 1u) * 64u;
-  FRAG_UNROLL for (uint i = 0; i < kParts; ++i)
-    parts[set * kParts + i] = U32x4P(stage[i] + at).v[0];
+#if defined(W_BITS)
+WeightPart load_weight(uint i, uint step) {
+  const uint unit = step * UNITS + nth_part(i) % UNITS;
+  return load_raw(rows_w[i], min(unit, p.k / 32u - 1u));
 }
 
-void put(const uint set, uint to) {
-  FRAG_UNROLL for (uint i = 0; i < kParts; ++i) {
-    const uint part = gl_LocalInvocationIndex + (i < kPartsW ? i : i - kPartsW) * kThreads;
-    const uint row = part / 4u + (i < kPartsW ? 0u : BN);
-    steps[to * kStep + row * kPitch + part % 4u] = parts[set * kParts + i];
+void put_weight(uint i, WeightPart raw, uint step, uint to) {
+  const uint unit = step * UNITS + nth_part(i) % UNITS;
+  const uint at = to * kStep + nth_part(i) / UNITS * kPitch + nth_part(i) % UNITS * 4u;
+  vec2 scale, bias;
+  affine(raw.s, unit, scale, bias);
+  if (unit >= p.k / 32u) scale = bias = vec2(0);
+  bias -= kQuantOffset * scale;
+  [[unroll]] for (uint j = 0; j < 4u; ++j) {
+    const vec4 lo = vec4(offset_quants(uint(quad(raw, 2u * j))));
+    const vec4 hi = vec4(offset_quants(uint(quad(raw, 2u * j + 1u))));
+    steps[at + j] = uvec4(halves_of(lo * scale[j / 2u] + bias[j / 2u]),
+                          halves_of(hi * scale[j / 2u] + bias[j / 2u]));
   }
+}
+#else
+WeightPart load_weight(uint i, uint step) {
+  const uint e = 8u * (step * kEights + nth_part(i) % kEights);
+  uvec4 part = uvec4(0);
+  if (W_WIDE != 0) {
+    if (e < p.k) part = U32x4P(rows_w[i]).v[e / 8u];
+  } else {
+    [[unroll]] for (uint h = 0; h < 8u; ++h)
+      if (e + h < p.k) part[h / 2u] |= uint(U16P(rows_w[i]).v[e + h]) << (h % 2u * 16u);
+  }
+  return part;
+}
+
+void put_weight(uint i, WeightPart part, uint step, uint to) {
+  steps[to * kStep + nth_part(i) / kEights * kPitch + nth_part(i) % kEights] = part;
+}
+#endif
+
+void fetch(uint step) {
+  FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i) parts_w[i] = load_weight(i, step);
+  FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i)
+    parts_x[i] = U32x4P(rows_x[i]).v[step * kEights + nth_part(i) % kEights];
+}
+
+void put(uint step, uint to) {
+  FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i) put_weight(i, parts_w[i], step, to);
+  FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i)
+    steps[to * kStep + (BN + nth_part(i) / kEights) * kPitch + nth_part(i) % kEights] = parts_x[i];
 }
 
 void multiply(uint from) {
-  FRAG_UNROLL for (uint h = 0; h < 2u; ++h) {
+  FRAG_UNROLL for (uint h = 0; h < 2u * UNITS; ++h) {
     FragA x[kFragsM];
     FRAG_UNROLL for (uint j = 0; j < kFragsM; ++j) {
       load_rows(x[j], steps, from * kStep + (BN + frag_m(j)) * kPitch + 2u * h, kPitch);
@@ -60,55 +112,24 @@ void multiply(uint from) {
   }
 }
 
-void write_outputs(Slice s, uint n0, uint m0) {
-  const uint y_n = first_n();
-#if defined(COOP)
-  const bool whole = m0 + BM <= s.m && n0 + BN <= count_n() && (p.n | y_n) % 4u == 0u;
-#else
-  const bool whole = false;
-#endif
-  FRAG_UNROLL for (uint j = 0; j < kFragsM; ++j) {
-    FRAG_UNROLL for (uint i = 0; i < kFragsN; ++i) {
-      const uint m = m0 + frag_m(j);
-      const uint n = n0 + frag_n(i);
-#if defined(COOP)
-      if (whole) {
-        coopMatStore(outputs[j * kFragsN + i], F32x4P(y_row(s, m)).v, (y_n + n) / 4u, p.n / 4u,
-                     gl_CooperativeMatrixLayoutRowMajor);
-        continue;
-      }
-#endif
-      const uint at = frag_team() * 256u;
-      frag_barrier();
-      store_rows(outputs[j * kFragsN + i], edge, at, 16u);
-      frag_barrier();
-      for (uint e = frag_lane(); e < 256u; e += frag_lanes())
-        if (m + e / 16u < s.m && n + e % 16u < count_n())
-          F32P(y_row(s, m + e / 16u)).v[y_n + n + e % 16u] = edge[at + e];
-    }
-  }
-}
-
-// Step k lies in half k % 2 of `steps`; its parts were in set k % 2.
-void turn(uint k, const uint odd) {
-  put(1u - odd, 1u - odd);
-  fetch(k + 3u, 1u - odd);
-  multiply(odd);
-  barrier();
-}
-
-void multiply_tile(Slice s, uint n0, uint m0) {
+// The outputs' sums over steps [first, end), of which there is at least one.
+//
+// Where a load begins decides how well it is hidden, and compilers move loads. The barrier of
+// subgroups keeps the next step's behind the last use of the registers they go to: begun earlier,
+// they get others, and are waited for at once in order to be moved. The barrier of the workgroup
+// keeps them from sinking to where they are needed.
+void multiply_steps(Slice s, uint n0, uint m0, uint first, uint end) {
   begin_stage(s, n0, m0);
   FRAG_UNROLL for (uint i = 0; i < kFragsM * kFragsN; ++i) frag_clear(outputs[i]);
-  fetch(0u, 0u);
-  fetch(1u, 1u);
-  put(0u, 0u);
-  fetch(2u, 0u);
-  barrier();
-  const uint n_steps = k_pad() / 32u;
-  for (uint k = 0; k < n_steps; k += 2u) {
-    turn(k, 0u);
-    if (k + 1u < n_steps) turn(k + 1u, 1u);
+  fetch(first);
+  for (uint step = first; step < end; ++step) {
+    const uint to = (step - first) % BUFFERS;
+    put(step, to);
+    frag_barrier();
+    fetch(min(step + 1u, end - 1u));
+    barrier();
+    multiply(to);
+    // With two, all have multiplied a buffer when they have passed the other's barrier.
+    if (BUFFERS == 1u) barrier();
   }
-  write_outputs(s, n0, m0);
 }

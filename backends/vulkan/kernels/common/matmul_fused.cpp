@@ -1,6 +1,7 @@
 // Checks, arguments and grids of fused matmuls.
 #include "backends/vulkan/kernels/common/matmul_fused.h"
 
+#include "backends/vulkan/kernels/common/matmul_stream.h"
 #include "ops/norm_args.h"
 
 MICA_VULKAN_SHADER(matmul_vec_float_fused)
@@ -56,9 +57,6 @@ Fused of_type(const Fused& f, mica_dtype dtype) {
   return one;
 }
 
-// load4's, of x and of the norm's weight.
-bool x_is_wide(const Fused& f) { return rows_of_fours(*f.x) && f.push.norm % 16 == 0; }
-
 // load8's, of all weights.
 uint32_t weights_width(const Fused& f) {
   uint32_t width = 2;
@@ -91,7 +89,7 @@ mica_status record_type(const DeviceCaps& caps, const Fused& f, const Tensor& w,
                             t.columns,
                             chunk_or_kinds,
                             static_cast<uint32_t>(f.x->dtype),
-                            x_is_wide(f) ? 1u : 0u,
+                            fused_x_is_wide(f) ? 1u : 0u,
                             t.reduce,
                             t.subgroup,
                             static_cast<uint32_t>(f.ending),
@@ -112,9 +110,7 @@ mica_status record_type(const DeviceCaps& caps, const Fused& f, const Tensor& w,
   return dispatch(recorder, d);
 }
 
-}  // namespace
-
-const char* fused_matmul_supports(const Call& c) {
+const char* rows_support(const Call& c) {
   const Tensor &w = c.in[0], &x = c.in[1];
   if (const char* why = matmul_operands(c); why != nullptr) return why;
   if (!packed(w) && !is_float(w.dtype)) return "w is neither a packed weight nor of floats";
@@ -124,6 +120,24 @@ const char* fused_matmul_supports(const Call& c) {
   if (!packed(w) && w.stride[1] != w.dim[0] * (w.dtype == MICA_F32 ? 4 : 2))
     return "the rows of w do not follow each other";
   if (x.stride[1] > kMaxBytes || w.dim[1] > kMaxBytes / 4) return "an operand is too large";
+  return nullptr;
+}
+
+}  // namespace
+
+bool fused_streams(const Call* const matmuls[], uint32_t n) {
+  for (uint32_t i = 0; i < n; ++i)
+    if (stream_supports(*matmuls[i]) != nullptr) return false;
+  return true;
+}
+
+const char* fused_matmuls_support(const Call* const matmuls[], uint32_t n) {
+  if (fused_streams(matmuls, n)) return nullptr;
+  for (uint32_t i = 0; i < n; ++i) {
+    if (const char* why = rows_support(*matmuls[i]); why != nullptr) return why;
+    if (packed(matmuls[i]->in[0]) != packed(matmuls[0]->in[0]))
+      return "one weight is quantized, another is not";
+  }
   return nullptr;
 }
 
@@ -137,13 +151,12 @@ const char* fused_norm_supports(const Call& norm) {
   return x.stride[1] > kMaxBytes ? "x is too large" : nullptr;
 }
 
-uint32_t fused_numerics(const Call& matmul) {
-  return packed(matmul.in[0]) ? MICA_NUM_Q8_32 : MICA_NUM_F32;
+uint32_t fused_numerics(const Call* const matmuls[], uint32_t n) {
+  if (fused_streams(matmuls, n)) return MICA_NUM_F16;
+  return packed(matmuls[0]->in[0]) ? MICA_NUM_Q8_32 : MICA_NUM_F32;
 }
 
-const char* fused_same_numerics(const Call& a, const Call& b) {
-  return packed(a.in[0]) == packed(b.in[0]) ? nullptr : "one weight is quantized, another is not";
-}
+bool fused_x_is_wide(const Fused& f) { return rows_of_fours(*f.x) && f.push.norm % 16 == 0; }
 
 void set_fused_x(Fused& f, const Tensor& x) {
   f.x = &x;
@@ -167,7 +180,13 @@ void set_fused_weight(Fused& f, uint32_t i, const Call& matmul, uint64_t y) {
   f.push.y[i] = y;
 }
 
-mica_status record_fused(const DeviceCaps& caps, const Fused& f, Recorder& recorder) {
+uint64_t fused_workspace(const DeviceCaps& caps, const Fused& f) {
+  return f.streams ? stream_workspace(caps, f) : 0;
+}
+
+mica_status record_fused(const DeviceCaps& caps, const Fused& f, uint64_t workspace,
+                         Recorder& recorder) {
+  if (f.streams) return record_stream(caps, f, workspace, recorder);
   for (uint32_t i = 0; i < kFusedWeights; ++i) {
     if (f.push.n[i] == 0) continue;
     bool done = false;

@@ -1,5 +1,6 @@
-// Fused matmuls of few columns: the forms of matmul_vec.comp and matmul_vec_float.comp that take up
-// to three weights at once, with an rms_norm ahead and an ending of their own.
+// Fused matmuls: up to three weights at once, with an rms_norm ahead and an ending of their own.
+// Few columns go through the forms of matmul_vec.comp and matmul_vec_float.comp that do all of it,
+// more of them through matrix units where there are any (matmul_stream.h).
 #pragma once
 #include "backends/vulkan/kernels/common/matmul.h"
 
@@ -31,18 +32,21 @@ struct Fused {
   const Tensor* w[kFusedWeights] = {};
   Ending ending = Ending::store;
   uint32_t detail = 0, head_dim = 2, n_pairs = 0;
+  bool streams = false;  // fused_streams of its matmuls
 };
 
-// Why a member cannot be a part; nullptr: it can.
-const char* fused_matmul_supports(const Call& matmul);
+// Why the matmuls of a region, or its norm, cannot be parts of it; nullptr: they can.
+const char* fused_matmuls_support(const Call* const matmuls[], uint32_t n);
 const char* fused_norm_supports(const Call& norm);
-// Of all the weights: packed ones and plain ones round differently.
-uint32_t fused_numerics(const Call& matmul);
-const char* fused_same_numerics(const Call& a, const Call& b);
+bool fused_streams(const Call* const matmuls[], uint32_t n);
+uint32_t fused_numerics(const Call* const matmuls[], uint32_t n);
+bool fused_x_is_wide(const Fused& f);  // load4's, of x and of the norm's weight
 
 void set_fused_x(Fused& f, const Tensor& x);
 void set_fused_norm(Fused& f, const Call& norm);
 void set_fused_weight(Fused& f, uint32_t i, const Call& matmul, uint64_t y);
-mica_status record_fused(const DeviceCaps& caps, const Fused& f, Recorder& recorder);
+uint64_t fused_workspace(const DeviceCaps& caps, const Fused& f);  // addresses are not used
+mica_status record_fused(const DeviceCaps& caps, const Fused& f, uint64_t workspace,
+                         Recorder& recorder);
 
 }  // namespace mica::vulkan

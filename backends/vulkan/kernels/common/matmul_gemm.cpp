@@ -61,6 +61,17 @@ const char* unfit(const Call& c, bool is_plain) {
 
 }  // namespace
 
+mica_status record_matmul_rows(const DeviceCaps& caps, mica_dtype x, bool x_is_wide, bool norm,
+                               MatmulPush push, Recorder& recorder) {
+  constexpr uint32_t kMostThreads = 1024;
+  const auto threads = static_cast<uint32_t>(div_up(push.k, 8 * 64) * 64);
+  push.n_blocks = push.m;
+  return record_matmul(recorder, shader_matmul_rows, 0,
+                       {std::min({threads, caps.max_invocations, kMostThreads}), 1, 1,
+                        static_cast<uint32_t>(x), x_is_wide ? 1u : 0u, norm ? 1u : 0u},
+                       push, uint64_t{push.n_blocks} * push.n_slices);
+}
+
 MatmulGemm matmul_gemm(const Call& c) {
   const DeviceCaps& caps = caps_of(c);
   MatmulGemm g{};
@@ -93,24 +104,19 @@ MatmulGemm matmul_gemm(const Call& c) {
     g.chunk = static_cast<uint32_t>(std::min(chunk, n));
     g.halves_bytes = chunk * row_bytes;
   }
-  g.workspace_bytes = g.halves_bytes + n_slices * g.m_pad * row_bytes;
+  g.workspace_bytes = g.halves_bytes + n_slices * g.m_pad * (row_bytes + 4);
   return g;
 }
 
 namespace {
 
 mica_status round_columns(const Call& c, const MatmulGemm& g, Recorder& recorder) {
-  constexpr uint32_t kThreads = 128;
   const Tensor& x = c.in[1];
   MatmulPush push = matmul_push(c);
   push.w[0] = c.workspace + g.halves_bytes;
   push.w[1] = g.m_pad;
   push.w[2] = g.k_pad;
-  push.n_blocks = push.m * (g.k_pad / 8);
-  const uint64_t n = uint64_t{push.n_blocks} * push.n_slices;
-  return record_matmul(recorder, shader_matmul_rows, 0,
-                       {kThreads, 1, 1, static_cast<uint32_t>(x.dtype), rows_of_fours(x) ? 1u : 0u},
-                       push, div_up(n, kThreads));
+  return record_matmul_rows(caps_of(c), x.dtype, rows_of_fours(x), false, push, recorder);
 }
 
 mica_status round_weights(const Call& c, const MatmulGemm& g, uint32_t first, uint32_t n,

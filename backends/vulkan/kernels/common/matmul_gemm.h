@@ -19,4 +19,8 @@ struct MatmulGemm {
 MatmulGemm matmul_gemm(const Call& c);
 mica_status record_matmul_gemm(const Call& c, const MatmulGemm& gemm, Recorder& recorder);
 
+// matmul_rows.comp for all rows of x: `push` as it has them, but for n_blocks.
+mica_status record_matmul_rows(const DeviceCaps& caps, mica_dtype x, bool x_is_wide, bool norm,
+                               MatmulPush push, Recorder& recorder);
+
 }  // namespace mica::vulkan

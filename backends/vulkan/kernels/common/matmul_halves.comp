@@ -24,9 +24,6 @@ layout(push_constant, scalar) uniform Push {
 }
 p;
 
-uint two_halves(float a, float b) { return packFloat2x16(f16vec2(a, b)); }
-uvec2 four_halves(vec4 v) { return uvec2(two_halves(v.x, v.y), two_halves(v.z, v.w)); }
-
 void main() {
   const uint64_t part = folded_thread();
   const uint parts = p.k_pad / 8u;
@@ -39,6 +36,6 @@ void main() {
     part_values(load_part(r, unit, j), unit, lo, hi);
   }
   const uint64_t y = p.y + (uint64_t(row) * p.k_pad + unit * 32u) * 2ul;
-  U32x2P(y).v[j] = four_halves(lo);
-  U32x2P(y).v[4u + j] = four_halves(hi);
+  U32x2P(y).v[j] = halves_of(lo);
+  U32x2P(y).v[4u + j] = halves_of(hi);
 }

@@ -69,23 +69,6 @@ void fetch(uint unit) {
 #endif
 }
 
-f16vec4 four_halves(uint lo, uint hi) { return f16vec4(unpackFloat2x16(lo), unpackFloat2x16(hi)); }
-
-#if defined(W_BITS)
-// Four quants less W_ZERO. A byte below the bits of 1024 in F16 is 1024 + byte.
-f16vec4 quant_halves(uint q) {
-#if W_BITS == 8
-  q ^= 0x80808080u;
-  const float16_t zero = float16_t(1024 + 128);
-#else
-  const float16_t zero = float16_t(1024 + W_ZERO);
-#endif
-  const uint lo = (q & 255u) | ((q & 0xff00u) << 8) | 0x64006400u;
-  const uint hi = ((q >> 16) & 255u) | ((q >> 8) & 0xff0000u) | 0x64006400u;
-  return four_halves(lo, hi) - zero;
-}
-#endif
-
 void put(uint unit) {
   [[unroll]] for (uint i = 0; i < kPartsX; ++i) {
     const uint part = gl_LocalInvocationIndex + i * kThreads;

@@ -1,10 +1,7 @@
 // Many columns: tiles of BM columns and BN rows of w, from activations that matmul_prepare.comp has
 // rounded to F16. Quantized weights become the integers they hold, which F16 has exactly; a unit's
 // (32 elements') product is scaled in F32, so weights are never rounded. While a unit is
-// multiplied, the next one is on its way from memory.
-//
-// With COOP a subgroup multiplies fragments of 16 x 16 x 16 (VK_KHR_cooperative_matrix); otherwise
-// each invocation has TM x TN outputs. All else is the same.
+// multiplied, the next one is on its way from memory. Each invocation has TM x TN outputs.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 //! variant f16 -DW_TYPE=1
@@ -16,21 +13,8 @@
 //! variant q4_k -DW_TYPE=12
 //! variant q5_k -DW_TYPE=13
 //! variant q6_k -DW_TYPE=14
-//! variant coop_f16 -DW_TYPE=1 -DCOOP needs=coopmat
-//! variant coop_q4_0 -DW_TYPE=2 -DCOOP needs=coopmat
-//! variant coop_q4_1 -DW_TYPE=3 -DCOOP needs=coopmat
-//! variant coop_q5_0 -DW_TYPE=6 -DCOOP needs=coopmat
-//! variant coop_q5_1 -DW_TYPE=7 -DCOOP needs=coopmat
-//! variant coop_q8_0 -DW_TYPE=8 -DCOOP needs=coopmat
-//! variant coop_q4_k -DW_TYPE=12 -DCOOP needs=coopmat
-//! variant coop_q5_k -DW_TYPE=13 -DCOOP needs=coopmat
-//! variant coop_q6_k -DW_TYPE=14 -DCOOP needs=coopmat
 // Ahead of what uses gl_WorkGroupSize: glslang takes it as it is known there.
 layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
-#if defined(COOP)
-#extension GL_KHR_cooperative_matrix : require
-#extension GL_KHR_memory_scope_semantics : require
-#endif
 #include "kernels/common/base.glsl"
 #include "kernels/numbers.glsl"
 #include "quant/weight.glsl"
@@ -38,16 +22,12 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 
 layout(constant_id = 3) const uint BN = 32;
 layout(constant_id = 4) const uint BM = 32;
-layout(constant_id = 5) const uint TN = 4;  // COOP: subgroups along n
-layout(constant_id = 6) const uint TM = 4;  // COOP: subgroups along m
+layout(constant_id = 5) const uint TN = 4;
+layout(constant_id = 6) const uint TM = 4;
 layout(constant_id = 7) const uint W_WIDE = 0;  // f16: rows of w are whole 16 bytes
 
 #include "kernels/common/matmul_stage.glsl"
-#if defined(COOP)
-#include "kernels/common/matmul_coop.glsl"
-#else
 #include "kernels/common/matmul_scalar.glsl"
-#endif
 
 void main() {
   const Slice s = find_slice(folded_group());

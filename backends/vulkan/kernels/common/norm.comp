@@ -22,26 +22,8 @@ layout(push_constant, scalar) uniform Push {
 }
 args;
 
-shared float partial[256];  // 1024 threads, subgroups of 4
-
-float sum_all(float x) {
-  const float s = subgroupAdd(x);
-  if (gl_NumSubgroups == 1) return s;
-  if (subgroupElect()) partial[gl_SubgroupID] = s;
-  barrier();
-  float total = 0.0;
-  for (uint i = 0; i < gl_NumSubgroups; ++i) total += partial[i];
-  barrier();
-  return total;
-}
-
-// 1 / sqrt(v) with one step of Newton's: Vulkan allows inversesqrt 2 units in the last place.
-float rsqrt_exact(float v) {
-  const float f = inversesqrt(v);
-  if (!(v > 1e-30 && v < 1e30)) return f;
-  precise float e = v * f * f;
-  return f * (1.5 - 0.5 * e);
-}
+#include "kernels/common/sum_group.glsl"
+#include "kernels/rsqrt_exact.glsl"
 
 float affine(float x, float factor, uint i) {
   float v = x * factor;
