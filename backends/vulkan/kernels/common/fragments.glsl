@@ -39,7 +39,7 @@ uint frag_lane() { return gl_SubgroupInvocationID; }
 uint frag_lanes() { return gl_SubgroupSize; }
 
 #elif defined(PLAIN_FRAGMENTS)
-#define FRAG_UNROLL
+#define FRAG_UNROLL [[dont_unroll]]
 struct FragC {
   vec4 e[64];  // four a row
 };
