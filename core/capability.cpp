@@ -1,11 +1,10 @@
-// What the core asks a device beside supports and claims: how much of an op's args its kernels know,
-// and in what form of its own it keeps a temporary.
+// What the core asks a device beside supports and claims: how much of an op's args its kernels
+// know, and in what form of its own it keeps a temporary.
 #include "core/plan.h"
 
 namespace mica {
 
-bool args_known(const mica_device* device, const mica_b_node& node, char* reason,
-                size_t capacity) {
+bool args_known(const mica_device* device, const mica_b_node& node, char* reason, size_t capacity) {
   if (device->backend->args_bytes == nullptr) return true;
   const uint32_t known = device->backend->args_bytes(device->handle, node.op);
   const auto* bytes = static_cast<const unsigned char*>(node.args);
@@ -32,7 +31,8 @@ mica_status choose_layouts(mica_plan& p, mica_device* device) {
     if (v.storage != MICA_B_TEMP || fixed[n.output] != 0 || island_touches(p, n.output)) continue;
     uint32_t layout = 0;
     uint64_t bytes = v.bytes;
-    MICA_TRY(device->backend->value_layout(device->handle, &p.partition, n.output, &layout, &bytes));
+    MICA_TRY(
+        device->backend->value_layout(device->handle, &p.partition, n.output, &layout, &bytes));
     v.layout = layout;
     v.bytes = bytes;
   }

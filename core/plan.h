@@ -56,7 +56,7 @@ struct mica_plan {
   mica_kv_cache* cache = nullptr;
   uint32_t cache_extent = 0;  // n_tokens
   uint64_t arena_bytes = 0;
-  uint64_t workspace_bytes = 0;  // of the wave that needs most
+  uint64_t workspace_bytes = 0;       // of the wave that needs most
   mica::Vec<uint32_t> island_of;      // of each unit 1 + its island, 0: none. Empty: none at all
   mica::Vec<mica::Island*> islands;   // owned
   mica::Vec<char> fallbacks;          // lines: what fell back, where to and why

@@ -85,9 +85,9 @@ struct KernelList {
 #define MICA_CPU_END \
   }                  \
   }
-// At the end of kernels/<name>.cpp, inside MICA_CPU_BEGIN/END: MICA_CPU_KERNELS(mul, rows), and of an
-// op with options MICA_CPU_KERNELS(rms_norm, rows, sizeof(mica_rms_norm_args)).
-#define MICA_CPU_KERNELS(name, rows, ...) \
-  extern const KernelList kernels_##name; \
-  const KernelList kernels_##name = {     \
-      rows, sizeof(rows) / sizeof((rows)[0]), uint32_t{0} __VA_OPT__(+) __VA_ARGS__};
+// At the end of kernels/<name>.cpp, inside MICA_CPU_BEGIN/END: MICA_CPU_KERNELS(mul, rows), and of
+// an op with options MICA_CPU_KERNELS(rms_norm, rows, sizeof(mica_rms_norm_args)).
+#define MICA_CPU_KERNELS(name, rows, ...)                                    \
+  extern const KernelList kernels_##name;                                    \
+  const KernelList kernels_##name = {rows, sizeof(rows) / sizeof((rows)[0]), \
+                                     uint32_t{0} __VA_OPT__(+) __VA_ARGS__};

@@ -116,7 +116,8 @@ mica_status mica_b_plan::collect_patches(Error& error) {
       const mica_b_region& region = partition_.regions[unit.region];
       for (uint32_t j = 0; j < region.n_members; ++j) {
         // The plan's own members: a Call is const for kernels only.
-        ok = follow_node(const_cast<cpu::Call&>(bound_[i].call.members[j]), region.members[j]) && ok;
+        ok =
+            follow_node(const_cast<cpu::Call&>(bound_[i].call.members[j]), region.members[j]) && ok;
       }
     }
     if (!ok) return error.out_of_memory("a plan");

@@ -1,7 +1,8 @@
 // add_norm: the sum of two tensors of one shape, and its rms_norm.
 //   members[0]  add: both inputs [n_embd, n_tokens]
 //   members[1]  rms_norm of the whole sum by a weight [n_embd]
-// The sum has memory when something else reads it too (a residual stream), the norm's output always.
+// The sum has memory when something else reads it too (a residual stream), the norm's output
+// always.
 #include "core/fusions/norm.h"
 
 namespace mica {

@@ -4,8 +4,8 @@
 //   members[2]  matmul: up; the same with a weight of its own
 //   members[3]  silu or gelu (tanh) of the whole gate
 //   members[4]  mul: in[0] the activation, in[1] the whole up, of the same shape
-// gate, up and the activation are read nowhere else and have no memory; the norm's output has memory
-// only when something else reads it too.
+// gate, up and the activation are read nowhere else and have no memory; the norm's output has
+// memory only when something else reads it too.
 #include "core/fusions/norm.h"
 
 namespace mica {

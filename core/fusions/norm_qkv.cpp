@@ -65,7 +65,9 @@ const Chain* find_q(const FusionView& view, const Chain* chains, uint32_t n) {
   for (uint32_t i = 0; i < n; ++i) {
     const Chain& c = chains[i];
     if (c.append != MICA_B_NONE) continue;
-    const uint32_t last = c.rope != MICA_B_NONE ? c.rope : c.bias != MICA_B_NONE ? c.bias : c.matmul;
+    const uint32_t last = c.rope != MICA_B_NONE   ? c.rope
+                          : c.bias != MICA_B_NONE ? c.bias
+                                                  : c.matmul;
     const uint32_t v = view.node(last).output;
     for (uint32_t r = view.reader(v, last + 1); r != MICA_B_NONE; r = view.reader(v, r + 1))
       if (view.is(r, MICA_OP_attention) && view.takes_whole(r, 0, last)) return &c;
@@ -94,8 +96,8 @@ uint32_t match(const FusionView& view, uint32_t node, uint32_t* members) {
       (q->rope == MICA_B_NONE) != (k->rope == MICA_B_NONE) ||
       (q->rope != MICA_B_NONE && !same_angles(view, q->rope, k->rope)))
     return 0;
-  const uint32_t all[] = {node,      q->matmul, q->bias, k->matmul, k->bias,  v->matmul,
-                          v->bias,   q->rope,   k->rope, k->append, v->append};
+  const uint32_t all[] = {node,    q->matmul, q->bias, k->matmul, k->bias,  v->matmul,
+                          v->bias, q->rope,   k->rope, k->append, v->append};
   uint32_t n_members = 0;
   for (const uint32_t m : all)
     if (m != MICA_B_NONE) members[n_members++] = m;

@@ -35,7 +35,7 @@ typedef struct mica_llama_model_params {
    * "auto": the first cuda device, else the first of vulkan that is no processor, else cpu;
    * model_info tells which. No other name ever gives another device than it says. */
   const char* device;
-  uint32_t n_threads; /* of loading, and of sessions that do not say; 0: physical cores */
+  uint32_t n_threads;        /* of loading, and of sessions that do not say; 0: physical cores */
   const mica_logger* logger; /* NULL: silent; called from the threads that call mica-llama */
   const volatile int32_t*
       cancel; /* non-zero stops loads and steps; may be NULL; outlives the model */

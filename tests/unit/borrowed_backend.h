@@ -11,12 +11,12 @@
 namespace mica::test {
 
 struct BorrowedState {
-  std::string refused_op;     // supports() says no to this op …
-  const char* reason = "";    // … for this reason
-  std::string claimed;        // claims() says yes to this fusion
-  bool workspaces = false;    // query() asks for workspaces of odd sizes
-  bool layouts = false;       // value_layout() chooses among three forms of odd sizes
-  std::string args_op;        // args_bytes() says args_bytes of this op
+  std::string refused_op;   // supports() says no to this op …
+  const char* reason = "";  // … for this reason
+  std::string claimed;      // claims() says yes to this fusion
+  bool workspaces = false;  // query() asks for workspaces of odd sizes
+  bool layouts = false;     // value_layout() chooses among three forms of odd sizes
+  std::string args_op;      // args_bytes() says args_bytes of this op
   uint32_t args_bytes = 0;
   uint64_t buffer_bytes = 0;  // of all buffers created
   uint32_t n_claims = 0;

@@ -1,4 +1,5 @@
-// Functions of the backend boundary that no plan calls: imported buffers, and KV pages as plain rows.
+// Functions of the backend boundary that no plan calls: imported buffers, and KV pages as plain
+// rows.
 #include <gtest/gtest.h>
 
 #include "core/kv_cache.h"
@@ -45,12 +46,14 @@ TEST_P(BoundaryTest, PagesUnpackToTheBytesThatWerePacked) {
         uint64_t page_bytes = 0;
         ASSERT_EQ(backend().kv_layout(device->handle, &desc, &layout, &page_bytes), MICA_OK);
         const mica_dtype_info* info = mica_dtype_get(dtype);
-        const size_t row = (head_dim + info->block_elems - 1) / info->block_elems * info->block_bytes;
+        const size_t row =
+            (head_dim + info->block_elems - 1) / info->block_elems * info->block_bytes;
         std::vector<unsigned char> rows(64 * 3 * row), back(rows.size(), 0);
         for (unsigned char& b : rows) b = static_cast<unsigned char>(rng());
         mica_b_buffer* buffer = nullptr;
         ASSERT_EQ(backend().buffer_create(device->handle, 3 * page_bytes, &buffer), MICA_OK);
-        EXPECT_EQ(backend().kv_pack(device->handle, &desc, buffer, page_bytes, rows.data()), MICA_OK);
+        EXPECT_EQ(backend().kv_pack(device->handle, &desc, buffer, page_bytes, rows.data()),
+                  MICA_OK);
         EXPECT_EQ(backend().kv_unpack(device->handle, &desc, buffer, page_bytes, back.data()),
                   MICA_OK);
         EXPECT_EQ(rows, back) << info->name << " " << head_dim << " " << is_v;

@@ -1,5 +1,5 @@
-// The fusions' patterns: what they match and in which order, when a region may not be made, and that
-// random graphs compute the same with and without them.
+// The fusions' patterns: what they match and in which order, when a region may not be made, and
+// that random graphs compute the same with and without them.
 #include "core/fusion.h"
 
 #include <algorithm>
@@ -134,7 +134,7 @@ TEST_F(FusionTest, RolesDoNotDependOnBuildOrder) {
                               "kv_append"});
   const uint32_t* m = p.regions[0].members;
   EXPECT_EQ(p.values[p.nodes[m[1]].output].dim[0], BlockWeights::kEmbd);  // Q
-  EXPECT_LT(m[7], m[8]);                                                 // K, V
+  EXPECT_LT(m[7], m[8]);                                                  // K, V
   EXPECT_GT(m[1], m[4]) << "Q was built last";
 }
 
@@ -144,8 +144,7 @@ TEST_F(FusionTest, RopesThatDifferKeepQkvApart) {
   mica_rope_params params = MICA_ROPE_PARAMS_INIT;
   q = mica_rope(g.get(), b->heads(b->linear("q", h), 2), kv.positions, &params);
   params.base = 500;
-  const mica_tensor k =
-      mica_rope(g.get(), b->heads(b->linear("k", h), 1), kv.positions, &params);
+  const mica_tensor k = mica_rope(g.get(), b->heads(b->linear("k", h), 1), kv.positions, &params);
   mica_kv_append(g.get(), &kv, k, b->heads(b->linear("v", h), 1));
   output(b->attend(0, q));
   EXPECT_EQ(regions(compile()), Lines{"norm_matmul: rms_norm matmul matmul matmul"});
@@ -161,8 +160,9 @@ TEST_F(FusionTest, ValuesThatOthersReadStayPlaced) {
   EXPECT_EQ(regions(p)[0], "norm_qkv: rms_norm matmul matmul matmul kv_append kv_append");
   EXPECT_EQ(storage(p, h), static_cast<uint32_t>(MICA_B_TEMP));
   EXPECT_EQ(storage(p, q), static_cast<uint32_t>(MICA_B_TEMP));
-  EXPECT_TRUE(has(text, "norm_qkv (6 nodes) -> f32 [32, <=6], f32 [32, <=6], f16 [16, 1, 64], "
-                        "f16 [16, 1, 64]"))
+  EXPECT_TRUE(has(text,
+                  "norm_qkv (6 nodes) -> f32 [32, <=6], f32 [32, <=6], f16 [16, 1, 64], "
+                  "f16 [16, 1, 64]"))
       << text;
 }
 
@@ -265,15 +265,14 @@ TEST_F(FusionTest, AViewsReaderThatAMemberNeedsForbids) {
   const int64_t dim[] = {BlockWeights::kEmbd, 3};
   const mica_tensor state = state_input();
   const mica_tensor part = mica_view(g.get(), state, 2, dim, nullptr);
-  const mica_tensor h = b->norm(part);                // reads the state's old rows,
-  (void)mica_set_rows(g.get(), state, h, ids);        // which then change
+  const mica_tensor h = b->norm(part);          // reads the state's old rows,
+  (void)mica_set_rows(g.get(), state, h, ids);  // which then change
   const mica_tensor late = mica_add(g.get(), state, b->linear("q", state));
   output(b->linear("k", h), "z");
   output(late, "late");
   output(y);
   // The norm must be before set_rows, which needs it; its matmul can move there.
-  EXPECT_EQ(regions(compile()),
-            (Lines{"norm_matmul: rms_norm matmul", "matmul_add: matmul add"}));
+  EXPECT_EQ(regions(compile()), (Lines{"norm_matmul: rms_norm matmul", "matmul_add: matmul add"}));
 }
 
 // A node that neither reads nor writes what the members touch may stand in between.
@@ -348,7 +347,8 @@ class RandomFusionTest : public FusionTest {
     PlanChecker(*plan).check();
     for (const mica_b_region& region : plan->regions) ++n_regions[region.fusion];
     for (const mica::PlanRefusal& refusal : plan->refusals) n_refused += refusal.n;
-    for (const mica_b_value& v : plan->values) n_private += v.storage == MICA_B_TEMP && v.layout != 0;
+    for (const mica_b_value& v : plan->values)
+      n_private += v.storage == MICA_B_TEMP && v.layout != 0;
     const bool uses_cache = plan->cache != nullptr;
     set(s, "state", randoms(kStream, seed));
     set<int32_t>(s, "ids", {4, 0, 2});
@@ -403,9 +403,7 @@ class RandomFusionTest : public FusionTest {
   uint64_t n_refused = 0, total_refused = 0, n_private = 0;
 };
 
-TEST_F(RandomFusionTest, FusedAndUnfusedAreBitEqualOnRef) {
-  compare("ref", "ref:f64,fused", 1500);
-}
+TEST_F(RandomFusionTest, FusedAndUnfusedAreBitEqualOnRef) { compare("ref", "ref:f64,fused", 1500); }
 
 // The CPU's fused kernels compute what its kernels of the members do, in the same order.
 TEST_F(RandomFusionTest, FusedAndUnfusedAreBitEqualOnCpu) {
@@ -454,9 +452,10 @@ TEST_F(FusionTest, OptionsThatKernelsDoNotKnowAreUnsupported) {
   mica_graph* const graphs[] = {g.get()};
   mica_plan* plan = nullptr;
   EXPECT_EQ(mica_session_compile(session.get(), 1, graphs, &plan), MICA_UNSUPPORTED);
-  EXPECT_TRUE(has(mica_context_error(context.get()),
-                  "rope 'blk.4': borrowed cannot run it: its kernels of rope know the first 4 bytes "
-                  "of the options, and byte "))
+  EXPECT_TRUE(
+      has(mica_context_error(context.get()),
+          "rope 'blk.4': borrowed cannot run it: its kernels of rope know the first 4 bytes "
+          "of the options, and byte "))
       << mica_context_error(context.get());
   borrowed.args_bytes = MICA_B_NONE;
   EXPECT_EQ(mica_session_compile(session.get(), 1, graphs, &plan), MICA_OK);

@@ -49,8 +49,7 @@ inline Graph make_graph(const Context& context) {
   return Graph(g);
 }
 inline Session make_session(const Device& device, mica_kv_cache* cache = nullptr,
-                            bool unfused = false,
-                            const std::vector<mica_device*>& fallback = {}) {
+                            bool unfused = false, const std::vector<mica_device*>& fallback = {}) {
   mica_session_params params = MICA_SESSION_PARAMS_INIT;
   params.cache = cache;
   params.unfused = unfused ? 1 : 0;

@@ -1,4 +1,5 @@
-// Rows into the cells of a page: encoded as ops/dtypes does, bit by bit, and put where kv_page.h says.
+// Rows into the cells of a page: encoded as ops/dtypes does, bit by bit, and put where kv_page.h
+// says.
 #pragma once
 #include "backends/cpu/kernels/kv_page.h"
 #include "backends/cpu/simd/simd.h"
@@ -60,7 +61,8 @@ static inline void encode_q4_0(const float* x, char* block) {
 }
 
 // The row as F32, zeros up to `n_pad`.
-static inline void read_row(mica_dtype dtype, const char* from, int64_t n, int64_t n_pad, float* to) {
+static inline void read_row(mica_dtype dtype, const char* from, int64_t n, int64_t n_pad,
+                            float* to) {
   for (int64_t i = 0; i < n_pad; i += 16) {
     const int64_t left = max_i64(0, min_i64(16, n - i));
     f32x16 x = zero();

@@ -27,9 +27,9 @@ void run(const Call& call, uint32_t, int64_t first, int64_t end, char*) {
     const float variance = squares.total() / n - rest * rest;
     const f32x16 factor = set1(1.0f / __builtin_sqrtf(variance + eps_of(call)));
     const f32x16 shift = set1(rest);
-    scale_row(call, call.in[1], call.in[2], r, call.out, row_at(call.out, r), [&](f32x16 v, f32x16 w, f32x16 b) {
-      return fma(((v - mean) - shift) * factor, w, b);
-    });
+    scale_row(
+        call, call.in[1], call.in[2], r, call.out, row_at(call.out, r),
+        [&](f32x16 v, f32x16 w, f32x16 b) { return fma(((v - mean) - shift) * factor, w, b); });
   }
 }
 

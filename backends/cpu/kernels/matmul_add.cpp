@@ -12,7 +12,8 @@ static const Tensor& residual(const Call& c) {
 static const char* supports(const Call& c) {
   const Tensor& r = residual(c);
   if (c.members[0].out.data != nullptr) return "the product is used elsewhere too";
-  if (r.stride[0] != 4 || c.members[1].out.stride[0] != 4) return "the residual's rows are not dense";
+  if (r.stride[0] != 4 || c.members[1].out.stride[0] != 4)
+    return "the residual's rows are not dense";
   return rows16_supports(c.members[0]);
 }
 
@@ -28,7 +29,8 @@ static void run(const Call& c, uint32_t phase, int64_t first, int64_t end, char*
   const Tensor& y = c.members[1].out;
   run_phase(product(c), phase, first, end, scratch,
             [&](const Slice&, int64_t i, const Group& group, const float* lanes) {
-              const float* from = reinterpret_cast<const float*>(r.data + i * r.stride[1]) + group.row;
+              const float* from =
+                  reinterpret_cast<const float*>(r.data + i * r.stride[1]) + group.row;
               float* to = reinterpret_cast<float*>(y.data + i * y.stride[1]) + group.row;
               if (group.n == kGroupRows) {
                 store(to, load(from) + load(lanes));

@@ -9,9 +9,7 @@ static inline const RowMath& math_of(mica_dtype weight, const Features& features
   const Rows16& t = *find_rows16(weight);
   return features.avx512_bf16 != 0 && t.math_bf16 != nullptr ? *t.math_bf16 : *t.math;
 }
-static inline const RowMath& math_of(const Call& c) {
-  return math_of(c.in[0].dtype, *c.features);
-}
+static inline const RowMath& math_of(const Call& c) { return math_of(c.in[0].dtype, *c.features); }
 // Elements of a row that a record holds.
 static inline int64_t record_elems(mica_dtype weight) {
   const Rows16& t = *find_rows16(weight);

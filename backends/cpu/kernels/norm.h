@@ -39,8 +39,8 @@ MICA_INLINE void add_terms(Sum& s, const float* x, int64_t n, Fn term) {
   }
 }
 
-// y = fn(x, weight, bias) of row r, to the row `out` of a tensor like `like`; an absent weight is 1,
-// an absent bias 0.
+// y = fn(x, weight, bias) of row r, to the row `out` of a tensor like `like`; an absent weight is
+// 1, an absent bias 0.
 template <class Fn>
 MICA_INLINE void scale_row(const Call& call, const Tensor& weight, const Tensor& bias, RowIndex r,
                            const Tensor& like, char* out, Fn fn) {

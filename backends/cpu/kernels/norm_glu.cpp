@@ -1,5 +1,5 @@
-// norm_glu: core/fusions/norm_glu.cpp's region, of packed weights. A group of gate's rows and the same
-// of up's are made together, so that neither is stored.
+// norm_glu: core/fusions/norm_glu.cpp's region, of packed weights. A group of gate's rows and the
+// same of up's are made together, so that neither is stored.
 #include "backends/cpu/kernels/norm_rows16.h"
 #include "backends/cpu/kernels/unary.h"
 
@@ -25,8 +25,8 @@ static const char* supports(const Call& c) {
 static uint32_t numerics(const Call& c) { return math_of(c.members[kGate]).numerics; }
 static uint64_t workspace(const Call& c) { return normed_workspace(normed(c)); }
 
-// The result as rows, or rounded for the projection that reads it (kLayoutPanels): then an item makes
-// as many rows as one of that weight's records holds.
+// The result as rows, or rounded for the projection that reads it (kLayoutPanels): then an item
+// makes as many rows as one of that weight's records holds.
 struct Result {
   const Tensor& y;
   const RowMath* math = nullptr;  // of the reader
@@ -60,8 +60,8 @@ struct Result {
 static int64_t granules(const Call& c, const Result& r) {
   return div_up_i64(single_groups(c.members[kGate]), r.groups());
 }
-// Columns of an item. Where its rows are many, columns are fewer, so that there are enough items to be
-// shared out evenly.
+// Columns of an item. Where its rows are many, columns are fewer, so that there are enough items to
+// be shared out evenly.
 static int64_t tile_columns(const Problem& p, int64_t n_granules) {
   int64_t n = p.tile_columns();
   while (n > 8 * kPanelColumns && n_granules * div_up_i64(p.n_columns, n) < 64) {
@@ -85,7 +85,8 @@ static int64_t grain(const Call& c, uint32_t phase) {
   return max_i64(1, Problem(c.members[kGate]).tile_grain() / (2 * Result(c).groups()));
 }
 
-// Behind the column's part: of one column a turn's rows, of several an item's before they are rounded.
+// Behind the column's part: of one column a turn's rows, of several an item's before they are
+// rounded.
 static uint64_t scratch_bytes(const Call& c) {
   const Normed w = normed(c);
   const Result r(c);
@@ -147,10 +148,9 @@ static void run_columns(const Call& c, const Normed& w, const Result& r, int64_t
         p.math->tile[a.width - 1](group.data, p.n_records, a.data, gate);
         q.math->tile[a.width - 1](other.data, q.n_records, b.data, up);
         for (int64_t j = 0; j < a.width; ++j, ++i) {
-          float* const y =
-              r.in_panels()
-                  ? rows + (i - begin) * r.granule + (k - g * r.groups()) * kGroupRows
-                  : reinterpret_cast<float*>(r.y.data + i * r.y.stride[1]) + group.row;
+          float* const y = r.in_panels()
+                               ? rows + (i - begin) * r.granule + (k - g * r.groups()) * kGroupRows
+                               : reinterpret_cast<float*>(r.y.data + i * r.y.stride[1]) + group.row;
           put_gated(y, group, gate + j * kGroupRows, up + j * kGroupRows, act);
         }
       }

@@ -13,9 +13,8 @@ static void run_tokens(const Call& call, int64_t first, int64_t end, char* scrat
   for (int64_t token = first; token < end; ++token) {
     rotation.at(positions[token]);
     for (int64_t head = 0; head < x.dim[1]; ++head) {
-      rotation.head(
-          reinterpret_cast<const T*>(x.data + token * x.stride[2] + head * x.stride[1]),
-          reinterpret_cast<T*>(y.data + token * y.stride[2] + head * y.stride[1]));
+      rotation.head(reinterpret_cast<const T*>(x.data + token * x.stride[2] + head * x.stride[1]),
+                    reinterpret_cast<T*>(y.data + token * y.stride[2] + head * y.stride[1]));
     }
   }
 }

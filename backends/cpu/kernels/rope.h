@@ -1,9 +1,8 @@
 // Rotary position embedding. Angles, sines and cosines are computed in double, once a token, and
 // shared by its heads; the rotation is F32.
 #pragma once
-#include "ops/rope.h"
-
 #include "backends/cpu/simd/simd.h"
+#include "ops/rope.h"
 #include "ops/rope_args.h"
 
 MICA_CPU_BEGIN
@@ -56,7 +55,7 @@ static inline double magnitude_of(const mica_rope_args& a) {
 // m cos(t) and m sin(t). t = k pi / 2 + r, |r| <= pi / 4, by three parts of pi / 2: the first two
 // have 33 bits, so their products with k < 2^20 are exact. The Taylor series end below 1e-13.
 static inline void cos_sin(const double* freq, double position, double m, int64_t n, float* out_cos,
-                    float* out_sin) {
+                           float* out_sin) {
   constexpr double kRound = 0x1.8p52;
   for (int64_t i = 0; i < n; ++i) {
     const double t = position * freq[i];

@@ -76,8 +76,8 @@ mica_status record(const Call& call, Recorder& recorder) {
     dense = dense && dense_rows(p.x);
   }
   const Tensor& first = a.part[0].x;
-  a.part[1].to += static_cast<uint64_t>(
-      along == 0 ? a.part[0].n_units : first.dim[along] * out.stride[along]);
+  a.part[1].to +=
+      static_cast<uint64_t>(along == 0 ? a.part[0].n_units : first.dim[along] * out.stride[along]);
   // Rows without gaps are bytes, whatever is in them; others go element by element.
   a.unit = static_cast<int>(info.bytes);
   if (dense) {

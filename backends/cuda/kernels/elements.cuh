@@ -20,8 +20,8 @@ struct Walk {
   int64_t n_cols;
   uint32_t n_rows, dim1, dim2;
   uint32_t log2_threads;  // that share a row
-  // Of the extent: the live count's address (0: none), its maximum, and how many columns or rows one
-  // of it is.
+  // Of the extent: the live count's address (0: none), its maximum, and how many columns or rows
+  // one of it is.
   uint64_t live;
   int64_t max, per_live;
   uint32_t live_is_cols;

@@ -1,10 +1,9 @@
 // Rotary position embedding. Frequencies are computed in double when the step is compiled; angles,
 // sines and cosines in double on the device, once for a token, a pair and some heads; the rotation
 // is F32.
-#include "ops/rope.h"
-
 #include "backends/cuda/kernels/elements.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
+#include "ops/rope.h"
 
 namespace mica::cuda {
 namespace {
@@ -20,8 +19,8 @@ struct RopeArgs {
   Tensor x, out;
   uint64_t positions, factors;  // 0: none
   double magnitude;
-  int first, n;          // pairs of this launch
-  int n_pairs, offset;   // of a head
+  int first, n;         // pairs of this launch
+  int n_pairs, offset;  // of a head
   bool adjacent;
   bool copies;  // what is not rotated, too
 };

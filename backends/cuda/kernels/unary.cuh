@@ -1,5 +1,5 @@
-// Functions of one tensor, element by element: unary_kernel<F>("name"), F::of(call) makes an F whose
-// (x) is the value.
+// Functions of one tensor, element by element: unary_kernel<F>("name"), F::of(call) makes an F
+// whose (x) is the value.
 #pragma once
 #include "backends/cuda/kernels/elements.cuh"
 

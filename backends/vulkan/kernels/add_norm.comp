@@ -25,8 +25,7 @@ void store4(uint64_t row, uint e, vec4 v) {
     F32x4P(row).v[e >> 2] = v;
     return;
   }
-  [[unroll]] for (uint i = 0; i < 4u; ++i)
-    if (e + i < p.n) F32P(row).v[e + i] = v[i];
+  [[unroll]] for (uint i = 0; i < 4u; ++i) if (e + i < p.n) F32P(row).v[e + i] = v[i];
 }
 
 void main() {
@@ -36,15 +35,13 @@ void main() {
     const uint64_t a = p.a + row * p.s_a, b = p.b + row * p.s_b, to = 4ul * row * p.n;
     float squares = 0.0;
     for (uint e = first; e < p.n; e += step) {
-      const vec4 v =
-          load4(MICA_F32, a, e, p.n, WIDE != 0) + load4(MICA_F32, b, e, p.n, WIDE != 0);
+      const vec4 v = load4(MICA_F32, a, e, p.n, WIDE != 0) + load4(MICA_F32, b, e, p.n, WIDE != 0);
       if (p.sum != 0) store4(p.sum + to, e, v);
       squares += dot(v, v);
     }
     const float factor = rsqrt_exact(sum_all(squares) / float(p.n) + p.eps);
     for (uint e = first; e < p.n; e += step) {
-      const vec4 v =
-          load4(MICA_F32, a, e, p.n, WIDE != 0) + load4(MICA_F32, b, e, p.n, WIDE != 0);
+      const vec4 v = load4(MICA_F32, a, e, p.n, WIDE != 0) + load4(MICA_F32, b, e, p.n, WIDE != 0);
       store4(p.y + to, e, v * factor * load4(MICA_F32, p.w, e, p.n, WIDE != 0));
     }
   }

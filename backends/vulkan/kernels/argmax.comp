@@ -14,7 +14,8 @@ layout(push_constant, scalar) uniform Push {
   uint piece, n_pieces;  // elements of a piece; pieces of a row
   uint of_ranks;         // x holds n_pieces ranks a row
   uint to_ranks;         // y does
-} push;
+}
+push;
 
 shared uvec2 best[gl_WorkGroupSize.x];
 

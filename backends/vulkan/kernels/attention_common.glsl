@@ -4,8 +4,8 @@
 // The table is step data and never trusted: numbers out of range are cut, never followed.
 layout(constant_id = 3) const uint kDimK = 64;
 layout(constant_id = 4) const uint kDimV = 64;
-layout(constant_id = 5) const uint kGroup = 1;        // query heads of a kv head
-layout(constant_id = 6) const uint kDtypes = 0x10101; // K | V << 8 | q << 16
+layout(constant_id = 5) const uint kGroup = 1;         // query heads of a kv head
+layout(constant_id = 6) const uint kDtypes = 0x10101;  // K | V << 8 | q << 16
 layout(constant_id = 7) const uint kFlags = 1;
 
 const uint kCausal = 1u, kMasked = 2u, kMaskF16 = 4u, kMaskHeads = 8u, kSinks = 16u;
@@ -23,7 +23,8 @@ layout(push_constant, scalar) uniform Push {
   uint seqs_tokens;           // most sequences | most tokens << 16
   uint mask_columns;
   uint s_q_head, s_q_token, s_mask_token, s_mask_head;  // bytes
-} push;
+}
+push;
 
 bool has(uint flag) { return (kFlags & flag) != 0u; }
 uint tid() { return gl_LocalInvocationID.x; }
@@ -116,9 +117,7 @@ float finish_score(float s, uint token, uint head, uint column) {
 }
 
 // exp(s - largest), 0 for what is not seen.
-float weight_of(float s, float largest) {
-  return s == minus_infinity() ? 0.0 : exp(s - largest);
-}
+float weight_of(float s, float largest) { return s == minus_infinity() ? 0.0 : exp(s - largest); }
 
 uint64_t q_row(uint token, uint head) {
   return push.q + uint64_t(token) * push.s_q_token + uint64_t(head) * push.s_q_head;

@@ -122,7 +122,7 @@ void multiply_keys() {
       FragB k;
       load_columns(k, pool_k, c * 16u * kPitchK + 2u * i, kPitchK);
       FRAG_UNROLL for (uint h = 0u; h < 2u; ++h)
-        frag_multiply(q_parts[h * kFragsK + i], k, scores[c]);
+          frag_multiply(q_parts[h * kFragsK + i], k, scores[c]);
     }
   }
 }
@@ -131,13 +131,12 @@ void multiply_keys() {
 vec4 finished(uvec4 bits, ivec4 seen, int cell) {
   vec4 s = uintBitsToFloat(bits) * push.scale;
   if (has(kSoftcap)) {
-    [[unroll]] for (uint i = 0u; i < 4u; ++i)
-      s[i] = push.softcap * tanh_accurate(s[i] / push.softcap);
+    [[unroll]] for (uint i = 0u; i < 4u; ++i) s[i] =
+        push.softcap * tanh_accurate(s[i] / push.softcap);
   }
   s *= kLog2E;
   if (seen.z != 0 || seen.w != 64) {
-    [[unroll]] for (int i = 0; i < 4; ++i)
-      if (!sees(seen, cell + i)) s[i] = minus_infinity();
+    [[unroll]] for (int i = 0; i < 4; ++i) if (!sees(seen, cell + i)) s[i] = minus_infinity();
   }
   return s;
 }
@@ -168,8 +167,8 @@ void softmax(Entry e, uint n_rows) {
       uvec4 high, low;
       [[unroll]] for (uint h = 0u; h < 2u; ++h) {
         vec4 w;
-        [[unroll]] for (uint c = 0u; c < 4u; ++c)
-          w[c] = power_of(mine[j + h][c], top - kWeightShift);
+        [[unroll]] for (uint c = 0u; c < 4u; ++c) w[c] =
+            power_of(mine[j + h][c], top - kWeightShift);
         sum += dot(w, vec4(1.0));
         const vec4 upper = upper_of(w), lower = w - upper;
         high[2u * h] = packFloat2x16(f16vec2(upper.xy));
@@ -195,7 +194,7 @@ void add_values(ivec2 range) {
   for (uint c = uint(range.x) / 16u; int(c * 16u) < range.y; ++c) {
     FragA w[2];  // the upper parts, the lower
     FRAG_UNROLL for (uint h = 0u; h < 2u; ++h)
-      load_rows(w[h], pool_k, team_row() * kPitchS + 8u * h + 2u * c, kPitchS);
+        load_rows(w[h], pool_k, team_row() * kPitchS + 8u * h + 2u * c, kPitchS);
     FRAG_UNROLL for (uint i = 0u; i < kFragsV; ++i) {
       FragB v;
       load_rows(v, pool_v, c * 16u * kPitchV + 2u * i, kPitchV);
@@ -234,7 +233,7 @@ void store_results(Unit u, uint first_row, uint n_rows, uint i_kv_head) {
   FRAG_UNROLL for (uint begin = 0u; begin < kFragsV; begin += 4u) {
     frag_barrier();
     FRAG_UNROLL for (uint i = begin; i < min(begin + 4u, kFragsV); ++i)
-      store_floats(sums[i], pool_k, team_row() * kPitchS + (i - begin) * 4u, kPitchS);
+        store_floats(sums[i], pool_k, team_row() * kPitchS + (i - begin) * 4u, kPitchS);
     frag_barrier();
     for (uint i = frag_lane(); i < 256u; i += frag_lanes()) {
       const uint i_row = team_row() + i / 16u, row = first_row + i_row;
@@ -287,7 +286,7 @@ void main() {
     multiply_keys();
     barrier();
     FRAG_UNROLL for (uint c = 0u; c < 4u; ++c)
-      store_floats(scores[c], pool_k, team_row() * kPitchS + 4u * c, kPitchS);
+        store_floats(scores[c], pool_k, team_row() * kPitchS + 4u * c, kPitchS);
     frag_barrier();
     softmax(e, unit_rows);
     add_values(range);

@@ -1,9 +1,9 @@
 // Pages of the KV cache, as backends/vulkan/kv.h says.
 struct Page {
   uint dtype;
-  uint row_elems;    // of a stored row
-  uint row_bytes;    // without scales
-  uint n_blocks;     // of quantized types, else 0
+  uint row_elems;  // of a stored row
+  uint row_bytes;  // without scales
+  uint n_blocks;   // of quantized types, else 0
   uint head_bytes;
 };
 

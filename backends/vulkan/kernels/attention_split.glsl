@@ -1,24 +1,24 @@
 // Few rows against a chunk of the entries, for one kv head: K and V are read once from memory, each
 // row by neighbouring invocations ("lanes" of 8 elements), with nothing but what is summed in
 // shared memory. Rows go in fours, so that one vec4 has an element's products with four rows.
-layout(constant_id = 11) const uint kStep = 64;    // cells at once: divides 64
-layout(constant_id = 12) const uint kLanesK = 8;   // of a stored row
+layout(constant_id = 11) const uint kStep = 64;   // cells at once: divides 64
+layout(constant_id = 12) const uint kLanesK = 8;  // of a stored row
 layout(constant_id = 13) const uint kLanesV = 8;
-layout(constant_id = 14) const uint kBatch = 4;    // loads in flight
+layout(constant_id = 14) const uint kBatch = 4;  // loads in flight
 
 const uint kQuads = kUnitRows / 4u;
 const uint kSize = gl_WorkGroupSize.x;
 const uint kCellsK = kSize / kLanesK;  // cells that the workgroup reads side by side
 const uint kCellsV = kSize / kLanesV;
-const uint kPartRow = kLanesK + 1u;    // one more: no two lanes on one bank
+const uint kPartRow = kLanesK + 1u;  // one more: no two lanes on one bank
 const uint kPart = kStep * kPartRow * kQuads;
-const uint kParts = 8u;                // of a step, for finding its largest scores
+const uint kParts = 8u;  // of a step, for finding its largest scores
 const uint kPool = kPart > 4u * kSize ? kPart : 4u * kSize;
 
-shared vec4 pool[kPool];             // products of lanes; at the end, sums of cells
-shared vec4 weights[kStep * kQuads];  // scores, then their exponentials
+shared vec4 pool[kPool];                      // products of lanes; at the end, sums of cells
+shared vec4 weights[kStep * kQuads];          // scores, then their exponentials
 shared vec4 query[kUnitRows * kLanesK * 2u];  // [row][first or second four][lane]
-shared vec4 largest[2u * kQuads];    // of each row so far: before this step, and after
+shared vec4 largest[2u * kQuads];             // of each row so far: before this step, and after
 shared vec4 step_largest[kParts * kQuads];
 shared ivec4 seen[kUnitRows];
 shared int position[kUnitRows];

@@ -4,15 +4,15 @@
 layout(constant_id = 11) const uint kTileRows = 4;  // of an invocation: a multiple of 4
 layout(constant_id = 12) const uint kLanesK = 8;    // of a stored row
 layout(constant_id = 13) const uint kLanesV = 8;
-layout(constant_id = 14) const uint kStepV = 16;    // cells of V at once: divides 64
+layout(constant_id = 14) const uint kStepV = 16;  // cells of V at once: divides 64
 
 const uint kSize = gl_WorkGroupSize.x;  // 16 * kUnitRows / kTileRows
 const uint kQuads = kTileRows / 4u;
 const uint kRowQuads = kUnitRows / 4u;
 const uint kParts = (kDimV + 63u) / 64u;
 // Strides in vec4, one more than needed so that neighbours are on other banks.
-const uint kRowStride = kRowQuads + 1u;  // rows of an element of q, or of a cell's weights
-const uint kCellStride = 17u;            // cells of an element of K
+const uint kRowStride = kRowQuads + 1u;      // rows of an element of q, or of a cell's weights
+const uint kCellStride = 17u;                // cells of an element of K
 const uint kElemStride = kParts * 16u + 1u;  // elements of a cell of V
 const uint kPoolQK = 16u * (kRowStride + kCellStride);
 const uint kPoolV = kStepV * kElemStride;

@@ -5,13 +5,13 @@
 // chunk), and what they find is merged. Of the others a unit has all entries. The cut depends on
 // the table and on what is fixed when a plan is made.
 layout(constant_id = 8) const uint kUnitRows = 4;
-layout(constant_id = 9) const uint kSplitTokens = 1;   // at most, to be split
-layout(constant_id = 10) const uint kChunks = 16;      // wanted of a step, all sequences together
+layout(constant_id = 9) const uint kSplitTokens = 1;  // at most, to be split
+layout(constant_id = 10) const uint kChunks = 16;     // wanted of a step, all sequences together
 
 struct Unit {
   uvec2 tokens, entries;  // of the sequence
   uint n_chunks;
-  uint first;             // unit of the sequence
+  uint first;  // unit of the sequence
   bool found;
 };
 
@@ -49,8 +49,8 @@ Unit find_unit(bool by_token, uint key) {
     u.entries = seq_entries(0u, all_entries);
     u.n_chunks = chunks_of(u.entries, all_entries);
     u.first = 0u;
-    u.found = by_token ? key >= u.tokens.x && key < u.tokens.y
-                       : key < units_of(u.tokens, u.n_chunks);
+    u.found =
+        by_token ? key >= u.tokens.x && key < u.tokens.y : key < units_of(u.tokens, u.n_chunks);
     return u;
   }
   const uint all_entries = n_entries();
@@ -75,8 +75,8 @@ Unit find_unit(bool by_token, uint key) {
       barrier();
     }
     const uint first = before + unit_scan[tid()] - units;
-    const bool mine = by_token ? key >= tokens.x && key < tokens.y
-                               : key >= first && key < first + units;
+    const bool mine =
+        by_token ? key >= tokens.x && key < tokens.y : key >= first && key < first + units;
     if (mine) {
       unit_found = 1u;
       unit_ranges = uvec4(tokens, entries);

@@ -12,15 +12,24 @@ uint block_elems(uint dtype) {
 }
 uint block_bytes(uint dtype) {
   switch (dtype) {
-    case MICA_Q4_0: return 18u;
-    case MICA_Q4_1: return 20u;
-    case MICA_Q5_0: return 22u;
-    case MICA_Q5_1: return 24u;
-    case MICA_Q8_0: return 34u;
-    case MICA_Q4_K: return 144u;
-    case MICA_Q5_K: return 176u;
-    case MICA_Q6_K: return 210u;
-    default: return plain_bytes(dtype);
+    case MICA_Q4_0:
+      return 18u;
+    case MICA_Q4_1:
+      return 20u;
+    case MICA_Q5_0:
+      return 22u;
+    case MICA_Q5_1:
+      return 24u;
+    case MICA_Q8_0:
+      return 34u;
+    case MICA_Q4_K:
+      return 144u;
+    case MICA_Q5_K:
+      return 176u;
+    case MICA_Q6_K:
+      return 210u;
+    default:
+      return plain_bytes(dtype);
   }
 }
 

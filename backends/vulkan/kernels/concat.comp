@@ -13,7 +13,8 @@ layout(push_constant, scalar) uniform Push {
   uint inner, n;    // grains
   uint dim[3];      // of x: grains of a row, then counts
   uint s[4], t[3];  // of a unit and dims 1 to 3 of x, of dims 1 to 3 of y; grains
-} args;
+}
+args;
 
 void main() {
   uint n = args.n;

@@ -26,13 +26,14 @@ layout(push_constant, scalar) uniform Push {
   uint x_dtype, y_dtype;
   uint unit_elems;  // elements of a unit
   uint units;       // units of an element or block of x: 1, or pairs of bytes
-} push;
+}
+push;
 
 // A unit and where its row begins.
 struct Place {
-  uint unit;      // in the row
-  uint64_t row;   // of x
-  uint64_t at;    // units before it in all of y
+  uint unit;     // in the row
+  uint64_t row;  // of x
+  uint64_t at;   // units before it in all of y
   bool inside;
 };
 

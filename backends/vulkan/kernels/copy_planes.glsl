@@ -6,7 +6,8 @@ layout(push_constant, scalar) uniform Push {
   uint64_t y, n_blocks;  // of all rows
   uint row_bytes[4], block_bytes[4];
   uint n_row_blocks, dtype;
-} push;
+}
+push;
 
 // Where a block's bits are.
 struct Planes {

@@ -40,8 +40,7 @@ void store4(uint64_t row, uint e, vec4 v) {
     if (e < p.n) F32x4P(row).v[e >> 2] = v;
     return;
   }
-  [[unroll]] for (uint i = 0; i < 4u; ++i)
-    if (e + i < p.n) F32P(row).v[e + i] = v[i];
+  [[unroll]] for (uint i = 0; i < 4u; ++i) if (e + i < p.n) F32P(row).v[e + i] = v[i];
 }
 
 #if !defined(W_BITS)

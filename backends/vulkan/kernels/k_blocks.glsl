@@ -169,8 +169,8 @@ void k_encode_45(uint dtype, uint64_t at) {
     for (int k = 0; k < 4; ++k) {
       const int try_scale = clamp(scale + k % 2, 0, 63);
       const int try_min = clamp(min + k / 2, 0, 63);
-      const float error = k_quantize(32u * g, rms, d * float(try_scale), dmin * float(try_min),
-                                     last, false);
+      const float error =
+          k_quantize(32u * g, rms, d * float(try_scale), dmin * float(try_min), last, false);
       if (error < least) {
         least = error;
         number = uint(try_scale) | uint(try_min) << 8;

@@ -11,7 +11,8 @@ layout(push_constant, scalar) uniform Push {
   uint64_t s_head, s_token;  // bytes
   uint n_tokens, n_kv_heads, head_dim, n_cells;
   uint dtype, row_dtype;
-} push;
+}
+push;
 
 float element(uint64_t row, uint i) {
   return i < push.head_dim ? load_float(push.row_dtype, row, i) : 0.0;

@@ -22,9 +22,7 @@ float not_a_number() { return uintBitsToFloat(0x7fc00000u); }
 uint64_t folded_group() {
   return uint64_t(gl_WorkGroupID.y) * gl_NumWorkGroups.x + gl_WorkGroupID.x;
 }
-uint64_t folded_thread() {
-  return folded_group() * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
-}
+uint64_t folded_thread() { return folded_group() * gl_WorkGroupSize.x + gl_LocalInvocationID.x; }
 
 // a / b rounded once, half to even: the significands are divided as integers. Where either or the
 // quotient is zero, subnormal or not finite, it is the device's own quotient.

@@ -16,7 +16,8 @@ layout(push_constant, scalar) uniform Push {
   uint n_rot, offset;
   uint s1, s2;  // of x, elements
   float magnitude;
-} args;
+}
+args;
 
 void main() {
   const uint n_pairs = args.n_rot / 2;
@@ -27,8 +28,7 @@ void main() {
   for (uint id = gl_GlobalInvocationID.x; id < n; id += step) {
     const uint i = id % items, rest = id / items;
     const uint head = rest % args.n_heads, token = rest / args.n_heads;
-    const uint64_t x =
-        args.x + (uint64_t(head) * args.s1 + uint64_t(token) * args.s2) * bytes;
+    const uint64_t x = args.x + (uint64_t(head) * args.s1 + uint64_t(token) * args.s2) * bytes;
     const uint64_t y = args.y + uint64_t(rest) * args.head_dim * bytes;
     if (i >= n_pairs) {
       uint d = i - n_pairs;

@@ -16,11 +16,12 @@
 
 layout(push_constant, scalar) uniform Push {
   uint64_t logits, params, keys, y, live, workspace;
-  uint64_t s_row;         // bytes
-  uint64_t s_workspace;   // bytes of a row: pieces, then what they keep, then room to sort
+  uint64_t s_row;        // bytes
+  uint64_t s_workspace;  // bytes of a row: pieces, then what they keep, then room to sort
   uint n_vocab, n_rows;
-  uint piece, n_pieces;   // tokens of a piece
-} push;
+  uint piece, n_pieces;  // tokens of a piece
+}
+push;
 
 const uint kKept = 256u;  // ranks of a piece
 const uint kNone = 0xffffffffu;
@@ -28,8 +29,8 @@ const uint kFloor = 0x007fffffu;  // key_of(-infinity)
 
 // What is known of a piece.
 struct Piece {
-  uvec2 top;            // the best rank
-  vec2 sum, hot_sum;    // of exp(logit - the piece's largest), and with the temperature
+  uvec2 top;          // the best rank
+  vec2 sum, hot_sum;  // of exp(logit - the piece's largest), and with the temperature
   uint n_valid, unused;
 };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer PieceP { Piece v[]; };
@@ -112,7 +113,6 @@ Row row_of(uint i_row) {
 uint first_try(Row row) {
   return row.top_k >= 1.0 && row.top_k < float(kKept) ? uint(row.top_k) : kKept;
 }
-
 
 float logit_of(Row row, uint i) { return F32P(row.logits).v[~rank_at(row.list, i).y]; }
 
@@ -212,8 +212,8 @@ uint count_kept(Row row, uint limit, uint known) {
     const vec2 sum = running_sum(vec2(e, 0.0), carry);
     vec2 before = carry;
     if (gl_LocalInvocationID.x > 0u) before = pair_add(carry, sums[gl_LocalInvocationID.x - 1u]);
-    const bool cut = (by_mass && !pair_less(before, mass)) ||
-                     (row.min_p > 0.0 && !(e >= row.min_p));
+    const bool cut =
+        (by_mass && !pair_less(before, mass)) || (row.min_p > 0.0 && !(e >= row.min_p));
     const uint kept = least_of(i > 0u && i < known && cut ? i : kNone);
     if (kept != kNone) return kept;
     carry = pair_add(carry, sums[gl_WorkGroupSize.x - 1u]);
@@ -226,8 +226,7 @@ uint count_kept(Row row, uint limit, uint known) {
 // more must be in order.
 uint draw(Row row, uint kept, uint known, vec2 u) {
   if (kept > known && kept != row.n_valid) return kNone;
-  const vec2 all = kept > known ? sum_all(row, true)
-                                : sum_first(row, kept, row.temperature);
+  const vec2 all = kept > known ? sum_all(row, true) : sum_first(row, kept, row.temperature);
   const vec2 wanted = pair_times(u, all);
   const uint n = min(kept, known);
   vec2 carry = vec2(0.0);
@@ -262,8 +261,7 @@ uvec3 merged(uint count, uvec2 top) {
 }
 
 vec2 uniform_pair(uint64_t keys) {
-  const mica_philox_bits counter =
-      mica_philox_bits(U32P(keys).v[3], U32P(keys).v[2], 0u, 0u);
+  const mica_philox_bits counter = mica_philox_bits(U32P(keys).v[3], U32P(keys).v[2], 0u, 0u);
   const uint bits = mica_philox4x32_10(counter, U32P(keys).v[0], U32P(keys).v[1]).x;
   // (bits + 1/2) / 2^32, the upper 16 and the lower 17 bits apart: both are exact.
   const float low = float((bits & 0xffffu) * 2u + 1u) * 1.1641532182693481e-10;  // 2^-33

@@ -15,7 +15,8 @@ layout(push_constant, scalar) uniform Push {
   uint64_t s_dst, s_src;  // bytes of a row
   uint n_ids, n_rows, n_elems;
   uint dst_dtype, src_dtype, id_dtype;
-} push;
+}
+push;
 
 shared uint again;
 

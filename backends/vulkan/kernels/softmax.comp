@@ -10,7 +10,8 @@ layout(push_constant, scalar) uniform Push {
   uint dim[4];
   uint dtypes;  // of x | of the mask << 8 | rank << 16
   float scale;
-} push;
+}
+push;
 
 shared float partial[gl_WorkGroupSize.x];
 

@@ -10,7 +10,8 @@ layout(push_constant, scalar) uniform Push {
   uint64_t s_x[3];  // bytes of dimensions 1 to 3
   uint dim[4];
   uint rank, k;
-} push;
+}
+push;
 
 void main() {
   uvec4 n = uvec4(push.dim[0], push.dim[1], push.dim[2], push.dim[3]);

@@ -45,7 +45,8 @@ typedef struct mica_context_params {
   const volatile int32_t* cancel;  /* polled by loads and steps; non-zero stops them; may be NULL */
   uint64_t memory_budget_bytes;    /* per session, all it requests; 0: none */
 } mica_context_params;
-#define MICA_CONTEXT_PARAMS_INIT {sizeof(mica_context_params), NULL, NULL, NULL, 0, NULL, 0}
+#define MICA_CONTEXT_PARAMS_INIT \
+  { sizeof(mica_context_params), NULL, NULL, NULL, 0, NULL, 0 }
 
 /* The structs pointed to by `params` are copied; `cancel` itself must outlive the context.
  * A context and its objects are used by one thread at a time; contexts are independent.

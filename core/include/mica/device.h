@@ -12,8 +12,9 @@ extern "C" {
 typedef struct mica_backend mica_backend; /* mica/backend.h, for those who write one */
 typedef struct mica_device mica_device;
 
-/* The backends of this library. ref: every op in double precision, slow; the oracle. cuda and vulkan
- * have no devices where this build, the machine or its driver lacks them; opening one says why. */
+/* The backends of this library. ref: every op in double precision, slow; the oracle. cuda and
+ * vulkan have no devices where this build, the machine or its driver lacks them; opening one says
+ * why. */
 MICA_API const mica_backend* mica_backend_ref(void);
 MICA_API const mica_backend* mica_backend_cpu(void);
 MICA_API const mica_backend* mica_backend_cuda(void);
@@ -23,8 +24,8 @@ MICA_API const mica_backend* mica_backend_vulkan(void);
  * name already there), OUT_OF_MEMORY. */
 MICA_API mica_status mica_context_add_backend(mica_context* context, const mica_backend* backend);
 /* Loads a shared object that exports mica_backend_entry and adds its backend. It stays loaded as
- * long as the context. Only this path is searched. Errors: NOT_FOUND, UNSUPPORTED (not a plug-in, or
- * another ABI version). */
+ * long as the context. Only this path is searched. Errors: NOT_FOUND, UNSUPPORTED (not a plug-in,
+ * or another ABI version). */
 MICA_API mica_status mica_context_load_backend(mica_context* context, const char* path);
 
 typedef struct mica_device_info {

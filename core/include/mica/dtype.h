@@ -1,4 +1,4 @@
-/* Data types of tensors. Quantized types store rows of blocks; a row is a whole number of blocks. */
+/* Data types of tensors. Quantized types store rows of whole blocks. */
 #ifndef MICA_DTYPE_H_
 #define MICA_DTYPE_H_
 #include <stddef.h>

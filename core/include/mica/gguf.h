@@ -1,5 +1,5 @@
-/* Reader of GGUF files, versions 2 and 3, little-endian. Everything in a file is checked before it is
- * believed: after mica_gguf_open every offset, size, type and name is known to be sound. */
+/* Reader of GGUF files, versions 2 and 3, little-endian. Everything in a file is checked before it
+ * is believed: after mica_gguf_open every offset, size, type and name is known to be sound. */
 #ifndef MICA_GGUF_H_
 #define MICA_GGUF_H_
 #include "context.h"
@@ -13,29 +13,40 @@ typedef struct mica_gguf mica_gguf;
 
 /* Numbers of the file format. */
 typedef enum mica_gguf_type {
-  MICA_GGUF_U8 = 0, MICA_GGUF_I8 = 1, MICA_GGUF_U16 = 2, MICA_GGUF_I16 = 3, MICA_GGUF_U32 = 4,
-  MICA_GGUF_I32 = 5, MICA_GGUF_F32 = 6, MICA_GGUF_BOOL = 7, MICA_GGUF_STRING = 8,
-  MICA_GGUF_ARRAY = 9, MICA_GGUF_U64 = 10, MICA_GGUF_I64 = 11, MICA_GGUF_F64 = 12,
+  MICA_GGUF_U8 = 0,
+  MICA_GGUF_I8 = 1,
+  MICA_GGUF_U16 = 2,
+  MICA_GGUF_I16 = 3,
+  MICA_GGUF_U32 = 4,
+  MICA_GGUF_I32 = 5,
+  MICA_GGUF_F32 = 6,
+  MICA_GGUF_BOOL = 7,
+  MICA_GGUF_STRING = 8,
+  MICA_GGUF_ARRAY = 9,
+  MICA_GGUF_U64 = 10,
+  MICA_GGUF_I64 = 11,
+  MICA_GGUF_F64 = 12,
   MICA_GGUF_TYPE_FORCE_INT = 0x7fffffff
 } mica_gguf_type;
 
 typedef enum mica_gguf_mode {
-  MICA_GGUF_MAP = 0, /* map the file; a file that shrinks while mapped raises SIGBUS on access */
+  MICA_GGUF_MAP = 0,  /* map the file; a file that shrinks while mapped raises SIGBUS on access */
   MICA_GGUF_READ = 1, /* map nothing: metadata is read to memory, tensor data on demand */
   MICA_GGUF_MODE_FORCE_INT = 0x7fffffff
 } mica_gguf_mode;
 
 typedef struct mica_gguf_tensor {
-  const char* name;      /* NUL-terminated, no NUL inside, at most 64 bytes; escape before printing */
+  const char* name; /* NUL-terminated, no NUL inside, at most 64 bytes; escape before printing */
   mica_dtype dtype;
-  uint32_t rank;         /* 1 … 4 */
-  int64_t dim[4];        /* each >= 1; dim[0] is fastest; unused ones are 1 */
+  uint32_t rank;  /* 1 … 4 */
+  int64_t dim[4]; /* each >= 1; dim[0] is fastest; unused ones are 1 */
   uint64_t bytes;
-  uint64_t offset;       /* of the data, from the file's start */
+  uint64_t offset; /* of the data, from the file's start */
 } mica_gguf_tensor;
 
-/* Opens a regular file. Errors: NOT_FOUND, IO (also: a directory, a FIFO), BAD_FILE (with the key or
- * tensor and the reason), UNSUPPORTED (a version or tensor type this build lacks), OUT_OF_MEMORY. */
+/* Opens a regular file. Errors: NOT_FOUND, IO (also: a directory, a FIFO), BAD_FILE (with the key
+ * or tensor and the reason), UNSUPPORTED (a version or tensor type this build lacks),
+ * OUT_OF_MEMORY. */
 MICA_API mica_status mica_gguf_open(mica_context* context, const char* path, mica_gguf_mode mode,
                                     mica_gguf** out_file);
 /* NULL is a no-op. */
@@ -47,7 +58,7 @@ MICA_API uint64_t mica_gguf_n_tensors(const mica_gguf* file);
 MICA_API const mica_gguf_tensor* mica_gguf_tensor_at(const mica_gguf* file, uint64_t i);
 /* By name; NULL when there is none. */
 MICA_API const mica_gguf_tensor* mica_gguf_tensor_find(const mica_gguf* file, const char* name);
-/* Copies `bytes` of a tensor's data from `offset` inside it. Errors: INVALID_ARGUMENT (range), IO. */
+/* Copies `bytes` of a tensor's data from `offset` in it. Errors: INVALID_ARGUMENT (range), IO. */
 MICA_API mica_status mica_gguf_read(mica_gguf* file, const mica_gguf_tensor* tensor,
                                     uint64_t offset, uint64_t bytes, void* dst);
 /* The tensor's data in the mapping, or NULL in READ mode. Lives as long as the file. */

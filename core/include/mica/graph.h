@@ -21,7 +21,7 @@ typedef struct mica_graph mica_graph;
 typedef struct mica_weights mica_weights;
 typedef struct mica_kv_cache mica_kv_cache;
 
-/* A value of one graph. {0, 0} is the invalid tensor; it is also "no tensor" for optional inputs. */
+/* A value of one graph. {0, 0} is the invalid tensor, and "no tensor" for optional inputs. */
 typedef struct mica_tensor {
   uint32_t index;
   uint32_t graph; /* tag: a tensor used with another graph is an error, not a mix-up */
@@ -48,7 +48,8 @@ typedef struct mica_tensor_info {
 MICA_API mica_status mica_graph_create(mica_context* context, mica_graph** out_graph);
 /* Plans made from it live on. NULL is a no-op. */
 MICA_API void mica_graph_release(mica_graph* graph);
-/* The first error of building, MICA_OK if none; `out_text` (may be NULL) lives as long as the graph. */
+/* The first error of building, MICA_OK if none; `out_text` (may be NULL) lives as long as the
+ * graph. */
 MICA_API mica_status mica_graph_status(const mica_graph* graph, const char** out_text);
 
 /* Names what is built from here on ("blk.3"), for error texts and reports; NULL: no name. */

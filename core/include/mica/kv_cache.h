@@ -35,7 +35,7 @@ typedef struct mica_kv_layer {
   uint32_t source;  /* the earlier layer whose K and V this one reads, or MICA_KV_NO_SOURCE */
 } mica_kv_layer;
 #define MICA_KV_LAYER_INIT \
-  {sizeof(mica_kv_layer), 0, 0, 0, MICA_F16, MICA_F16, 0, 0, MICA_KV_NO_SOURCE}
+  { sizeof(mica_kv_layer), 0, 0, 0, MICA_F16, MICA_F16, 0, 0, MICA_KV_NO_SOURCE }
 
 typedef struct mica_kv_params {
   size_t struct_size;
@@ -44,9 +44,10 @@ typedef struct mica_kv_params {
   uint32_t n_cells;         /* cells in all, of the groups without a window; rounded up to pages */
   uint32_t max_seqs;        /* sequence ids are 0 … max_seqs - 1 */
   uint32_t max_step_tokens; /* tokens of one step */
-  uint32_t max_entries;     /* table entries of one step and group; 0: enough for n_cells and shares */
+  uint32_t max_entries; /* table entries of one step and group; 0: enough for n_cells and shares */
 } mica_kv_params;
-#define MICA_KV_PARAMS_INIT {sizeof(mica_kv_params), 0, NULL, 0, 1, 512, 0}
+#define MICA_KV_PARAMS_INIT \
+  { sizeof(mica_kv_params), 0, NULL, 0, 1, 512, 0 }
 
 /* Describes a cache on a device; storage is allocated by its session. Errors: INVALID_ARGUMENT,
  * UNSUPPORTED (a dtype the device cannot keep), OUT_OF_MEMORY. */
@@ -89,14 +90,14 @@ MICA_API mica_status mica_kv_seq_keep(mica_kv_cache* cache, uint32_t seq);
 /* Smallest and largest position held, -1 when the sequence is empty; of the first group. */
 MICA_API mica_status mica_kv_seq_range(const mica_kv_cache* cache, uint32_t seq, int64_t* out_min,
                                        int64_t* out_max);
-/* Position the sequence's next token gets: one past the largest it ever held after its last edit. */
+/* Position the sequence's next token gets: one past the largest held since its last edit. */
 MICA_API int64_t mica_kv_seq_next(const mica_kv_cache* cache, uint32_t seq);
 /* Cells held by the sequence in the first group, shared ones included. */
 MICA_API uint64_t mica_kv_seq_cells(const mica_kv_cache* cache, uint32_t seq);
 
 typedef struct mica_kv_usage {
   uint32_t n_groups;
-  uint64_t n_pages;      /* of all groups */
+  uint64_t n_pages; /* of all groups */
   uint64_t n_pages_free;
 } mica_kv_usage;
 MICA_API mica_status mica_kv_cache_usage(const mica_kv_cache* cache, mica_kv_usage* out_usage);

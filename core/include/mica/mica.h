@@ -1,4 +1,4 @@
-/* mica: tensor graphs with backends. Includes the whole public API. Start with examples/minimal.c. */
+/* mica: tensor graphs with backends. Includes the public API. Start with examples/minimal.c. */
 #ifndef MICA_MICA_H_
 #define MICA_MICA_H_
 #include "context.h"

@@ -1,6 +1,6 @@
-/* Sessions and plans. A session is one use of a model: it compiles graphs to plans against described
- * weights, says exactly what memory that needs, allocates it once, and runs steps. Running allocates
- * nothing. A session is used by one thread at a time.
+/* Sessions and plans. A session is one use of a model: it compiles graphs to plans against
+ * described weights, says exactly what memory that needs, allocates it once, and runs steps.
+ * Running allocates nothing. A session is used by one thread at a time.
  *
  *   create -> compile -> memory (optional) -> allocate -> { set inputs, extents; run; read } … */
 #ifndef MICA_SESSION_H_
@@ -29,7 +29,8 @@ typedef struct mica_session_params {
   mica_device* const* fallback;
   uint32_t n_fallback;
 } mica_session_params;
-#define MICA_SESSION_PARAMS_INIT {sizeof(mica_session_params), NULL, NULL, 0, NULL, 0}
+#define MICA_SESSION_PARAMS_INIT \
+  { sizeof(mica_session_params), NULL, NULL, 0, NULL, 0 }
 
 /* Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
 MICA_API mica_status mica_session_create(mica_device* device, const mica_session_params* params,
@@ -38,13 +39,14 @@ MICA_API mica_status mica_session_create(mica_device* device, const mica_session
 MICA_API void mica_session_release(mica_session* session);
 
 /* Validates, places, claims fusions, plans memory. Strict: an op that neither the device nor a
- * fallback device can run is UNSUPPORTED, with the op and the reasons. Call it once for all graphs of the session, or again later: a plan
- * added after mica_session_allocate gets its own memory at the next allocate. */
+ * fallback device can run is UNSUPPORTED, with the op and the reasons. Call it once for all graphs
+ * of the session, or again later: a plan added after mica_session_allocate gets its own memory at
+ * the next allocate. */
 MICA_API mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
                                           mica_graph* const* graphs, mica_plan** out_plans);
 
 typedef struct mica_memory {
-  uint64_t weights_bytes;     /* of all weights its plans use, in the device's layout */
+  uint64_t weights_bytes; /* of all weights its plans use, in the device's layout */
   uint64_t kv_bytes;
   uint64_t activations_bytes; /* one arena shared by the plans; the largest counts */
   uint64_t workspace_bytes;   /* inside the arena: kernels' own */
@@ -57,11 +59,13 @@ typedef struct mica_memory {
 MICA_API mica_status mica_session_memory(const mica_session* session, mica_memory* out_memory);
 
 /* Allocates arena, step block and KV storage. The weights must be loaded. Errors:
- * OVER_BUDGET (need, budget or free memory, and what to lower), OUT_OF_MEMORY (nothing is kept; may be retried). */
+ * OVER_BUDGET (need, budget or free memory, and what to lower), OUT_OF_MEMORY (nothing is kept; may
+ * be retried). */
 MICA_API mica_status mica_session_allocate(mica_session* session);
 
-/* Writes an input of the step block: `bytes` at byte `offset`. Rows beyond the extent's value need not be
- * written. It stays until written again. Errors: NOT_FOUND, INVALID_ARGUMENT (range), BUSY. */
+/* Writes an input of the step block: `bytes` at byte `offset`. Rows beyond the extent's value need
+ * not be written. It stays until written again. Errors: NOT_FOUND, INVALID_ARGUMENT (range), BUSY.
+ */
 MICA_API mica_status mica_session_set(mica_session* session, const char* input, uint64_t offset,
                                       const void* data, uint64_t bytes);
 /* An extent's value for the coming steps, 0 … maximum. Errors: NOT_FOUND, INVALID_ARGUMENT. */
@@ -71,17 +75,17 @@ MICA_API mica_status mica_session_set_extent(mica_session* session, const char* 
 MICA_API mica_status mica_session_get(mica_session* session, const char* input, uint64_t offset,
                                       void* dst, uint64_t bytes);
 
-/* One step. If the plan uses a cache, a reserve must be pending (INVALID_ARGUMENT otherwise); a step that
- * succeeds commits it, one that fails or is cancelled abandons it. Errors: INVALID_ARGUMENT (not
- * allocated, weights not loaded), CANCELLED, DEVICE_LOST. */
+/* One step. If the plan uses a cache, a reserve must be pending (INVALID_ARGUMENT otherwise); a
+ * step that succeeds commits it, one that fails or is cancelled abandons it. Errors:
+ * INVALID_ARGUMENT (not allocated, weights not loaded), CANCELLED, DEVICE_LOST. */
 MICA_API mica_status mica_plan_run(mica_plan* plan);
 /* The same in two: nothing of the session may be touched in between. Where nodes fell back, submit
  * returns when all but the last part of the step has run. A long step goes on within wait. */
 MICA_API mica_status mica_plan_submit(mica_plan* plan);
 MICA_API mica_status mica_plan_wait(mica_plan* plan);
 
-/* An output of the last step: `bytes` from byte `offset` (plain rows). Valid until another plan of the
- * session runs. Errors: NOT_FOUND, INVALID_ARGUMENT (range, no step yet). */
+/* An output of the last step: `bytes` from byte `offset` (plain rows). Valid until another plan of
+ * the session runs. Errors: NOT_FOUND, INVALID_ARGUMENT (range, no step yet). */
 MICA_API mica_status mica_plan_read(mica_plan* plan, const char* output, uint64_t offset, void* dst,
                                     uint64_t bytes);
 /* Shape and dtype of an output, with maxima. */

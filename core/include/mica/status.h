@@ -34,7 +34,7 @@ typedef enum mica_status {
 #define MICA_STATUS_ENUM(name, number, text) MICA_##name = number,
   MICA_STATUS_LIST(MICA_STATUS_ENUM)
 #undef MICA_STATUS_ENUM
-  MICA_STATUS_FORCE_INT = 0x7fffffff
+      MICA_STATUS_FORCE_INT = 0x7fffffff
 } mica_status;
 
 /* The code's name without prefix ("OUT_OF_MEMORY"); never NULL. Thread-safe. */

@@ -31,8 +31,8 @@ MICA_API const char* mica_weights_name(const mica_weights* weights, uint32_t i);
 MICA_API uint64_t mica_weights_bytes(const mica_weights* weights);
 
 /* Where the data comes from. `read` gives `bytes` of weight `i` (plain rows of its dtype) from
- * `offset`: it either fills `staging` (which has room for `bytes`) and sets *out = staging, or points
- * *out at its own memory, valid until the next call. */
+ * `offset`: it either fills `staging` (which has room for `bytes`) and sets *out = staging, or
+ * points *out at its own memory, valid until the next call. */
 typedef struct mica_weight_source {
   void* user;
   mica_status (*read)(void* user, uint32_t i, uint64_t offset, uint64_t bytes, void* staging,
@@ -45,9 +45,9 @@ typedef struct mica_weight_source {
  * OUT_OF_MEMORY, OVER_BUDGET when they are larger than the device's free memory, CANCELLED, the
  * source's own status) nothing is kept and loading may be tried again. */
 MICA_API mica_status mica_weights_load(mica_weights* weights, const mica_weight_source* source);
-/* For benchmarks, where what a weight holds does not matter: a device that can, fills weights of two
- * dimensions and more with random values itself, of a standard deviation of about 0.02, the same
- * for a seed. All others, and on other devices all, come from the source as above. */
+/* For benchmarks, where what a weight holds does not matter: a device that can, fills weights of
+ * two dimensions and more with random values itself, of a standard deviation of about 0.02, the
+ * same for a seed. All others, and on other devices all, come from the source as above. */
 MICA_API mica_status mica_weights_load_random(mica_weights* weights,
                                               const mica_weight_source* source, uint64_t seed);
 /* From the file they were described from (same names, types, shapes). `progress` may be NULL. */

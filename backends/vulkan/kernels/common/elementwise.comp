@@ -24,23 +24,31 @@ layout(constant_id = 8) const uint kLift = 0;  // 1: the device may take subnorm
 
 layout(push_constant, scalar) uniform Push {
   uint64_t a, b, y, act;
-  uint64_t live;    // of the slowest dimension
-  uint inner;       // elements of one index of it
-  uint n;           // elements of y, at most
-  uint dim[3];      // of y, all but the slowest
+  uint64_t live;        // of the slowest dimension
+  uint inner;           // elements of one index of it
+  uint n;               // elements of y, at most
+  uint dim[3];          // of y, all but the slowest
   uint s_a[4], s_b[4];  // elements
   float scale, bias;
-} args;
+}
+args;
 
 float activate(float x) {
   switch (kAct) {
-    case 1: return fma(x, args.scale, args.bias);
-    case 2: return silu_exact(x);
-    case 3: return gelu_exact(x);
-    case 4: return gelu_erf_exact(x);
-    case 5: return tanh_exact(x);
-    case 6: return x > 0.0 || is_nan(x) ? x : 0.0;
-    case 7: return sigmoid_exact(x);
+    case 1:
+      return fma(x, args.scale, args.bias);
+    case 2:
+      return silu_exact(x);
+    case 3:
+      return gelu_exact(x);
+    case 4:
+      return gelu_erf_exact(x);
+    case 5:
+      return tanh_exact(x);
+    case 6:
+      return x > 0.0 || is_nan(x) ? x : 0.0;
+    case 7:
+      return sigmoid_exact(x);
   }
   return x;
 }
@@ -93,19 +101,21 @@ float divided(float a, float b) {
 }
 float combine(float a, float b) {
   switch (kOp) {
-    case 1: return a + b;
-    case 2: return a - b;
-    case 3: return times(a, b);
-    case 4: return divided(a, b);
+    case 1:
+      return a + b;
+    case 2:
+      return a - b;
+    case 3:
+      return times(a, b);
+    case 4:
+      return divided(a, b);
   }
   return a;
 }
 vec4 combine4(vec4 a, vec4 b) {
   return vec4(combine(a.x, b.x), combine(a.y, b.y), combine(a.z, b.z), combine(a.w, b.w));
 }
-vec4 activate4(vec4 x) {
-  return vec4(activate(x.x), activate(x.y), activate(x.z), activate(x.w));
-}
+vec4 activate4(vec4 x) { return vec4(activate(x.x), activate(x.y), activate(x.z), activate(x.w)); }
 
 uint64_t offset_of(uvec4 i, uint s[4]) {
   return uint64_t(i.x) * s[0] + uint64_t(i.y) * s[1] + uint64_t(i.z) * s[2] + uint64_t(i.w) * s[3];

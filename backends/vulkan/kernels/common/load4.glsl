@@ -13,8 +13,7 @@ vec4 load4(uint dtype, uint64_t row, uint e, uint n, bool wide) {
     if (dtype == MICA_F16) return vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y));
     return uintBitsToFloat(uvec4(w.x << 16, w.x & 0xffff0000u, w.y << 16, w.y & 0xffff0000u));
   }
-  [[unroll]] for (uint i = 0; i < 4u; ++i)
-    if (e + i < n) v[i] = load_float(dtype, row, e + i);
+  [[unroll]] for (uint i = 0; i < 4u; ++i) if (e + i < n) v[i] = load_float(dtype, row, e + i);
   return v;
 }
 

@@ -8,10 +8,10 @@ layout(push_constant, scalar) uniform Push {
   uint64_t s_x[3];  // byte strides of dims 1, 2, 3
   uint64_t y;
   uint64_t live;
-  uint n, k, m;  // rows of w, elements of a row, columns; n x m is a slice of y
-  uint w2, x2;   // dim 2
-  uint r2, r3;   // slices of x that share one of w
-  uint n_blocks;   // workgroups (naive: invocations) that a slice takes
+  uint n, k, m;   // rows of w, elements of a row, columns; n x m is a slice of y
+  uint w2, x2;    // dim 2
+  uint r2, r3;    // slices of x that share one of w
+  uint n_blocks;  // workgroups (naive: invocations) that a slice takes
   uint n_slices;
   uint live_dim;  // of x
 }
@@ -21,7 +21,7 @@ p;
 struct Slice {
   uint block;
   uint i2, i3;
-  uint m;       // live columns
+  uint m;     // live columns
   bool runs;  // false: nothing to do
 };
 Slice find_slice(uint64_t item) {
@@ -40,9 +40,7 @@ Slice find_slice(uint64_t item) {
   }
   return s;
 }
-uint64_t x_row(Slice s, uint m) {
-  return p.x + m * p.s_x[0] + s.i2 * p.s_x[1] + s.i3 * p.s_x[2];
-}
+uint64_t x_row(Slice s, uint m) { return p.x + m * p.s_x[0] + s.i2 * p.s_x[1] + s.i3 * p.s_x[2]; }
 uint64_t y_row(Slice s, uint m) {
   return p.y + 4u * uint64_t(p.n) * (m + p.m * (s.i2 + uint64_t(p.x2) * s.i3));
 }

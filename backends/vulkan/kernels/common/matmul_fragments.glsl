@@ -7,7 +7,7 @@
 //
 // The file before has BN, BM, UNITS, ACROSS, DOWN, BUFFERS, W_WIDE, k_pad(), count_n(), x_tile().
 const uint kThreads = gl_WorkGroupSize.x;
-const uint kEights = 4u * UNITS;       // of a row, a step: uvec4
+const uint kEights = 4u * UNITS;  // of a row, a step: uvec4
 const uint kPitch = kEights + 1u;
 const uint kPartsX = BM * kEights / kThreads;
 #if defined(W_BITS)
@@ -41,10 +41,9 @@ void begin_stage(Slice s, uint n0, uint m0) {
 #else
   const uint each = kEights;
 #endif
-  FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i)
-    rows_w[i] = w_row(s, min(n0 + nth_part(i) / each, count_n() - 1u));
-  FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i)
-    rows_x[i] = x_tile(s, m0 + nth_part(i) / kEights);
+  FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i) rows_w[i] =
+      w_row(s, min(n0 + nth_part(i) / each, count_n() - 1u));
+  FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i) rows_x[i] = x_tile(s, m0 + nth_part(i) / kEights);
 }
 
 #if defined(W_BITS)
@@ -74,8 +73,8 @@ WeightPart load_weight(uint i, uint step) {
   if (W_WIDE != 0) {
     if (e < p.k) part = U32x4P(rows_w[i]).v[e / 8u];
   } else {
-    [[unroll]] for (uint h = 0; h < 8u; ++h)
-      if (e + h < p.k) part[h / 2u] |= uint(U16P(rows_w[i]).v[e + h]) << (h % 2u * 16u);
+    [[unroll]] for (uint h = 0; h < 8u; ++h) if (e + h < p.k) part[h / 2u] |=
+        uint(U16P(rows_w[i]).v[e + h]) << (h % 2u * 16u);
   }
   return part;
 }
@@ -87,14 +86,15 @@ void put_weight(uint i, WeightPart part, uint step, uint to) {
 
 void fetch(uint step) {
   FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i) parts_w[i] = load_weight(i, step);
-  FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i)
-    parts_x[i] = U32x4P(rows_x[i]).v[step * kEights + nth_part(i) % kEights];
+  FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i) parts_x[i] =
+      U32x4P(rows_x[i]).v[step * kEights + nth_part(i) % kEights];
 }
 
 void put(uint step, uint to) {
   FRAG_UNROLL for (uint i = 0; i < kPartsW; ++i) put_weight(i, parts_w[i], step, to);
   FRAG_UNROLL for (uint i = 0; i < kPartsX; ++i)
-    steps[to * kStep + (BN + nth_part(i) / kEights) * kPitch + nth_part(i) % kEights] = parts_x[i];
+      steps[to * kStep + (BN + nth_part(i) / kEights) * kPitch + nth_part(i) % kEights] =
+          parts_x[i];
 }
 
 void multiply(uint from) {
@@ -107,7 +107,7 @@ void multiply(uint from) {
       FragB w;
       load_columns(w, steps, from * kStep + frag_n(i) * kPitch + 2u * h, kPitch);
       FRAG_UNROLL for (uint j = 0; j < kFragsM; ++j)
-        frag_multiply(x[j], w, outputs[j * kFragsN + i]);
+          frag_multiply(x[j], w, outputs[j * kFragsN + i]);
     }
   }
 }

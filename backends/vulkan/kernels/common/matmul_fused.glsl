@@ -28,8 +28,8 @@ const uint kAdd = 1;
 const uint kGlu = 2;  // act(first) * second
 const uint kQkv = 3;  // biases, RoPE, and K and V to the cache
 layout(constant_id = 11) const uint ENDING = 0;
-layout(constant_id = 12) const uint NORM = 0;    // 1: there is one
-layout(constant_id = 13) const uint DETAIL = 0;  // of the ending
+layout(constant_id = 12) const uint NORM = 0;      // 1: there is one
+layout(constant_id = 13) const uint DETAIL = 0;    // of the ending
 layout(constant_id = 14) const uint HEAD_DIM = 2;  // of Q and K
 layout(constant_id = 15) const uint N_PAIRS = 0;   // that RoPE turns in a head
 
@@ -38,9 +38,7 @@ struct Slice {
   uint m;     // live columns
   bool runs;  // false: nothing to do
 };
-Slice find_slice(uint64_t item) {
-  return Slice(uint(item), live_count(p.live, p.m), true);
-}
+Slice find_slice(uint64_t item) { return Slice(uint(item), live_count(p.live, p.m), true); }
 uint64_t x_row(Slice s, uint m) { return p.x + uint64_t(m) * p.s_x; }
 
 // Elements e … e + 3 of a row of x, times the norm's weight; `squares` grows by theirs.

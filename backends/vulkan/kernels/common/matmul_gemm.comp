@@ -17,8 +17,8 @@ layout(constant_id = 5) const uint ACROSS = 4;  // subgroups along n
 layout(constant_id = 6) const uint DOWN = 2;    // along m
 const uint UNITS = 1, BUFFERS = 2, W_WIDE = 1;
 
-// What the push constants' strides of x are here: elements of a rounded row, a multiple of 32; where
-// in y the rows of w begin that this dispatch has, and how many they are.
+// What the push constants' strides of x are here: elements of a rounded row, a multiple of 32;
+// where in y the rows of w begin that this dispatch has, and how many they are.
 uint k_pad() { return uint(p.s_x[0]); }
 uint m_pad() { return (p.m + BM - 1u) / BM * BM; }
 uint first_n() { return uint(p.s_x[1]); }

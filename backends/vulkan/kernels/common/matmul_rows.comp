@@ -44,8 +44,7 @@ void main() {
     most = max(most, floatBitsToUint(v) & 0x7fffffffu);
   }
   float factor = 1.0;
-  if (NORM != 0)
-    factor = rsqrt_exact(sum_all(squares) / float(p.k) + uintBitsToFloat(p.r2));
+  if (NORM != 0) factor = rsqrt_exact(sum_all(squares) / float(p.k) + uintBitsToFloat(p.r2));
   const uint bits = most_all(max(max(most.x, most.y), max(most.z, most.w)));
   const uint exponent = exponent_for(floatBitsToUint(uintBitsToFloat(bits) * factor));
   const float scale = uintBitsToFloat(exponent << 23);

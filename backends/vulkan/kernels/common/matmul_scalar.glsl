@@ -10,9 +10,7 @@ float products[TM * TN];  // of a unit, or half of it, before scaling
 #define products outputs
 #endif
 
-void clear_outputs() {
-  [[unroll]] for (uint i = 0; i < TM * TN; ++i) outputs[i] = 0.0;
-}
+void clear_outputs() { [[unroll]] for (uint i = 0; i < TM * TN; ++i) outputs[i] = 0.0; }
 
 // Adds columns of four elements [first, end) of the unit to products.
 void multiply_columns(uint first, uint end) {
@@ -42,8 +40,8 @@ void multiply() {
   }
 #if W_BIAS
   [[unroll]] for (uint i = 0; i < TN; ++i) {
-    [[unroll]] for (uint j = 0; j < TM; ++j)
-      outputs[j * TN + i] += tile_bias[n + i * kAcross] * tile_sum[m + j * kDown];
+    [[unroll]] for (uint j = 0; j < TM; ++j) outputs[j * TN + i] +=
+        tile_bias[n + i * kAcross] * tile_sum[m + j * kDown];
   }
 #endif
 #else

@@ -46,8 +46,8 @@ void begin_stage(Slice s, uint n0, uint m0, uint n_units) {
 
 void fetch(uint unit) {
   const uint64_t x = stage_x + unit * stage_step * 64ul;
-  [[unroll]] for (uint i = 0; i < kPartsX; ++i)
-    part_x[i] = U32x4P(x).v[gl_LocalInvocationIndex + i * kThreads];
+  [[unroll]] for (uint i = 0; i < kPartsX; ++i) part_x[i] =
+      U32x4P(x).v[gl_LocalInvocationIndex + i * kThreads];
   [[unroll]] for (uint i = 0; i < kPartsW; ++i) {
     const uint j = (gl_LocalInvocationIndex + i * kThreads) % 4u;
 #if defined(W_BITS)
@@ -58,8 +58,8 @@ void fetch(uint unit) {
     if (W_WIDE != 0) {
       if (e < p.k) part_w[i] = U32x4P(stage_w[i]).v[e >> 3];
     } else {
-      [[unroll]] for (uint h = 0; h < 8u; ++h)
-        if (e + h < p.k) part_w[i][h / 2u] |= uint(U16P(stage_w[i]).v[e + h]) << (h % 2u * 16u);
+      [[unroll]] for (uint h = 0; h < 8u; ++h) if (e + h < p.k) part_w[i][h / 2u] |=
+          uint(U16P(stage_w[i]).v[e + h]) << (h % 2u * 16u);
     }
 #endif
   }

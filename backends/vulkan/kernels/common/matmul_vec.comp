@@ -48,8 +48,8 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 #endif
 #include "kernels/common/dot4.glsl"
 
-layout(constant_id = 3) const uint TEAM = 32;   // a power of two
-layout(constant_id = 4) const uint ROWS = 2;    // of w, a team
+layout(constant_id = 3) const uint TEAM = 32;  // a power of two
+layout(constant_id = 4) const uint ROWS = 2;   // of w, a team
 layout(constant_id = 5) const uint COLUMNS = 1;
 layout(constant_id = 6) const uint CHUNK = 128;  // units of activations in shared memory
 layout(constant_id = 7) const uint X_TYPE = 0;
@@ -139,8 +139,7 @@ void stage_unit(uint64_t row, uint unit, uint slot) {
   }
   x_lo[slot] = lo;
   x_hi[slot] = hi;
-  x_scale[slot] = uvec2(floatBitsToUint(scale),
-                        uint(sum.x & 0xffff) | uint(sum.y) << 16);
+  x_scale[slot] = uvec2(floatBitsToUint(scale), uint(sum.x & 0xffff) | uint(sum.y) << 16);
 #if defined(FUSED)
   if (NORM != 0) x_squares[slot] = squares;
 #endif
@@ -176,15 +175,15 @@ void multiply_unit(Raw raw, uint r, uint unit, uint slot, uint n_live) {
   [[unroll]] for (uint i = 0; i < 8u; ++i) w[i] = quad(raw, i);
   vec2 scale, bias;
   affine(raw.s, unit, scale, bias);
-  [[unroll]] for (uint m = 0; m < COLUMNS; ++m)
-    if (m < n_live) sums[m * ROWS + r] += unit_product(w, scale, bias, m * CHUNK + slot);
+  [[unroll]] for (uint m = 0; m < COLUMNS; ++m) if (m < n_live) sums[m * ROWS + r] +=
+      unit_product(w, scale, bias, m * CHUNK + slot);
 }
 
 #if defined(FUSED)
 void add_squares(uint slot, uint n_live) {
   if (NORM == 0) return;
-  [[unroll]] for (uint m = 0; m < COLUMNS; ++m)
-    if (m < n_live) sums[SUMS - COLUMNS + m] += x_squares[m * CHUNK + slot];
+  [[unroll]] for (uint m = 0; m < COLUMNS; ++m) if (m < n_live) sums[SUMS - COLUMNS + m] +=
+      x_squares[m * CHUNK + slot];
 }
 #endif
 
@@ -227,7 +226,7 @@ void main() {
         [[unroll]] for (uint r = 0; r < ROWS; ++r) raw[r] = load_raw(row[r], next);
       }
       [[unroll]] for (uint r = 0; r < ROWS; ++r)
-        multiply_unit(now[r], r, unit, unit - chunk, n_live);
+          multiply_unit(now[r], r, unit, unit - chunk, n_live);
 #if defined(FUSED)
       add_squares(unit - chunk, n_live);
 #endif

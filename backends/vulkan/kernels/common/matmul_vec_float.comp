@@ -85,8 +85,8 @@ void main() {
       const vec4 x_lo = load4(X_TYPE, x_row(s, m0 + m), e, p.k, X_WIDE != 0);
       const vec4 x_hi = load4(X_TYPE, x_row(s, m0 + m), e + 4u, p.k, X_WIDE != 0);
 #endif
-      [[unroll]] for (uint r = 0; r < ROWS; ++r)
-        sums[m * ROWS + r] += dot(w_lo[r], x_lo) + dot(w_hi[r], x_hi);
+      [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[m * ROWS + r] +=
+          dot(w_lo[r], x_lo) + dot(w_hi[r], x_hi);
     }
   }
   reduce_sums(thread, lane);

@@ -24,8 +24,8 @@ void reduce_sums(uint thread, uint lane) {
     barrier();
     if (lane == 0u) {
       for (uint j = 1; j < TEAM / SUBGROUP; ++j) {
-        [[unroll]] for (uint i = 0; i < SUMS; ++i)
-          sums[i] += reduce_shared[(gl_SubgroupID + j) * SUMS + i];
+        [[unroll]] for (uint i = 0; i < SUMS; ++i) sums[i] +=
+            reduce_shared[(gl_SubgroupID + j) * SUMS + i];
       }
     }
     return;

@@ -7,7 +7,8 @@
 layout(push_constant, scalar) uniform Push {
   uint64_t x, y, live;
   uint n_slowest, per_slowest;
-} push;
+}
+push;
 
 void main() {
   const uint64_t i = folded_thread();
