@@ -4,7 +4,7 @@
 #include "core/base/checked.h"
 #include "core/base/text.h"
 #include "core/base/vec.h"
-#include "core/op.h"
+#include "core/graph/op.h"
 #include "ops/dtypes/half.h"
 #include "ops/matmul/q8.h"
 

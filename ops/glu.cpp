@@ -2,7 +2,7 @@
 #include "ops/glu.h"
 
 #ifndef MICA_CASES
-#include "core/op.h"
+#include "core/graph/op.h"
 #include "ops/binary.h"
 #include "ops/unary.h"
 

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/op.h"
+#include "core/graph/op.h"
 #include "ops/dtypes/half.h"
 
 namespace mica {

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "backends/cpu/kernels/kv_page.h"
+#include "backends/cpu/kernels/attention/kv_page.h"
 
 namespace mica::cpu {
 namespace {

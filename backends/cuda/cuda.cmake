@@ -53,7 +53,8 @@ if(NOT MICA_CUDA STREQUAL "OFF" AND NOT cuda_missing)
   set(cuda_include ${MICA_CUDART_INCLUDE})
   file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/backends/cuda/*.cpp)
   file(GLOB cuda_device_files CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
-       backends/cuda/*.cu backends/cuda/kernels/*.cu backends/cuda/quant/*.cu)
+       backends/cuda/*.cu backends/cuda/kernels/*.cu backends/cuda/kernels/*/*.cu
+       backends/cuda/quant/*.cu)
   list(REMOVE_ITEM cuda_sources ${PROJECT_SOURCE_DIR}/backends/cuda/absent.cpp)
   # A compiler warns of nothing in a system's folder; one that is already searched stays where it is.
   if(NOT cuda_include STREQUAL "/usr/include")

@@ -2,7 +2,7 @@
 #include "backends/cuda/layout.h"
 
 #include "backends/cuda/quant/weight_type.h"
-#include "core/dtype.h"
+#include "core/base/dtype.h"
 
 namespace mica::cuda {
 namespace {

@@ -3,9 +3,9 @@
 // do; ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) *
 // sum |t|, instead of its value. The conformance suite derives its bounds from these. ",fused"
 // claims every region and runs its members in their order, for tests of the core's fusions.
-#include "core/context.h"
-#include "core/kv_cache.h"
-#include "core/op.h"
+#include "core/base/context.h"
+#include "core/graph/op.h"
+#include "core/kv/kv_cache.h"
 #include "mica/device.h"
 
 // How a unit runs its op. tests/faults builds this file with a version that makes mistakes.

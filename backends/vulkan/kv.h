@@ -3,8 +3,8 @@
 //   F32 F16 BF16  [64][head_dim rounded up to 8] elements
 //   Q8_0 Q4_0     [64][n_blocks][32 or 16] quants as in the blocks of ops/dtypes, then
 //                 [64][n_blocks] scales in F16; n_blocks = head_dim / 32, rounded up
-// So every row of elements or quants starts at a multiple of 16 bytes. kernels/attention_page.glsl
-// says the same in GLSL.
+// So every row of elements or quants starts at a multiple of 16 bytes.
+// kernels/attention/attention_page.glsl says the same in GLSL.
 #pragma once
 #include "mica/backend.h"
 

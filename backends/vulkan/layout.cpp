@@ -7,8 +7,8 @@
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/one_time.h"
 #include "core/base/checked.h"
+#include "core/base/dtype.h"
 #include "core/base/vec.h"
-#include "core/dtype.h"
 
 MICA_VULKAN_SHADER(weight_random)
 

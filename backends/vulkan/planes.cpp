@@ -3,7 +3,7 @@
 
 #include "backends/vulkan/layout.h"
 #include "core/base/checked.h"
-#include "core/dtype.h"
+#include "core/base/dtype.h"
 #include "ops/dtypes/k_scales.h"
 #include "ops/dtypes/q4_0.h"
 #include "ops/dtypes/q4_1.h"

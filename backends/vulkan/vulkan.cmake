@@ -83,10 +83,11 @@ function(vulkan_ready_module name out)
   set(${out} TRUE PARENT_SCOPE)
 endfunction()
 
-# Shaders: kernels/<kernel>.comp, and kernels/common/*.comp, which several kernels use. One
+# Shaders: kernels/<kernel>.comp, also in a folder of its family, and common/*.comp, which several
+# kernels use. One
 # generated source a .comp holds all its modules.
 file(GLOB vulkan_shaders CONFIGURE_DEPENDS ${vulkan_dir}/kernels/*.comp
-     ${vulkan_dir}/kernels/common/*.comp)
+     ${vulkan_dir}/kernels/*/*.comp ${vulkan_dir}/kernels/*/common/*.comp)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${vulkan_shaders})
 set(vulkan_modules "")
 foreach(shader IN LISTS vulkan_shaders)
@@ -165,7 +166,9 @@ endif()
 message(STATUS "Vulkan backend: ${n_modules} modules; glslang also knows: ${vulkan_features}")
 
 # Kernels: one host file an op or fusion.
-file(GLOB vulkan_kernels CONFIGURE_DEPENDS ${vulkan_dir}/kernels/*.cpp)
+file(GLOB vulkan_kernels CONFIGURE_DEPENDS ${vulkan_dir}/kernels/*.cpp
+     ${vulkan_dir}/kernels/*/*.cpp)
+list(FILTER vulkan_kernels EXCLUDE REGEX "/common/[^/]*$")
 set(vulkan_def "")
 foreach(f IN LISTS vulkan_kernels)
   get_filename_component(name ${f} NAME_WE)
@@ -176,7 +179,8 @@ foreach(f IN LISTS vulkan_kernels)
 endforeach()
 file(CONFIGURE OUTPUT generated/vulkan_kernels.def CONTENT "${vulkan_def}" @ONLY)
 
-file(GLOB vulkan_host CONFIGURE_DEPENDS ${vulkan_dir}/*.cpp ${vulkan_dir}/kernels/common/*.cpp)
+file(GLOB vulkan_host CONFIGURE_DEPENDS ${vulkan_dir}/*.cpp ${vulkan_dir}/kernels/common/*.cpp
+     ${vulkan_dir}/kernels/*/common/*.cpp)
 list(REMOVE_ITEM vulkan_host ${vulkan_dir}/backend.cpp ${vulkan_dir}/absent.cpp)
 add_library(mica_vulkan OBJECT ${vulkan_host} ${vulkan_kernels} ${vulkan_generated})
 target_compile_options(mica_vulkan PRIVATE ${warnings} ${library_options})

@@ -3,7 +3,7 @@
 //   members[1]  add: one of its inputs is the whole matmul, the other the residual, F32 [N, M]
 // The matmul's own value is read nowhere else and has no memory: the residual is the add's input
 // that has.
-#include "core/fusion.h"
+#include "core/plan/fusion.h"
 
 namespace mica {
 namespace {

@@ -1,6 +1,6 @@
 // What the patterns that begin with an rms_norm share.
 #pragma once
-#include "core/fusion.h"
+#include "core/plan/fusion.h"
 #include "ops/norm_args.h"
 
 namespace mica {

@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/dtype.h"
+#include "core/base/dtype.h"
 #include "ops/dtypes/half.h"
 
 namespace mica {

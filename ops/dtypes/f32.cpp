@@ -1,7 +1,7 @@
 // Reference codec of f32: a copy.
 #include <cstring>
 
-#include "core/dtype.h"
+#include "core/base/dtype.h"
 
 namespace mica {
 namespace {

@@ -1,5 +1,5 @@
 // The table of data types and their public functions.
-#include "core/dtype.h"
+#include "core/base/dtype.h"
 
 namespace mica {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include "core/op.h"
+#include "core/graph/op.h"
 #include "ops/attention/attention_args.h"
 #include "ops/dtypes/half.h"
 #include "ops/norm_args.h"

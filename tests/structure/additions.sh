@@ -24,9 +24,9 @@ echo 'MICA_COMPOSITE(dummy_gate, dummy)' >>ops/ops.def
 
 # The composite's members are relu and mul; Vulkan's self-test at opening runs matmul.
 keep="dummy_negate dummy_negate_twice relu mul vulkan/matmul"
-for file in backends/{cpu,vulkan}/kernels/*.{cpp,comp}; do
+for file in backends/{cpu,vulkan}/kernels/{,attention/,matmul/}*.{cpp,comp}; do
   name=$(basename "${file%.*}")
-  backend=$(basename "$(dirname "$(dirname "$file")")")
+  backend=$(cut -d/ -f2 <<<"$file")
   [[ " $keep " == *" $name "* || " $keep " == *" $backend/$name "* ]] || rm -f "$file"
 done
 

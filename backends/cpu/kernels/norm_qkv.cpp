@@ -1,7 +1,7 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, of packed weights. For one token a turn makes whole
 // heads, rotates them and appends them: no barrier. For several, Q lands in its own memory and K
 // and V in the workspace; then they are rotated, token by token, and appended, kv head by kv head.
-#include "backends/cpu/kernels/kv_append.h"
+#include "backends/cpu/kernels/attention/kv_append.h"
 #include "backends/cpu/kernels/norm_rows16.h"
 #include "backends/cpu/kernels/rope.h"
 

@@ -1,7 +1,7 @@
 // What the fusions that begin with a norm share: its rows, rounded for the packed weights that read
 // them. Weights whose rounding is the same share the panels.
 #pragma once
-#include "backends/cpu/kernels/matmul_rows16.h"
+#include "backends/cpu/kernels/matmul/matmul_rows16.h"
 #include "backends/cpu/kernels/rms_norm.h"
 
 MICA_CPU_BEGIN

@@ -1,5 +1,5 @@
 // norm_glu: core/fusions/norm_glu.cpp's region, of a few rows, in one kernel.
-#include "backends/cuda/kernels/matmul_fused.cuh"
+#include "backends/cuda/kernels/matmul/matmul_fused.cuh"
 
 namespace mica::cuda {
 namespace {

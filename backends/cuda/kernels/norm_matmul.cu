@@ -1,6 +1,6 @@
 // norm_matmul: core/fusions/norm_matmul.cpp's region, of a few rows, in one kernel; and that
 // kernel, which the other regions of matmuls use too.
-#include "backends/cuda/kernels/matmul_fused_plain.cuh"
+#include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
 
 namespace mica::cuda {
 namespace {

@@ -3,8 +3,8 @@
 // one another are always of one block: groups come in pairs.
 #include <algorithm>
 
-#include "backends/cuda/kernels/kv_block.cuh"
-#include "backends/cuda/kernels/matmul_fused_plain.cuh"
+#include "backends/cuda/kernels/attention/kv_block.cuh"
+#include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
 #include "backends/gpu/norm_qkv.h"
 #include "ops/rope.h"

@@ -1,5 +1,5 @@
 // Weights of type f32.
-#include "backends/cuda/kernels/matmul_dots.cuh"
+#include "backends/cuda/kernels/matmul/matmul_dots.cuh"
 #include "backends/cuda/quant/rows.cuh"
 
 namespace mica::cuda {

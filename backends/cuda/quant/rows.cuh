@@ -1,6 +1,6 @@
 // Device code for rows of a weight of one type: packed and unpacked, random ones, and get_rows.
 #pragma once
-#include "backends/cuda/kernels/matmul_naive.cuh"
+#include "backends/cuda/kernels/matmul/matmul_naive.cuh"
 
 namespace mica::cuda {
 

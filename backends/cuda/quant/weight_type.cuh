@@ -1,9 +1,9 @@
 // Defines what the backend can do with a data type; used once in quant/<name>.cu.
 #pragma once
-#include "backends/cuda/kernels/matmul_dots.cuh"
-#include "backends/cuda/kernels/matmul_halve.cuh"
-#include "backends/cuda/kernels/matmul_matvec.cuh"
-#include "backends/cuda/kernels/matmul_tiles.cuh"
+#include "backends/cuda/kernels/matmul/matmul_dots.cuh"
+#include "backends/cuda/kernels/matmul/matmul_halve.cuh"
+#include "backends/cuda/kernels/matmul/matmul_matvec.cuh"
+#include "backends/cuda/kernels/matmul/matmul_tiles.cuh"
 #include "backends/cuda/quant/rows.cuh"
 
 // A type of quant/types.h.

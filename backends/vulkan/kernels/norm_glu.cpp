@@ -1,5 +1,5 @@
 // norm_glu: core/fusions/norm_glu.cpp's region, in one dispatch of few columns, in three of more.
-#include "backends/vulkan/kernels/common/matmul_fused.h"
+#include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 
 namespace mica::vulkan {
 namespace {

@@ -1,6 +1,6 @@
 // norm_matmul: core/fusions/norm_matmul.cpp's region: of few columns a dispatch for each type of
 // weights, all of one wave.
-#include "backends/vulkan/kernels/common/matmul_fused.h"
+#include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 
 namespace mica::vulkan {
 namespace {

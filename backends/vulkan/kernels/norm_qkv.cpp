@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "backends/vulkan/kernels/common/matmul_fused.h"
+#include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 #include "backends/vulkan/kernels/rope_angle.h"
 #include "backends/vulkan/kv.h"
 #include "ops/rope.h"

@@ -10,8 +10,7 @@ root=$(cd "$(dirname "$0")/../../.." && pwd)
 cd "$root"
 out=backends/vulkan/spirv
 rm -f $out/*.spv $out/*.sources
-grep -l '^//! variant .*needs=' backends/vulkan/kernels/*.comp \
-  backends/vulkan/kernels/common/*.comp |
+find backends/vulkan/kernels -name '*.comp' -exec grep -l '^//! variant .*needs=' {} + | sort |
 while read -r source; do
   stem=$(basename "$source" .comp)
   grep '^//! variant .*needs=' "$source" | while read -r _ _ name words; do

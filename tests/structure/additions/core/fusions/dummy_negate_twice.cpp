@@ -1,5 +1,5 @@
 // A dummy fusion: two negations in a row.
-#include "core/fusion.h"
+#include "core/plan/fusion.h"
 
 namespace mica {
 namespace {

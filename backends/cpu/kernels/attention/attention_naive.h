@@ -1,0 +1,129 @@
+// The plain variant of attention: one item a token and query head, two passes over the visible
+// cells, one element at a time. Included by attention.cpp only.
+#pragma once
+#include "backends/cpu/kernels/attention/attention_task.h"
+
+MICA_CPU_BEGIN
+
+struct NaiveRow {
+  const Call* call;
+  const mica_attention_args* args;
+  Shape shape;
+  Table table;
+  int64_t token, head, kv_head;
+  const float* q;  // [dim_k]
+};
+
+static float naive_score(const NaiveRow& r, const Entry& e, int64_t cell, int64_t column) {
+  const char* page = r.call->in[kK].data + e.page * r.shape.k.page_bytes;
+  const char* k = page + r.kv_head * r.shape.k.head_bytes;
+  float sum = 0.0f;
+  for (int64_t i = 0; i < r.shape.dim_k; ++i) {
+    sum += r.q[i] * kv_element(r.shape.k, k, cell, i);
+  }
+  sum *= r.args->scale;
+  if (r.args->softcap != 0.0f) {
+    sum = r.args->softcap * __builtin_tanhf(sum / r.args->softcap);
+  }
+  const Tensor& mask = r.call->in[kMask];
+  if (mask.data == nullptr) return sum;
+  if (column >= mask.dim[0]) return -__builtin_inff();
+  const char* at = mask.data + column * mask.stride[0] + r.token * mask.stride[1] +
+                   (mask.dim[2] == 1 ? 0 : r.head) * mask.stride[2];
+  if (mask.dtype == MICA_F16) {
+    uint16_t half;
+    __builtin_memcpy(&half, at, 2);
+    return sum + mica::f16_to_f32(half);
+  }
+  float value;
+  __builtin_memcpy(&value, at, 4);
+  return sum + value;
+}
+
+// Calls visit(score, entry, cell) for each visible cell.
+template <class Visit>
+static void naive_visit(const NaiveRow& r, const Range& entries, Visit visit) {
+  const int32_t position = reinterpret_cast<const int32_t*>(r.call->in[kPositions].data)[r.token];
+  int64_t cells_before = 0;
+  for (int64_t i = entries.begin; i < entries.end; ++i) {
+    const Entry e = table_entry(r.table, i);
+    const Seen s = seen_cells(e, *r.args, position);
+    for (int64_t c = e.first_cell; c < e.first_cell + e.n_cells; ++c) {
+      const bool seen = (c >= s.begin && c < s.end) || (c >= s.first_begin && c < s.first_end);
+      if (seen) visit(naive_score(r, e, c, cells_before + c - e.first_cell), e, c);
+    }
+    cells_before += e.n_cells;
+  }
+}
+
+static void naive_row(const NaiveRow& r, const Range& entries, float* sums) {
+  const float none = -__builtin_inff();
+  float top = none;
+  const Tensor& sinks = r.call->in[kSinks];
+  float sink = none;
+  if (sinks.data != nullptr) {
+    sink = *reinterpret_cast<const float*>(sinks.data + r.head * sinks.stride[0]);
+    top = sink;
+  }
+  naive_visit(r, entries, [&](float score, const Entry&, int64_t) {
+    if (score > top) top = score;
+  });
+  for (int64_t i = 0; i < r.shape.dim_v; ++i) sums[i] = 0.0f;
+  float denom = sink == none ? 0.0f : __builtin_expf(sink - top);
+  naive_visit(r, entries, [&](float score, const Entry& e, int64_t cell) {
+    if (score == none) return;
+    const float weight = __builtin_expf(score - top);
+    denom += weight;
+    const char* v =
+        r.call->in[kV].data + e.page * r.shape.v.page_bytes + r.kv_head * r.shape.v.head_bytes;
+    for (int64_t i = 0; i < r.shape.dim_v; ++i) {
+      sums[i] += weight * kv_element(r.shape.v, v, cell, i);
+    }
+  });
+  const Tensor& out = r.call->out;
+  float* to = reinterpret_cast<float*>(out.data + r.head * out.stride[1] + r.token * out.stride[2]);
+  for (int64_t i = 0; i < r.shape.dim_v; ++i) to[i] = denom == 0.0f ? 0.0f : sums[i] / denom;
+}
+
+static uint64_t naive_scratch(const Call& call) {
+  return static_cast<uint64_t>(call.in[kQ].dim[0] + call.in[kV].dim[0]) * sizeof(float);
+}
+
+static int64_t naive_items(const Call& call, uint32_t) {
+  return call.in[kQ].dim[1] * call.in[kQ].dim[2];
+}
+
+static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, char* scratch) {
+  NaiveRow r;
+  r.call = &call;
+  r.args = static_cast<const mica_attention_args*>(call.args);
+  attention_shape(call, &r.shape);
+  r.table = attention_table(call);
+  float* q = reinterpret_cast<float*>(scratch);
+  r.q = q;
+  for (int64_t item = first; item < end; ++item) {
+    r.token = item / r.shape.n_heads;
+    r.head = item % r.shape.n_heads;
+    r.kv_head = r.head / r.shape.group;
+    char* out = call.out.data + r.head * call.out.stride[1] + r.token * call.out.stride[2];
+    __builtin_memset(out, 0, static_cast<size_t>(r.shape.dim_v) * 4);
+    const Tensor& x = call.in[kQ];
+    const char* row = x.data + r.head * x.stride[1] + r.token * x.stride[2];
+    for (int64_t i = 0; i < r.shape.dim_k; ++i) {
+      uint32_t bits = 0;
+      __builtin_memcpy(&bits, row + i * x.stride[0], x.dtype == MICA_F32 ? 4 : 2);
+      const uint16_t half = static_cast<uint16_t>(bits);
+      q[i] = x.dtype == MICA_F32   ? mica::bits_float(bits)
+             : x.dtype == MICA_F16 ? mica::f16_to_f32(half)
+                                   : mica::bf16_to_f32(half);
+    }
+    for (int64_t i = 0; i < r.table.n_seqs; ++i) {
+      const Range tokens = seq_tokens(r.table, r.shape, i);
+      if (r.token < tokens.begin || r.token >= tokens.end) continue;
+      naive_row(r, seq_entries(r.table, i), q + r.shape.dim_k);
+      break;
+    }
+  }
+}
+
+MICA_CPU_END

@@ -1,0 +1,188 @@
+// A tile's memory, what it sees of an entry, and the online softmax of its rows. Included by
+// attention.cpp only.
+#pragma once
+#include "backends/cpu/kernels/attention/attention_task.h"
+
+MICA_CPU_BEGIN
+
+// A thread's memory.
+struct Scratch {
+  float* q;        // [dim_k][n_rows], scaled
+  float* sums;     // [n_rows][dim_v_pad]
+  float* scores;   // [n_rows][64]: scores, then their exponentials
+  float* largest;  // [n_rows]
+  float* denom;    // [n_rows][16]: lanes not yet added up
+  float* k;        // decoded page
+  float* v;
+  Seen* seen;  // [tokens]
+};
+
+static uint64_t carve(const Shape& s, char* base, Scratch* out) {
+  const uint64_t start = reinterpret_cast<uintptr_t>(base);
+  uint64_t at = (start + 63) / 64 * 64;
+  const auto take = [&](int64_t bytes) {
+    char* p = reinterpret_cast<char*>(at);
+    at += (static_cast<uint64_t>(bytes) + 63) / 64 * 64;
+    return p;
+  };
+  const int64_t rows = s.max_rows;
+  const auto floats = [&](int64_t n) { return reinterpret_cast<float*>(take(n * 4)); };
+  out->q = floats(rows * s.dim_k);
+  out->sums = floats(rows * s.dim_v_pad);
+  out->scores = floats(rows * kPageCells);
+  out->largest = floats(rows);
+  out->denom = floats(rows * 16);
+  out->k = floats(kPageCells * max_i64(s.k.row_elems, s.dim_k));
+  out->v = floats(kPageCells * s.dim_v_pad);
+  out->seen = reinterpret_cast<Seen*>(take(s.max_rows * static_cast<int64_t>(sizeof(Seen))));
+  return at - start + 64;
+}
+
+struct Tile {
+  const Call* call;
+  const mica_attention_args* args;
+  const Shape* shape;
+  Scratch scratch;
+  int64_t kv_head;
+  int64_t token0, n_tokens;
+  int64_t n_rows;  // row = token * group + query head in the group
+};
+
+template <class E>
+static void load_queries(const Tile& t) {
+  const Tensor& q = t.call->in[kQ];
+  const int64_t group = t.shape->group;
+  const f32x16 scale = set1(t.args->scale);
+  for (int64_t row = 0; row < t.n_rows; ++row) {
+    const char* from = q.data + (t.token0 + row / group) * q.stride[2] +
+                       (t.kv_head * group + row % group) * q.stride[1];
+    const typename E::T* x = reinterpret_cast<const typename E::T*>(from);
+    for (int64_t i = 0; i < t.shape->dim_k; i += 16) {
+      const int64_t n = min_i64(16, t.shape->dim_k - i);
+      float lanes[16];
+      store(lanes, (n == 16 ? E::get(x + i) : E::get_n(x + i, n)) * scale);
+      for (int64_t j = 0; j < n; ++j) t.scratch.q[(i + j) * t.n_rows + row] = lanes[j];
+    }
+  }
+}
+
+// What the tile sees of an entry, and the rows that see anything.
+struct View {
+  int64_t row0, row1;
+  int64_t cell0, cell1;
+  int64_t column;  // of the mask: that of cell 0 of the page
+};
+
+static bool view_entry(const Tile& t, const Entry& e, View* view) {
+  const int32_t* positions = reinterpret_cast<const int32_t*>(t.call->in[kPositions].data);
+  int64_t first = t.n_tokens;
+  int64_t last = -1;
+  view->cell0 = kPageCells;
+  view->cell1 = 0;
+  for (int64_t i = 0; i < t.n_tokens; ++i) {
+    const Seen s = seen_cells(e, *t.args, positions[t.token0 + i]);
+    t.scratch.seen[i] = s;
+    if (!sees_any(s)) continue;
+    first = min_i64(first, i);
+    last = i;
+    view->cell0 = min_i64(view->cell0, seen_from(s));
+    view->cell1 = max_i64(view->cell1, seen_to(s));
+  }
+  view->row0 = first * t.shape->group;
+  view->row1 = (last + 1) * t.shape->group;
+  return last >= 0;
+}
+
+static f32x16 lowest() { return set1(-__builtin_inff()); }
+
+// Mask values of a row for the cells of the view, at their place in `to` (64 + 16 floats).
+static void load_mask(const Tile& t, int64_t row, const View& w, float* to) {
+  const Tensor& mask = t.call->in[kMask];
+  const int64_t group = t.shape->group;
+  const int64_t head = mask.dim[2] == 1 ? 0 : t.kv_head * group + row % group;
+  const char* line = mask.data + (t.token0 + row / group) * mask.stride[1] + head * mask.stride[2];
+  for (int64_t c = w.cell0; c < w.cell1; c += 16) {
+    const int64_t column = w.column + c;
+    const int64_t n = max_i64(0, min_i64(min_i64(16, w.cell1 - c), mask.dim[0] - column));
+    f32x16 x = lowest();  // beyond its columns nothing is seen
+    if (n > 0) {
+      x = mask.dtype == MICA_F16
+              ? ElemF16::get_n(reinterpret_cast<const uint16_t*>(line) + column, n)
+              : ElemF32::get_n(reinterpret_cast<const float*>(line) + column, n);
+      x = select(mask_first(n), x, lowest());
+    }
+    store(to + c, x);
+  }
+}
+
+static mask16 seen_lanes(const Seen& s, int64_t cell) {
+  const i32x16 c = iota() + set1_i32(static_cast<int32_t>(cell));
+  const mask16 main = mask_and(gt(set1_i32(s.end), c), gt(c, set1_i32(s.begin - 1)));
+  const mask16 first = mask_and(gt(set1_i32(s.first_end), c), gt(c, set1_i32(s.first_begin - 1)));
+  return mask_or(main, first);
+}
+
+// Raw scores of a row to what the softmax is over.
+static void finish_scores(const Tile& t, int64_t row, const View& w, int64_t run0, int64_t run1) {
+  float* scores = t.scratch.scores + row * kPageCells;
+  const Seen& seen = t.scratch.seen[row / t.shape->group];
+  const float cap = t.args->softcap;
+  float mask[kPageCells + 16];
+  const bool masked = t.call->in[kMask].data != nullptr;
+  if (masked) load_mask(t, row, w, mask);
+  for (int64_t run = run0; run < run1; ++run) {
+    f32x16 x = load(scores + run * 16);
+    if (cap != 0.0f) x = tanh(x / set1(cap)) * set1(cap);
+    if (masked) x = x + load(mask + run * 16);
+    store(scores + run * 16, select(seen_lanes(seen, run * 16), x, lowest()));
+  }
+}
+
+// Scores to exponentials, and what was summed before to the new maximum. kRuns: 4, or 0 for any.
+template <int kRuns>
+static void softmax_row(const Tile& t, int64_t row, int64_t run0, int64_t run1) {
+  float* scores = t.scratch.scores + row * kPageCells;
+  const int64_t begin = kRuns == 4 ? 0 : run0;
+  const int64_t end = kRuns == 4 ? 4 : run1;
+  f32x16 top = load(scores + begin * 16);
+  for (int64_t run = begin + 1; run < end; ++run) top = max(load(scores + run * 16), top);
+  const float before = t.scratch.largest[row];
+  const float page = reduce_max(top);
+  const float now = page > before ? page : before;
+  float* denom = t.scratch.denom + row * 16;
+  // Nothing but -inf so far: exponentials of (-inf) - (-inf) must be 0.
+  const f32x16 shift = set1(now == -__builtin_inff() ? 0.0f : now);
+  f32x16 sum = zero();
+  for (int64_t run = begin; run < end; ++run) {
+    const f32x16 p = exp(load(scores + run * 16) - shift);
+    store(scores + run * 16, p);
+    sum = sum + p;
+  }
+  if (now == before) {
+    store(denom, load(denom) + sum);
+    return;
+  }
+  t.scratch.largest[row] = now;
+  float lanes[16];
+  store(lanes, exp(set1(before) - shift));
+  const f32x16 less = set1(lanes[0]);
+  store(denom, fma(load(denom), less, sum));
+  float* sums = t.scratch.sums + row * t.shape->dim_v_pad;
+  for (int64_t i = 0; i < t.shape->dim_v_pad; i += 16) store(sums + i, load(sums + i) * less);
+}
+
+static void softmax_rows(const Tile& t, const View& w, int64_t run0, int64_t run1) {
+  const bool plain = t.args->softcap == 0.0f && t.call->in[kMask].data == nullptr;
+  for (int64_t row = w.row0; row < w.row1; ++row) {
+    const Seen& s = t.scratch.seen[row / t.shape->group];
+    const bool all = s.begin <= run0 * 16 && s.end >= run1 * 16;
+    if (!plain || !all) finish_scores(t, row, w, run0, run1);
+    if (run0 == 0 && run1 == 4) {
+      softmax_row<4>(t, row, run0, run1);
+    } else {
+      softmax_row<0>(t, row, run0, run1);
+    }
+  }
+}
+
+MICA_CPU_END

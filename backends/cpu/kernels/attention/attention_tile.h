@@ -1,0 +1,265 @@
+// The arithmetic of a tile of query rows against one page of one kv head. Included by attention.cpp
+// only.
+//
+// Both products are one micro-kernel, R rows by V vectors in registers: scores = Q K with the lanes
+// over cells, sums += P V with the lanes over V's elements. K and V of F32, F16 and BF16 are read
+// where they are when few rows use them; else, and of quantized types, a page's part is decoded to
+// F32 once.
+#pragma once
+#include "backends/cpu/kernels/attention/kv_page.h"
+#include "backends/cpu/simd/simd.h"
+
+MICA_CPU_BEGIN
+
+// Row r, step k of the left operand is a[r * kRowStride + k * s_k]; step k, vector v of the right
+// one b[k * s_bk + v * s_bv].
+struct PanelArgs {
+  const float* a;
+  int64_t s_k;
+  const void* b;
+  int64_t s_bk, s_bv;
+  int64_t n_k;
+  float* c;
+  int64_t s_c;  // a row of c
+  // Pages lie anywhere and the hardware does not see the next one coming: each step asks for two of
+  // its lines, so that they come while this one is worked on.
+  const char* ahead;
+  int64_t s_ahead;  // 128, or 0 when there is nothing to ask for
+};
+constexpr int64_t kAheadBytes = 128;
+
+template <class E, int R, int V, int kRowStride, bool kAdd>
+static __attribute__((noinline)) void panel(const PanelArgs& p) {
+  f32x16 sum[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[r][v] = kAdd ? load(p.c + r * p.s_c + v * 16) : zero();
+  }
+  const float* a = p.a;
+  const typename E::T* b = static_cast<const typename E::T*>(p.b);
+  const int64_t s_bv = p.s_bv;
+  const char* ahead = p.ahead;
+  for (int64_t k = p.n_k; k > 0; --k, a += p.s_k, b += p.s_bk, ahead += p.s_ahead) {
+    __builtin_prefetch(ahead, 0, 2);
+    __builtin_prefetch(ahead + 64, 0, 2);
+    f32x16 x[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) x[v] = E::get(b + v * s_bv);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const f32x16 w = set1(a[r * kRowStride]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] = fma(w, x[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(p.c + r * p.s_c + v * 16, sum[r][v]);
+  }
+}
+
+// Registers: R * V sums, V loads, one broadcast; a vector takes one of 32, two of 16, four of 16.
+// Beyond kDirectRows rows F16 and BF16 are widened once instead of by every block of rows.
+#if defined(__AVX512F__)
+constexpr int kMaxRows = 8;
+constexpr int64_t kDirectRows = 4 * kMaxRows;
+template <int R>
+constexpr int kVectors = R <= 6 ? 4 : 2;
+#elif defined(__AVX2__)
+constexpr int kMaxRows = 6;
+constexpr int64_t kDirectRows = 2 * kMaxRows;
+template <int R>
+constexpr int kVectors = R <= 3 ? 2 : 1;
+#else
+constexpr int kMaxRows = 2;
+constexpr int64_t kDirectRows = kMaxRows;
+template <int R>
+constexpr int kVectors = 1;
+#endif
+
+// R rows over n_v vectors.
+template <class E, int R, int kRowStride, bool kAdd>
+static void row_block(PanelArgs p, int64_t n_v) {
+  const int64_t vector = p.s_bv * static_cast<int64_t>(sizeof(typename E::T));
+  const char* b = static_cast<const char*>(p.b);
+  float* c = p.c;
+  int64_t v = 0;
+  for (; v + kVectors<R> <= n_v; v += kVectors<R>) {
+    p.b = b + v * vector;
+    p.c = c + v * 16;
+    panel<E, R, kVectors<R>, kRowStride, kAdd>(p);
+    p.ahead += p.n_k * p.s_ahead;
+  }
+  for (; v < n_v; ++v) {
+    p.b = b + v * vector;
+    p.c = c + v * 16;
+    panel<E, R, 1, kRowStride, kAdd>(p);
+    p.ahead += p.n_k * p.s_ahead;
+  }
+}
+
+template <class E, int R, int kRowStride, bool kAdd>
+static void row_block_of(const PanelArgs& p, int64_t rows, int64_t n_v) {
+  if constexpr (R > 1) {
+    if (rows < R) return row_block_of<E, R - 1, kRowStride, kAdd>(p, rows, n_v);
+  }
+  row_block<E, R, kRowStride, kAdd>(p, n_v);
+}
+
+// All rows, in blocks as even as can be.
+template <class E, int kRowStride, bool kAdd>
+static void all_rows(PanelArgs p, int64_t n_rows, int64_t n_v) {
+  const int64_t n_blocks = div_up_i64(n_rows, kMaxRows);
+  const float* a = p.a;
+  float* c = p.c;
+  for (int64_t i = 0; i < n_blocks; ++i) {
+    const int64_t row = n_rows * i / n_blocks;
+    p.a = a + row * kRowStride;
+    p.c = c + row * p.s_c;
+    row_block_of<E, kMaxRows, kRowStride, kAdd>(p, n_rows * (i + 1) / n_blocks - row, n_v);
+    p.s_ahead = 0;
+  }
+}
+
+// A page's K or V of one head, ready for the products.
+struct TileOperand {
+  mica_dtype dtype;   // F32, F16 or BF16
+  const char* data;   // of run 0 or cell 0
+  int64_t row_elems;  // K: elements between two runs; V: between two cells
+  const char* ahead;  // the head's part of the next page
+};
+
+template <int kRowStride, bool kAdd>
+static void product(mica_dtype dtype, const PanelArgs& p, int64_t n_rows, int64_t n_v) {
+  if (dtype == MICA_F16) return all_rows<ElemF16, kRowStride, kAdd>(p, n_rows, n_v);
+  if (dtype == MICA_BF16) return all_rows<ElemBF16, kRowStride, kAdd>(p, n_rows, n_v);
+  all_rows<ElemF32, kRowStride, kAdd>(p, n_rows, n_v);
+}
+
+static int64_t operand_bytes(mica_dtype dtype) { return dtype == MICA_F32 ? 4 : 2; }
+
+// scores[row][cell] of the runs [run0, run1). q is [dim_k][s_q]: rows are adjacent.
+static void scores_of(const TileOperand& k, const float* q, int64_t s_q, int64_t n_rows,
+                      int64_t dim_k, int64_t run0, int64_t run1, float* scores) {
+  PanelArgs p;
+  p.a = q;
+  p.s_k = s_q;
+  p.b = k.data + run0 * k.row_elems * operand_bytes(k.dtype);
+  p.s_bk = 16;
+  p.s_bv = k.row_elems;
+  p.n_k = dim_k;
+  p.c = scores + run0 * 16;
+  p.s_c = kPageCells;
+  p.ahead = k.ahead;
+  p.s_ahead = kAheadBytes;
+  product<1, false>(k.dtype, p, n_rows, run1 - run0);
+}
+
+// sums[row] += sum over the cells [cell0, cell1) of p[row][cell] * v[cell].
+static void add_values(const TileOperand& v, const float* weights, int64_t n_rows, int64_t cell0,
+                       int64_t cell1, int64_t dim_v_pad, float* sums) {
+  PanelArgs p;
+  p.a = weights + cell0;
+  p.s_k = 1;
+  p.b = v.data + cell0 * v.row_elems * operand_bytes(v.dtype);
+  p.s_bk = v.row_elems;
+  p.s_bv = 16;
+  p.n_k = cell1 - cell0;
+  p.c = sums;
+  p.s_c = dim_v_pad;
+  p.ahead = v.ahead;
+  p.s_ahead = kAheadBytes;
+  product<static_cast<int>(kPageCells), true>(v.dtype, p, n_rows, dim_v_pad / 16);
+}
+
+template <class E>
+static void widen(const char* from, int64_t n, float* to) {
+  const typename E::T* p = reinterpret_cast<const typename E::T*>(from);
+  for (int64_t i = 0; i < n; i += 16) store(to + i, E::get(p + i));
+}
+static void widen_of(mica_dtype dtype, const char* from, int64_t n, float* to) {
+  if (dtype == MICA_F16) return widen<ElemF16>(from, n, to);
+  if (dtype == MICA_BF16) return widen<ElemBF16>(from, n, to);
+  widen<ElemF32>(from, n, to);
+}
+
+// Runs of quantized K to F32 [run][row_elems][16].
+static void decode_k(const KvPage& p, const char* head, int64_t run0, int64_t run1, float* to) {
+  for (int64_t run = run0; run < run1; ++run) {
+    for (int64_t block = 0; block < p.n_blocks; ++block) {
+      const char* at = head + k_block_at(p, run, block);
+      const f32x16 d = load_f16(reinterpret_cast<const uint16_t*>(at));
+      float* y = to + (run * p.row_elems + block * kQuantElems) * 16;
+      if (p.dtype == MICA_Q8_0) {
+        const int8_t* q = reinterpret_cast<const int8_t*>(at + 32);
+        for (int64_t j = 0; j < 32; ++j) store(y + j * 16, to_f32(load_i8(q + j * 16)) * d);
+        continue;
+      }
+      const uint8_t* q = reinterpret_cast<const uint8_t*>(at + 32);
+      for (int64_t j = 0; j < 16; ++j) {
+        const i32x16 both = load_u8(q + j * 16);
+        const i32x16 eight = set1_i32(8);
+        store(y + j * 16, to_f32((both & set1_i32(15)) - eight) * d);
+        store(y + (j + 16) * 16, to_f32(shr<4>(both) - eight) * d);
+      }
+    }
+  }
+}
+
+// Cells of quantized V to F32 [cell][dim_v_pad].
+static void decode_v(const KvPage& p, const char* head, int64_t cell0, int64_t cell1,
+                     int64_t dim_v_pad, float* to) {
+  for (int64_t block = 0; block < p.n_blocks; ++block) {
+    float d[kPageCells];
+    widen<ElemF16>(head + v_scale_at(p, 0, block), kPageCells, d);
+    // dim_v_pad may end in the middle of a block.
+    const bool whole = (block + 1) * kQuantElems <= dim_v_pad;
+    for (int64_t cell = cell0; cell < cell1; ++cell) {
+      const char* at = head + v_quants_at(p, cell, block);
+      float* y = to + cell * dim_v_pad + block * kQuantElems;
+      const f32x16 scale = set1(d[cell]);
+      if (p.dtype == MICA_Q8_0) {
+        const int8_t* q = reinterpret_cast<const int8_t*>(at);
+        store(y, to_f32(load_i8(q)) * scale);
+        if (whole) store(y + 16, to_f32(load_i8(q + 16)) * scale);
+        continue;
+      }
+      const i32x16 both = load_u8(reinterpret_cast<const uint8_t*>(at));
+      store(y, to_f32((both & set1_i32(15)) - set1_i32(8)) * scale);
+      if (whole) store(y + 16, to_f32(shr<4>(both) - set1_i32(8)) * scale);
+    }
+  }
+}
+
+static TileOperand k_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t run0,
+                             int64_t run1, const char* ahead, float* room) {
+  if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
+    return {p.dtype, head, p.head_dim * 16, ahead};
+  }
+  const int64_t run_elems = p.row_elems * 16;
+  if (p.elem_bytes != 0) {
+    widen_of(p.dtype, head + run0 * run_elems * 2, (run1 - run0) * run_elems,
+             room + run0 * run_elems);
+  } else {
+    decode_k(p, head, run0, run1, room);
+  }
+  return {MICA_F32, reinterpret_cast<const char*>(room), run_elems, ahead};
+}
+
+static TileOperand v_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t cell0,
+                             int64_t cell1, int64_t dim_v_pad, const char* ahead, float* room) {
+  if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
+    return {p.dtype, head, p.row_elems, ahead};
+  }
+  if (p.elem_bytes != 0) {
+    widen_of(p.dtype, head + cell0 * p.row_elems * 2, (cell1 - cell0) * p.row_elems,
+             room + cell0 * p.row_elems);
+  } else {
+    decode_v(p, head, cell0, cell1, dim_v_pad, room);
+  }
+  return {MICA_F32, reinterpret_cast<const char*>(room), dim_v_pad, ahead};
+}
+
+MICA_CPU_END

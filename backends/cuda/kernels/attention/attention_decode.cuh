@@ -1,0 +1,317 @@
+// Attention of few query rows: each warp takes 16 cells at a time straight from global memory to
+// tensor-core operands (attention_cells.cuh), the next ones on their way while it computes, later
+// ones on their way to the L2 cache; the warps of a block merge at the end.
+#pragma once
+#include "backends/cuda/kernels/attention/attention_query.cuh"
+
+namespace mica::cuda {
+
+#ifdef __CUDACC__
+
+// Sees every row all cells of a whole unit? (Rows that are not there see what they like.)
+template <int kDim>
+__device__ bool sees_all(const AttentionArgs& a, const Entry& e, const DecodeState<kDim>& s) {
+  if (e.n_cells != kUnitCells) return false;
+  if (a.op.causal != 0 && int64_t{e.base} + kUnitCells > (int64_t{s.low} + 1) * e.div) return false;
+  return a.op.window == 0 || e.base >= (int64_t{s.high} - a.op.window + 1) * e.div;
+}
+
+// Products to weights times 2^12, and what was summed before to the new maximum. `e`: the unit's
+// part of its entry, in the unit's cells from cell0 on.
+template <int kDim>
+__device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
+                             DecodeState<kDim>& s, float (&p)[2][4]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int n = 0; n < 2; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) p[n][i] *= s.q_factor[i / 2];
+  if (a.op.softcap > 0) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) p[n][i] = a.op.softcap * tanhf(p[n][i] / a.op.softcap);
+  }
+  if (!sees_all(a, e, s)) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Seen seen = seen_cells(a, e, s.position[half]);
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int cell = cell0 + n * 8 + lane % 4 * 2 + i - e.first_cell;
+          if (cell < 0 || !seen.has(cell)) p[n][2 * half + i] = -infinity();
+        }
+    }
+  }
+  float less[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top =
+        fmaxf(fmaxf(p[0][2 * half], p[0][2 * half + 1]), fmaxf(p[1][2 * half], p[1][2 * half + 1]));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+    const float before = s.largest[half];
+    top = fmaxf(top, before);
+    const float shift = top == -infinity() ? 0.0f : top;
+    s.largest[half] = top;
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float& x = p[n][2 * half + i];
+        x = exp2_fast(fmaf(x - shift, kLog2E, kWeightShift));
+        sum += x;
+      }
+    less[half] = exp2_fast((before - shift) * kLog2E);
+    s.denominator[half] = s.denominator[half] * less[half] + sum;
+  }
+  // Mostly no row has a new maximum.
+  if (__all_sync(0xffffffffu, less[0] == 1.0f && less[1] == 1.0f)) return;
+#pragma unroll
+  for (int j = 0; j < kDim / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s.sums[j][i] *= less[i / 2];
+}
+
+// A unit's part of its entry, as an entry. Units are counted from the first entry in `shared`.
+__device__ inline Entry unit_entry(const Entry* entries, int32_t unit) {
+  Entry e = entries[unit / kPageUnits];
+  const int32_t begin = max(e.first_cell, unit % kPageUnits * kUnitCells);
+  const int32_t end = min(e.first_cell + e.n_cells, (unit % kPageUnits + 1) * kUnitCells);
+  e.base += begin - e.first_cell;
+  e.first_cell = begin;
+  e.n_cells = max(0, end - begin);
+  return e;
+}
+
+// Positions of this thread's rows; the smallest and largest of all.
+template <int kDim>
+__device__ void decode_positions(const AttentionArgs& a, const Item& item, DecodeState<kDim>& s) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  s.low = INT32_MAX;
+  s.high = INT32_MIN;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = min(lane / 4 + 8 * half, item.n_rows - 1);
+    s.position[half] = reinterpret_cast<const int32_t*>(a.positions)[row_token(a, item, row)];
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    s.low = min(s.low, s.position[half]), s.high = max(s.high, s.position[half]);
+    if (lane / 4 + 8 * half >= item.n_rows) s.position[half] = INT32_MIN;
+  }
+  s.low = __reduce_min_sync(0xffffffffu, s.low);
+  s.high = __reduce_max_sync(0xffffffffu, s.high);
+}
+
+// The item's cells: batches of as many entries as there are threads, units of those for the warps
+// in turn. What a batch is lies in shared memory.
+template <class Cells, int kWarps>
+struct DecodeCells {
+  static constexpr int kThreads = kWarps * 32;
+  // Units on their way to the L2 cache, of the block: with those of the other blocks well below
+  // its size, and far more than memory needs to be busy.
+  static constexpr int kAhead = (kWarps == 8 ? 192 : 64) * 1024 / Cells::kUnitBytes;
+  using Shared = DecodeShared<Cells::kDim, kWarps>;
+  using State = DecodeState<Cells::kDim>;
+
+  const AttentionArgs& a;
+  const Item& item;
+  Shared& shared;
+  int32_t begin, end;  // units of the batch, counted from its first entry
+  typename Cells::K k;
+  typename Cells::V v;
+
+  __device__ int32_t first_unit() const { return begin + static_cast<int32_t>(threadIdx.x / 32); }
+
+  // The batch that begins with the entry of the item's unit `from`: its entries to shared memory,
+  // without cells when no row sees them.
+  __device__ void open(const Table& t, int32_t from, const State& s) {
+    const int32_t before = from / kPageUnits;
+    const int32_t last = (item.units.end + kPageUnits - 1) / kPageUnits;
+    const int32_t i = before + static_cast<int32_t>(threadIdx.x);
+    Entry e = {0, 0, 0, 0, 1};
+    if (i < last) e = table_entry(a, t, item.first_entry + i);
+    if (!any_sees(a, e, s.low, s.high)) e.n_cells = 0;
+    shared.entries[threadIdx.x] = e;
+    begin = from - before * kPageUnits;
+    end = min(item.units.end - before * kPageUnits, kThreads * kPageUnits);
+    __syncthreads();
+    const int32_t ahead = begin + static_cast<int32_t>(threadIdx.x);
+    if (threadIdx.x < kAhead && ahead < end) fetch(ahead);
+  }
+  // To the L2 cache, by one thread.
+  __device__ void fetch(int32_t unit) const {
+    const Entry e = unit_entry(shared.entries, unit);
+    if (e.n_cells == 0) return;
+    const int cell0 = unit % kPageUnits * kUnitCells;
+    Cells::fetch(a.k, k_head(a, e, item.kv_head), cell0);
+    Cells::fetch(a.v, v_head(a, e, item.kv_head), cell0);
+  }
+  __device__ void fetch_ahead(int32_t unit) const {
+    if (threadIdx.x % 32 == 0 && unit + kAhead < end) fetch(unit + kAhead);
+  }
+  __device__ void load_k(int32_t unit) {
+    if (unit >= end) return;
+    const Entry e = unit_entry(shared.entries, unit);
+    const int cell0 = unit % kPageUnits * kUnitCells;
+    if (e.n_cells > 0) Cells::load_k(a, k_head(a, e, item.kv_head), cell0, k);
+  }
+  __device__ void load_v(int32_t unit) {
+    if (unit >= end) return;
+    const Entry e = unit_entry(shared.entries, unit);
+    const int cell0 = unit % kPageUnits * kUnitCells;
+    if (e.n_cells > 0) Cells::load_v(a, v_head(a, e, item.kv_head), e, cell0, v);
+  }
+  // The batch; the first loads are done.
+  __device__ void run(State& s) {
+#pragma unroll 1
+    for (int32_t unit = first_unit(); unit < end; unit += kWarps) {
+      const Entry e = unit_entry(shared.entries, unit);
+      float p[2][4];
+      fetch_ahead(unit);
+      if (e.n_cells > 0) Cells::scores(k, shared.queries, p);
+      load_k(unit + kWarps);
+      if (e.n_cells > 0) {
+        unit_softmax(a, e, unit % kPageUnits * kUnitCells, s, p);
+        Cells::values(v, p, s.sums);
+      }
+      load_v(unit + kWarps);
+    }
+  }
+};
+
+template <class Cells, int kWarps>
+__device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& item,
+                            DecodeShared<Cells::kDim, kWarps>& shared,
+                            DecodeState<Cells::kDim>& s) {
+  DecodeCells<Cells, kWarps> cells{a, item, shared, 0, 0, {}, {}};
+  QueryPart<Cells, kWarps> query;
+  decode_positions(a, item, s);
+  cells.open(t, item.units.begin, s);
+  wait_for_inputs();
+  query.load(a, item);
+  cells.load_k(cells.first_unit());
+  cells.load_v(cells.first_unit());
+  query.store(a, item, s, shared);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) s.largest[half] = -infinity(), s.denominator[half] = 0;
+#pragma unroll
+  for (int j = 0; j < Cells::kDim / 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s.sums[j][i] = 0;
+  int32_t from = item.units.begin;
+  for (;;) {
+    cells.run(s);
+    from = from / kPageUnits * kPageUnits + cells.kThreads * kPageUnits;
+    if (from >= item.units.end) break;
+    __syncthreads();
+    cells.open(t, from, s);
+    cells.load_k(cells.first_unit());
+    cells.load_v(cells.first_unit());
+  }
+}
+
+// The warp's rows to shared memory.
+template <class Cells, int kWarps>
+__device__ void decode_keep(const Item& item, const DecodeState<Cells::kDim>& s,
+                            DecodeShared<Cells::kDim, kWarps>& shared) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = lane / 4 + 8 * half;
+    float denominator = s.denominator[half];
+    denominator += __shfl_xor_sync(0xffffffffu, denominator, 1);
+    denominator += __shfl_xor_sync(0xffffffffu, denominator, 2);
+    if (row >= item.n_rows) continue;
+    if (lane % 4 == 0) {
+      shared.largest[warp][row] = s.largest[half];
+      shared.denominator[warp][row] = denominator * kWeightUnit;
+    }
+    // Four groups of dimensions are neighbours for one column.
+    constexpr int kRun = Cells::kRun;
+#pragma unroll
+    for (int j = 0; j < Cells::kDim / 8; j += kRun)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float* to = &shared.sums[warp][row][Cells::dimension(j, lane % 4 * 2 + i)];
+        const auto sum = [&](int k) { return s.sums[j + k][2 * half + i] * kWeightUnit; };
+        if constexpr (kRun == 4) {
+          *reinterpret_cast<float4*>(to) = {sum(0), sum(1), sum(2), sum(3)};
+        } else {
+          *reinterpret_cast<float2*>(to) = {sum(0), sum(1)};
+        }
+      }
+  }
+}
+
+// The warps' parts of a row, in order, to its result or to the chunk's part.
+template <int kDim, int kWarps>
+__device__ void decode_merge(const AttentionArgs& a, const Item& item, int32_t slot,
+                             const DecodeShared<kDim, kWarps>& shared) {
+  constexpr int kFours = kDim / 4;
+  float* const part = part_of(a, slot);
+  for (int i = static_cast<int>(threadIdx.x); i < item.n_rows * kFours; i += kWarps * 32) {
+    const int row = i / kFours;
+    const int d = i % kFours * 4;
+    float top = -infinity();
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared.largest[w][row]);
+    const float shift = top == -infinity() ? 0.0f : top;
+    float4 sum = {0, 0, 0, 0};
+    float denominator = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const float less = exp2_fast((shared.largest[w][row] - shift) * kLog2E);
+      const float4 x = *reinterpret_cast<const float4*>(&shared.sums[w][row][d]);
+      sum.x += x.x * less, sum.y += x.y * less, sum.z += x.z * less, sum.w += x.w * less;
+      denominator += shared.denominator[w][row] * less;
+    }
+    if (item.n_chunks == 1) {
+      const int32_t head = row_head(a, item, row);
+      const float factor = row_factor(a, head, top, denominator);
+      put_four(a, out_row(a, row_token(a, item, row), head), d, sum, factor);
+      continue;
+    }
+    if (d < a.dim_v_pad) *reinterpret_cast<float4*>(part + row * a.dim_v_pad + d) = sum;
+    if (d == 0) {
+      part[a.tile_rows * a.dim_v_pad + row] = top;
+      part[a.tile_rows * (a.dim_v_pad + 1) + row] = denominator;
+    }
+  }
+}
+
+template <class Cells, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32, decode_blocks<Cells::kDim, kWarps>())
+    attention_decode_kernel(const __grid_constant__ AttentionArgs a) {
+  extern __shared__ __align__(16) char dynamic[];
+  auto& shared = *reinterpret_cast<DecodeShared<Cells::kDim, kWarps>*>(dynamic);
+  if (!a.constant) wait_for_inputs();
+  warm_inputs(a);
+  start_next();
+  const Table t = open_table(a);
+  const Cut cut = cut_items(a, t);
+  for (int32_t i = static_cast<int32_t>(blockIdx.x); i < cut.n_items;
+       i += static_cast<int32_t>(gridDim.x)) {
+    Item item;
+    if (!find_item(a, t, cut, i, item)) continue;
+    DecodeState<Cells::kDim> s;
+    decode_item<Cells, kWarps>(a, t, item, shared, s);
+    decode_keep<Cells, kWarps>(item, s, shared);
+    __syncthreads();
+    decode_merge(a, item, i, shared);
+    if (item.n_chunks > 1 && is_last_chunk(a, item, &shared.is_last))
+      merge_chunks<kWarps * 32>(a, item, reinterpret_cast<MergeRoom&>(shared.sums));
+    __syncthreads();
+  }
+  // A kernel must not end before the ones ahead of it have.
+  if (blockIdx.x == 0) wait_for_inputs();
+  clear_unnamed(a, t);
+}
+#endif
+
+}  // namespace mica::cuda

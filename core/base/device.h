@@ -1,0 +1,73 @@
+// Devices and the backends a context knows.
+#pragma once
+#include <atomic>
+
+#include "core/base/context.h"
+#include "mica/backend.h"
+
+struct mica_registry {
+  explicit mica_registry(const mica_allocator& a) : entries(a) {}
+  ~mica_registry();
+  struct Entry {
+    const mica_backend* backend;
+    void* library;  // dlopen handle, nullptr: linked in
+  };
+  mica::Vec<Entry> entries;
+};
+
+struct mica_device {
+  mica_context* context = nullptr;
+  const mica_backend* backend = nullptr;
+  mica_b_device* handle = nullptr;
+  mica_host host{};
+  mica_device_info info{};
+  char option[64] = {};
+  bool lost = false;  // set by DEVICE_LOST; everything but release is refused from then on
+  std::atomic<uint32_t> references{1};
+
+  mica::Error& error() const { return context->error; }
+  const mica_allocator& allocator() const { return context->allocator; }
+};
+
+namespace mica {
+inline mica_device* retain(mica_device* d) {
+  d->references.fetch_add(1, std::memory_order_relaxed);
+  return d;
+}
+// True when what was made for `a` can be used on `b`.
+bool same_device(const mica_device* a, const mica_device* b);
+
+// What the device has free now; 0 when that is unknown or, on the processor, no limit.
+uint64_t free_bytes(const mica_device* device);
+
+// A device buffer that frees itself. Empty until create() succeeded.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer(Buffer&& o) noexcept : device_(o.device_), handle_(o.handle_), bytes_(o.bytes_) {
+    o.handle_ = nullptr;
+    o.bytes_ = 0;
+  }
+  Buffer& operator=(Buffer&& o) noexcept {
+    if (this != &o) {
+      reset();
+      device_ = o.device_;
+      handle_ = std::exchange(o.handle_, nullptr);
+      bytes_ = std::exchange(o.bytes_, 0);
+    }
+    return *this;
+  }
+  ~Buffer() { reset(); }
+  [[nodiscard]] mica_status create(mica_device* device, uint64_t bytes, const char* what);
+  void reset();
+  mica_b_buffer* handle() const { return handle_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  mica_device* device_ = nullptr;  // the owner outlives the buffer
+  mica_b_buffer* handle_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+}  // namespace mica

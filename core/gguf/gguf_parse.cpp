@@ -1,0 +1,390 @@
+// GGUF metadata: parse (bounds and types), then allocate names, then validate the whole (alignment,
+// duplicates, extents). Nothing is allocated from a count in the file: lists grow as entries are
+// really found. Duplicates are found by sorting, so that no chosen names can make it quadratic.
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/checked.h"
+#include "core/base/dtype.h"
+#include "core/gguf/gguf.h"
+
+namespace mica {
+namespace {
+
+constexpr uint64_t kMaxMetadataBytes = uint64_t{1} << 30;
+constexpr uint64_t kMaxKeyBytes = 65535;          // the format's limit
+constexpr uint64_t kMaxTensorNameBytes = 64;      // the format's limit
+constexpr uint64_t kMinKeyBytes = 8 + 1 + 4 + 1;  // length, name, type, value
+constexpr uint64_t kMinTensorBytes =
+    8 + 1 + 4 + 8 + 4 + 8;  // length, name, rank, dim, type, offset
+constexpr uint64_t kMinAlignment = 8;
+constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
+constexpr int kMaxArrayDepth = 4;
+
+struct TypeName {
+  uint32_t id;
+  const char* name;
+};
+// Types of the field that dtype.def lacks: such a file is not damaged.
+constexpr TypeName kOtherTypes[] = {
+    {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
+    {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"}, {24, "I8"},
+    {25, "I16"},   {28, "F64"},    {29, "IQ1_M"}, {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},
+};
+
+class Parser {
+ public:
+  Parser(mica_gguf& file, Error& error)
+      : file_(file), error_(error), limit_(std::min(file.file_bytes, kMaxMetadataBytes)) {}
+  mica_status parse();
+
+ private:
+  uint64_t left() const { return limit_ - at_; }
+  // Makes the next n bytes of the file readable through here().
+  mica_status need(uint64_t n);
+  const char* here() const { return file_.bytes(at_); }
+  template <class T>
+  mica_status number(T& out) {
+    MICA_TRY(need(sizeof(T)));
+    std::memcpy(&out, here(), sizeof(T));
+    at_ += sizeof(T);
+    return MICA_OK;
+  }
+  mica_status name(const char* what, uint64_t longest, uint64_t& out_at, uint32_t& out_bytes);
+  mica_status header();
+  mica_status key(uint64_t i);
+  mica_status value(GgufKey& key);
+  mica_status array(int depth, GgufKey& out);
+  mica_status check_bools(uint64_t n);
+  mica_status tensor(uint64_t i);
+  mica_status tensor_body(mica_gguf_tensor& t);
+  mica_status make_names();
+  mica_status sort_names();
+  mica_status alignment(uint64_t& out);
+  mica_status place_tensors();
+  // Puts `key 'x': ` (or `tensor 'x': `) before the error's text.
+  mica_status blame(const char* what, const char* name, size_t name_bytes);
+
+  mica_gguf& file_;
+  Error& error_;
+  uint64_t limit_;
+  uint64_t at_ = 0;
+  uint64_t n_keys_ = 0;
+  uint64_t n_tensors_ = 0;
+  struct Span {
+    uint64_t at;
+    uint32_t bytes;
+  };
+  Vec<Span> tensor_names_{file_.context->allocator};
+  uint64_t names_bytes_ = 0;
+};
+
+mica_status Parser::blame(const char* what, const char* name, size_t name_bytes) {
+  char text[300];
+  Writer(text, sizeof text).put(what, Quoted{name, name_bytes});
+  return error_.prefix(text);
+}
+
+mica_status Parser::need(uint64_t n) {
+  if (!range_fits(at_, n, limit_)) {
+    if (range_fits(at_, n, file_.file_bytes)) {
+      return error_.fail(MICA_BAD_FILE, "the metadata is longer than 1 GiB");
+    }
+    return error_.fail(MICA_BAD_FILE, "the file is cut off: ", n, " bytes wanted at byte ", at_,
+                       " of ", file_.file_bytes);
+  }
+  if (file_.map != nullptr || at_ + n <= file_.head.size()) return MICA_OK;
+  const uint64_t old_bytes = file_.head.size();
+  const uint64_t ahead = std::min(limit_, std::max<uint64_t>(65536, old_bytes * 2));
+  const uint64_t new_bytes = std::max(at_ + n, ahead);
+  if (!file_.head.resize(static_cast<size_t>(new_bytes))) {
+    return error_.out_of_memory("metadata");
+  }
+  return read_file(*file_.context, file_.fd, old_bytes, new_bytes - old_bytes,
+                   file_.head.data() + old_bytes, error_);
+}
+
+mica_status Parser::name(const char* what, uint64_t longest, uint64_t& out_at,
+                         uint32_t& out_bytes) {
+  uint64_t n = 0;
+  MICA_TRY(number(n));
+  if (n == 0) return error_.fail(MICA_BAD_FILE, what, " has an empty name");
+  if (n > longest) {
+    return error_.fail(MICA_BAD_FILE, what, " has a name of ", n, " bytes, more than ", longest);
+  }
+  MICA_TRY(need(n));
+  if (std::memchr(here(), '\0', static_cast<size_t>(n)) != nullptr) {
+    return error_.fail(MICA_BAD_FILE, what, " has a NUL byte in its name ",
+                       Quoted{here(), static_cast<size_t>(n)});
+  }
+  out_at = at_;
+  out_bytes = static_cast<uint32_t>(n);
+  names_bytes_ += n + 1;
+  at_ += n;
+  return MICA_OK;
+}
+
+mica_status Parser::header() {
+  uint32_t magic = 0;
+  MICA_TRY(number(magic));
+  if (magic != 0x46554747u) return error_.fail(MICA_BAD_FILE, "not a GGUF file");
+  MICA_TRY(number(file_.version));
+  if ((file_.version & 0xffffu) == 0 && file_.version != 0) {
+    return error_.fail(MICA_UNSUPPORTED, "a big-endian GGUF file");
+  }
+  if (file_.version == 0) return error_.fail(MICA_BAD_FILE, "GGUF version 0");
+  if (file_.version != 2 && file_.version != 3) {
+    return error_.fail(MICA_UNSUPPORTED, "GGUF version ", file_.version, "; 2 and 3 can be read");
+  }
+  MICA_TRY(number(n_tensors_));
+  MICA_TRY(number(n_keys_));
+  if (n_keys_ > left() / kMinKeyBytes) {
+    return error_.fail(MICA_BAD_FILE, n_keys_, " keys cannot fit in ", left(), " bytes");
+  }
+  if (n_tensors_ > left() / kMinTensorBytes) {
+    return error_.fail(MICA_BAD_FILE, n_tensors_, " tensors cannot fit in ", left(), " bytes");
+  }
+  return MICA_OK;
+}
+
+mica_status Parser::check_bools(uint64_t n) {
+  const char* p = here();
+  for (uint64_t i = 0; i < n; ++i) {
+    const auto byte = static_cast<uint8_t>(p[i]);
+    if (byte > 1) return error_.fail(MICA_BAD_FILE, "a bool is ", uint32_t{byte}, ", not 0 or 1");
+  }
+  return MICA_OK;
+}
+
+// An array from its element type on; at depth 1 it is a key's value and `out` describes it.
+mica_status Parser::array(int depth, GgufKey& out) {
+  uint32_t type = 0;
+  uint64_t n = 0;
+  MICA_TRY(number(type));
+  MICA_TRY(number(n));
+  if (type > MICA_GGUF_F64) return error_.fail(MICA_BAD_FILE, "array of unknown type ", type);
+  const uint64_t size = gguf_value_bytes(type);
+  const uint64_t least = type == MICA_GGUF_STRING ? 8 : type == MICA_GGUF_ARRAY ? 12 : size;
+  if (n > left() / least) {
+    return error_.fail(MICA_BAD_FILE, "array of ", n, " ", gguf_type_name(type),
+                       " elements, but only ", left(), " bytes are left");
+  }
+  if (depth == 1) {
+    out.elem_type = static_cast<uint8_t>(type);
+    out.n = n;
+    out.value_at = out.next_at = at_;
+  }
+  if (type == MICA_GGUF_STRING) {
+    for (uint64_t i = 0; i < n; ++i) {
+      uint64_t length = 0;
+      MICA_TRY(number(length));
+      MICA_TRY(need(length));
+      at_ += length;
+    }
+    return MICA_OK;
+  }
+  if (type == MICA_GGUF_ARRAY) {
+    if (depth == kMaxArrayDepth) {
+      return error_.fail(MICA_BAD_FILE, "arrays are nested more than ", kMaxArrayDepth, " deep");
+    }
+    for (uint64_t i = 0; i < n; ++i) MICA_TRY(array(depth + 1, out));
+    return MICA_OK;
+  }
+  MICA_TRY(need(n * size));
+  if (type == MICA_GGUF_BOOL) MICA_TRY(check_bools(n));
+  at_ += n * size;
+  return MICA_OK;
+}
+
+mica_status Parser::value(GgufKey& key) {
+  uint32_t type = 0;
+  MICA_TRY(number(type));
+  if (type > MICA_GGUF_F64) return error_.fail(MICA_BAD_FILE, "unknown type ", type);
+  key.type = static_cast<uint8_t>(type);
+  if (type == MICA_GGUF_ARRAY) return array(1, key);
+  uint64_t bytes = gguf_value_bytes(type);
+  if (type == MICA_GGUF_STRING) {
+    MICA_TRY(number(bytes));
+    key.n = bytes;
+  }
+  MICA_TRY(need(bytes));
+  if (type == MICA_GGUF_BOOL) MICA_TRY(check_bools(1));
+  key.value_at = at_;
+  at_ += bytes;
+  return MICA_OK;
+}
+
+mica_status Parser::key(uint64_t i) {
+  GgufKey key;
+  char what[32];
+  Writer(what, sizeof what).put("key ", i);
+  MICA_TRY(name(what, kMaxKeyBytes, key.name_at, key.name_bytes));
+  if (value(key) != MICA_OK) return blame("key ", file_.bytes(key.name_at), key.name_bytes);
+  return file_.keys.push(key) ? MICA_OK : error_.out_of_memory("metadata keys");
+}
+
+mica_status Parser::tensor_body(mica_gguf_tensor& t) {
+  MICA_TRY(number(t.rank));
+  if (t.rank < 1 || t.rank > 4) {
+    return error_.fail(MICA_BAD_FILE, "rank is ", t.rank, ", not 1 to 4");
+  }
+  for (uint32_t i = 0; i < 4; ++i) t.dim[i] = 1;
+  for (uint32_t i = 0; i < t.rank; ++i) {
+    uint64_t dim = 0;
+    MICA_TRY(number(dim));
+    if (dim > INT64_MAX) return error_.fail(MICA_BAD_FILE, "dim[", i, "] is ", dim);
+    t.dim[i] = static_cast<int64_t>(dim);
+  }
+  uint32_t type = 0;
+  MICA_TRY(number(type));
+  MICA_TRY(number(t.offset));  // from the data's start; place_tensors makes it the file's
+  const DtypeDef* def = find_dtype(type);
+  if (def == nullptr) {
+    for (const TypeName& other : kOtherTypes) {
+      if (other.id != type) continue;
+      return error_.fail(MICA_UNSUPPORTED, "its type ", other.name, " is not in this build");
+    }
+    return error_.fail(MICA_BAD_FILE, "unknown type ", type);
+  }
+  t.dtype = def->info.dtype;
+  Error reason;
+  if (!tensor_bytes(def->info, t.rank, t.dim, t.bytes, reason)) {
+    return error_.fail(MICA_BAD_FILE, reason.text());
+  }
+  return MICA_OK;
+}
+
+mica_status Parser::tensor(uint64_t i) {
+  mica_gguf_tensor t = {};
+  Span span = {};
+  char what[32];
+  Writer(what, sizeof what).put("tensor ", i);
+  MICA_TRY(name(what, kMaxTensorNameBytes, span.at, span.bytes));
+  if (tensor_body(t) != MICA_OK) return blame("tensor ", file_.bytes(span.at), span.bytes);
+  if (!tensor_names_.push(span) || !file_.tensors.push(t)) return error_.out_of_memory("tensors");
+  return MICA_OK;
+}
+
+mica_status Parser::make_names() {
+  // names_bytes_ is below the metadata's size: every name lies there with 8 bytes of length.
+  if (!file_.names.resize(static_cast<size_t>(names_bytes_))) {
+    return error_.out_of_memory("names");
+  }
+  char* p = file_.names.data();
+  const auto place = [&](uint64_t at, uint32_t bytes) {
+    const char* const name = p;
+    std::memcpy(p, file_.bytes(at), bytes);
+    p[bytes] = '\0';
+    p += bytes + 1;
+    return name;
+  };
+  for (GgufKey& key : file_.keys) key.name = place(key.name_at, key.name_bytes);
+  for (size_t i = 0; i < file_.tensors.size(); ++i) {
+    file_.tensors[i].name = place(tensor_names_[i].at, tensor_names_[i].bytes);
+  }
+  return MICA_OK;
+}
+
+// Sorts indices by name; returns the index of a name that occurs twice, or items.size().
+template <class Item>
+size_t sort_by_name(const Vec<Item>& items, Vec<uint32_t>& order) {
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint32_t>(i);
+  std::sort(order.begin(), order.end(),
+            [&](uint32_t a, uint32_t b) { return std::strcmp(items[a].name, items[b].name) < 0; });
+  for (size_t i = 1; i < order.size(); ++i) {
+    if (std::strcmp(items[order[i - 1]].name, items[order[i]].name) == 0) return order[i];
+  }
+  return items.size();
+}
+
+mica_status Parser::sort_names() {
+  if (!file_.keys_by_name.resize(file_.keys.size()) ||
+      !file_.tensors_by_name.resize(file_.tensors.size())) {
+    return error_.out_of_memory("names");
+  }
+  const size_t i_key = sort_by_name(file_.keys, file_.keys_by_name);
+  if (i_key < file_.keys.size()) {
+    return error_.fail(MICA_BAD_FILE, "key ", quoted(file_.keys[i_key].name), " occurs twice");
+  }
+  const size_t i_tensor = sort_by_name(file_.tensors, file_.tensors_by_name);
+  if (i_tensor < file_.tensors.size()) {
+    return error_.fail(MICA_BAD_FILE, "tensor ", quoted(file_.tensors[i_tensor].name),
+                       " occurs twice");
+  }
+  return MICA_OK;
+}
+
+mica_status Parser::alignment(uint64_t& out) {
+  out = 32;  // the format's default
+  uint32_t i = 0;
+  if (!gguf_find_key(file_, "general.alignment", i)) return MICA_OK;
+  const GgufKey& key = file_.keys[i];
+  if (key.type != MICA_GGUF_U32) {
+    return error_.fail(MICA_BAD_FILE, "key 'general.alignment' is of type ",
+                       gguf_type_name(key.type), ", not u32");
+  }
+  uint32_t value = 0;
+  std::memcpy(&value, file_.bytes(key.value_at), sizeof value);
+  if (!is_power_of_two(value) || value < kMinAlignment || value > kMaxAlignment) {
+    return error_.fail(MICA_BAD_FILE, "key 'general.alignment' is ", value,
+                       ", not a power of two from ", kMinAlignment, " to ", kMaxAlignment);
+  }
+  out = value;
+  return MICA_OK;
+}
+
+mica_status Parser::place_tensors() {
+  uint64_t align = 0;
+  MICA_TRY(alignment(align));
+  if (file_.tensors.empty()) return MICA_OK;
+  uint64_t data_at = 0;
+  if (!checked_align(at_, align, data_at) || data_at > file_.file_bytes) {
+    return error_.fail(MICA_BAD_FILE, "the file is cut off: no tensor data");
+  }
+  const uint64_t data_bytes = file_.file_bytes - data_at;
+  Vec<uint32_t> order(file_.context->allocator);
+  if (!order.resize(file_.tensors.size())) return error_.out_of_memory("tensors");
+  for (size_t i = 0; i < file_.tensors.size(); ++i) {
+    mica_gguf_tensor& t = file_.tensors[i];
+    order[i] = static_cast<uint32_t>(i);
+    if (t.offset % align != 0) {
+      return error_.fail(MICA_BAD_FILE, "tensor ", quoted(t.name), ": offset ", t.offset,
+                         " is not a multiple of ", align);
+    }
+    if (!range_fits(t.offset, t.bytes, data_bytes)) {
+      return error_.fail(MICA_BAD_FILE, "tensor ", quoted(t.name), ": ", t.bytes,
+                         " bytes at offset ", t.offset, " reach past the data's end at ",
+                         data_bytes);
+    }
+    t.offset += data_at;
+  }
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    return file_.tensors[a].offset < file_.tensors[b].offset;
+  });
+  for (size_t i = 1; i < order.size(); ++i) {
+    const mica_gguf_tensor& before = file_.tensors[order[i - 1]];
+    const mica_gguf_tensor& after = file_.tensors[order[i]];
+    if (after.offset - before.offset < before.bytes) {
+      return error_.fail(MICA_BAD_FILE, "tensors ", quoted(before.name), " and ",
+                         quoted(after.name), " overlap");
+    }
+  }
+  return MICA_OK;
+}
+
+mica_status Parser::parse() {
+  MICA_TRY(header());
+  for (uint64_t i = 0; i < n_keys_ + n_tensors_; ++i) {
+    if (file_.context->cancelled()) return error_.fail(MICA_CANCELLED, "cancelled");
+    MICA_TRY(i < n_keys_ ? key(i) : tensor(i - n_keys_));
+  }
+  MICA_TRY(make_names());
+  MICA_TRY(sort_names());
+  return place_tensors();
+}
+
+}  // namespace
+
+mica_status gguf_parse(mica_gguf& file, Error& error) { return Parser(file, error).parse(); }
+
+}  // namespace mica

@@ -1,0 +1,379 @@
+// Building graphs: handles, leaves, nodes, and the first error.
+#include "core/graph/graph.h"
+
+#include "core/graph/weights.h"
+#include "core/kv/kv_cache.h"
+
+using mica::Desc;
+using mica::Error;
+using mica::GraphNode;
+using mica::GraphValue;
+using mica::quoted;
+using mica::ValueKind;
+
+mica_graph::~mica_graph() {
+  for (mica_weights* w : weights) mica_weights_release(w);
+  for (const mica::GraphCache& c : caches) mica_kv_cache_release(c.cache);
+}
+
+namespace mica {
+namespace {
+
+mica_tensor invalid() { return {0, 0}; }
+
+// Keeps the first error only: later ones are its consequences.
+template <class... Parts>
+mica_tensor fail(mica_graph* g, mica_status status, Parts... parts) {
+  if (g->error.code() == MICA_OK) g->error.fail(status, parts...);
+  return invalid();
+}
+mica_tensor out_of_memory(mica_graph* g) { return fail(g, MICA_OUT_OF_MEMORY, "out of memory"); }
+
+bool add_name(mica_graph* g, const char* text, size_t& out) {
+  out = g->names.size();
+  return g->names.append(text, std::strlen(text) + 1);
+}
+
+mica_tensor add_value(mica_graph* g, GraphValue v) {
+  const auto index = static_cast<uint32_t>(g->values.size());
+  if (v.root == 0) v.root = index;
+  return g->values.push(v) ? mica_tensor{index, g->tag} : out_of_memory(g);
+}
+
+bool is_foreign(const mica_graph* g, mica_tensor t) {
+  return t.graph != g->tag || t.index >= g->values.size();
+}
+
+// "attention 'blk.3': " or "attention: ", before the op's own sentence.
+void put_culprit(mica_graph* g, const char* op) {
+  char text[120];
+  Writer w(text, sizeof text);
+  w.put(op);
+  if (g->scope != 0) w.put(" ").put(quoted(g->name_at(g->scope)));
+  g->error.prefix(text);
+}
+
+const GraphNamed* find_named(const mica_graph* g, const Vec<GraphNamed>& list, const char* name) {
+  for (const GraphNamed& n : list)
+    if (std::strcmp(g->name_at(n.name), name) == 0) return &n;
+  return nullptr;
+}
+
+// The state value of layer `layer`'s K or V: made once a graph.
+mica_tensor state_value(mica_graph* g, mica_kv_cache* cache, uint32_t layer, bool is_v) {
+  const mica_kv_layer& l = kv_layer(cache, layer);
+  // A layer that shares another's storage names that layer's value.
+  const uint32_t owner = l.source != MICA_KV_NO_SOURCE ? l.source : layer;
+  const uint32_t source = 2 * owner + (is_v ? 1 : 0);
+  for (uint32_t v = 1; v < g->values.size(); ++v) {
+    const GraphValue& known = g->values[v];
+    if (known.kind == ValueKind::kState && known.source == source && known.root == v)
+      return {v, g->tag};
+  }
+  const mica_dtype dtype = is_v ? l.dtype_v : l.dtype_k;
+  const mica_dtype_info& info = find_dtype(static_cast<uint32_t>(dtype))->info;
+  GraphValue v;
+  v.kind = ValueKind::kState;
+  v.source = source;
+  Desc& d = v.desc;
+  d.dtype = dtype;
+  d.rank = 3;
+  d.dim[0] = is_v ? l.head_dim_v : l.head_dim_k;
+  d.dim[1] = l.n_kv_heads;
+  d.dim[2] = int64_t{kv_place(cache, layer).n_pages} * kPageCells;
+  d.stride[0] = info.block_bytes;
+  d.stride[1] = div_up(d.dim[0], info.block_elems) * info.block_bytes;  // whole blocks a head
+  d.stride[2] = d.stride[1] * d.dim[1];
+  d.stride[3] = d.stride[2] * d.dim[2];
+  return add_value(g, v);
+}
+
+// A hidden I32 input by name: made once a graph.
+mica_tensor table_input(mica_graph* g, const char* name, int64_t n, mica_extent extent) {
+  if (const GraphNamed* known = find_named(g, g->inputs, name)) return {known->value, g->tag};
+  return mica_input(g, name, MICA_I32, 1, &n, extent);
+}
+
+mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent n_tokens) {
+  const uint32_t group = kv_group_of(cache, layer);
+  const int64_t max = g->extents[n_tokens.index].max;
+  mica_kv kv{};
+  kv.k = state_value(g, cache, layer, false);
+  kv.v = state_value(g, cache, layer, true);
+  kv.positions = table_input(g, "kv.positions", max, n_tokens);
+  char name[32];
+  Writer(name, sizeof name).put("kv.slots.", group);
+  kv.slots = table_input(g, name, max, n_tokens);
+  Writer(name, sizeof name).put("kv.table.", group);
+  kv.table = table_input(
+      g, name, MICA_KV_TABLE_WORDS(int64_t{kv_max_seqs(cache)}, kv_max_entries(cache, group)), {0});
+  kv.max_seqs = kv_max_seqs(cache);
+  kv.window = kv_layer(cache, layer).window;
+  kv.n_first = kv_layer(cache, layer).n_first;
+  return kv;
+}
+
+bool copy_args(mica_graph* g, const void* args, uint32_t size, size_t& out) {
+  while (g->args.size() % 8 != 0)
+    if (!g->args.push(0)) return false;
+  out = g->args.size();
+  return g->args.append(static_cast<const char*>(args), size);
+}
+
+}  // namespace
+
+mica_tensor append(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32_t n_in,
+                   const void* args, uint32_t args_size) {
+  if (g == nullptr || g->error.code() != MICA_OK) return invalid();
+  Desc descs[MICA_B_MAX_INPUTS];
+  GraphNode node;
+  node.op = &op;
+  node.n_in = op.n_inputs;
+  for (uint32_t i = 0; i < n_in; ++i) {
+    if (in[i].index == 0) {
+      if (i >= op.n_required) continue;
+      fail(g, MICA_INVALID_ARGUMENT, "input ", i, " is missing");
+      put_culprit(g, op.name);
+      return invalid();
+    }
+    if (is_foreign(g, in[i])) {
+      fail(g, MICA_INVALID_ARGUMENT, "input ", i, " is a tensor of another graph");
+      put_culprit(g, op.name);
+      return invalid();
+    }
+    node.in[i] = in[i].index;
+    descs[i] = g->values[in[i].index].desc;
+  }
+  GraphValue out;
+  const InferCall call{descs, n_in, args, out.desc, g->error};
+  if (op.infer(call) != MICA_OK) {
+    put_culprit(g, op.name);
+    return invalid();
+  }
+  if ((op.flags & (kOpView | kOpState)) != 0) {
+    const GraphValue& base = g->values[node.in[0]];
+    out.root = base.root;
+    out.kind = base.kind;
+    out.source = base.source;
+    out.holder = base.holder;
+    out.offset = base.offset;
+    if (op.view_offset != nullptr) out.offset += op.view_offset(call);
+    if ((op.flags & kOpState) != 0 && base.kind != ValueKind::kInput &&
+        base.kind != ValueKind::kState) {
+      fail(g, MICA_INVALID_ARGUMENT, "what it writes must be an input of the step or a cache");
+      put_culprit(g, op.name);
+      return invalid();
+    }
+  }
+  out.node = static_cast<uint32_t>(g->nodes.size());
+  node.out = static_cast<uint32_t>(g->values.size());
+  node.scope = g->scope;
+  if (!copy_args(g, args, args_size, node.args) || !g->nodes.push(node)) return out_of_memory(g);
+  return add_value(g, out);
+}
+
+mica_tensor builder_error(mica_graph* g, const char* op, const char* text) {
+  if (g == nullptr || g->error.code() != MICA_OK) return invalid();
+  fail(g, MICA_INVALID_ARGUMENT, text);
+  put_culprit(g, op);
+  return invalid();
+}
+
+RegionScope::RegionScope(mica_graph* graph, const char* fusion) : graph_(graph) {
+  if (graph == nullptr || graph->open_region != MICA_B_NONE) return;
+  const auto n = static_cast<uint32_t>(graph->nodes.size());
+  graph->open_region = static_cast<uint32_t>(graph->regions.size());
+  if (!graph->regions.push({fusion, n, n})) out_of_memory(graph);
+}
+
+RegionScope::~RegionScope() {
+  if (graph_ == nullptr || graph_->open_region == MICA_B_NONE) return;
+  if (graph_->open_region < graph_->regions.size())
+    graph_->regions[graph_->open_region].end = static_cast<uint32_t>(graph_->nodes.size());
+  graph_->open_region = MICA_B_NONE;
+}
+
+}  // namespace mica
+
+using mica::fail;
+using mica::invalid;
+using mica::out_of_memory;
+
+extern "C" {
+
+mica_status mica_graph_create(mica_context* context, mica_graph** out_graph) {
+  if (context == nullptr || out_graph == nullptr) return MICA_INVALID_ARGUMENT;
+  *out_graph = nullptr;
+  auto* g = mica::create<mica_graph>(context->allocator, context->allocator);
+  if (g == nullptr) return context->error.out_of_memory("graph");
+  g->context = mica::retain(context);
+  // Unlike that of any other graph of this context, and hardly like one of another context.
+  const auto where = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(context) >> 4);
+  g->tag = (where ^ (++context->n_graphs * 2654435761u)) | 1u;
+  if (!g->values.resize(1) || !g->extents.resize(1) || !g->names.push('\0')) {
+    mica_graph_release(g);
+    return context->error.out_of_memory("graph");
+  }
+  *out_graph = g;
+  return MICA_OK;
+}
+
+void mica_graph_release(mica_graph* graph) {
+  if (graph == nullptr) return;
+  mica_context* context = graph->context;  // its allocator is in use until the graph is gone
+  mica::destroy(context->allocator, graph);
+  mica_context_release(context);
+}
+
+mica_status mica_graph_status(const mica_graph* graph, const char** out_text) {
+  if (graph == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_text != nullptr) *out_text = graph->error.text();
+  return graph->error.code();
+}
+
+void mica_graph_scope(mica_graph* graph, const char* name) {
+  if (graph == nullptr) return;
+  graph->scope = 0;
+  if (name != nullptr && name[0] != '\0' && !mica::add_name(graph, name, graph->scope))
+    out_of_memory(graph);
+}
+
+mica_status mica_graph_tensor_info(const mica_graph* graph, mica_tensor tensor,
+                                   mica_tensor_info* out_info) {
+  if (graph == nullptr || out_info == nullptr || tensor.index == 0 ||
+      mica::is_foreign(graph, tensor))
+    return MICA_INVALID_ARGUMENT;
+  const Desc& d = graph->values[tensor.index].desc;
+  *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {d.extent}};
+  return MICA_OK;
+}
+
+mica_extent mica_graph_extent(mica_graph* graph, const char* name, int64_t max) {
+  if (graph == nullptr || graph->error.code() != MICA_OK) return {0};
+  if (name == nullptr || max < 1 || max > INT32_MAX) {
+    fail(graph, MICA_INVALID_ARGUMENT, "extent ", quoted(name != nullptr ? name : ""),
+         ": the maximum must be 1 to 2147483647, not ", max);
+    return {0};
+  }
+  for (uint32_t i = 1; i < graph->extents.size(); ++i) {
+    if (std::strcmp(graph->name_at(graph->extents[i].name), name) != 0) continue;
+    if (graph->extents[i].max == max) return {i};
+    fail(graph, MICA_INVALID_ARGUMENT, "extent ", quoted(name), ": the maximum was ",
+         graph->extents[i].max, ", now it is ", max);
+    return {0};
+  }
+  size_t offset = 0;
+  if (!mica::add_name(graph, name, offset) || !graph->extents.push({offset, max})) {
+    out_of_memory(graph);
+    return {0};
+  }
+  return {static_cast<uint32_t>(graph->extents.size() - 1)};
+}
+
+mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype, uint32_t rank,
+                       const int64_t* dim, mica_extent extent) {
+  if (graph == nullptr || graph->error.code() != MICA_OK) return invalid();
+  if (name == nullptr || name[0] == '\0' || dim == nullptr)
+    return fail(graph, MICA_INVALID_ARGUMENT, "input: name or dimensions are missing");
+  if (mica::find_named(graph, graph->inputs, name) != nullptr)
+    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), " is there already");
+  const mica::DtypeDef* def = mica::find_dtype(static_cast<uint32_t>(dtype));
+  uint64_t bytes = 0;
+  Error error;
+  if (def == nullptr) {
+    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), ": no such dtype");
+  }
+  if (!mica::tensor_bytes(def->info, rank, dim, bytes, error))
+    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), ": ", error.text());
+  if (extent.index != 0 &&
+      (extent.index >= graph->extents.size() || dim[rank - 1] != graph->extents[extent.index].max))
+    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name),
+                ": its last dimension must be the extent's maximum");
+  GraphValue v;
+  v.kind = ValueKind::kInput;
+  v.desc = mica::make_desc(dtype, rank, dim, extent.index);
+  v.source = static_cast<uint32_t>(graph->inputs.size());
+  size_t offset = 0;
+  const auto index = static_cast<uint32_t>(graph->values.size());
+  if (!mica::add_name(graph, name, offset) || !graph->inputs.push({offset, index}))
+    return out_of_memory(graph);
+  return mica::add_value(graph, v);
+}
+
+mica_tensor mica_weight(mica_graph* graph, mica_weights* weights, const char* name) {
+  if (graph == nullptr || graph->error.code() != MICA_OK) return invalid();
+  if (weights == nullptr || name == nullptr)
+    return fail(graph, MICA_INVALID_ARGUMENT, "weight: weights or name are NULL");
+  const uint32_t i = mica::find_weight(weights, name);
+  if (i == MICA_B_NONE)
+    return fail(graph, MICA_NOT_FOUND, "weight ", quoted(name), " is not there");
+  uint32_t holder = 0;
+  while (holder < graph->weights.size() && graph->weights[holder] != weights) ++holder;
+  if (holder == graph->weights.size()) {
+    if (!graph->weights.push(weights)) return out_of_memory(graph);
+    mica_weights_retain(weights);
+  }
+  for (uint32_t v = 1; v < graph->values.size(); ++v) {
+    const GraphValue& known = graph->values[v];
+    if (known.kind == ValueKind::kWeight && known.source == i && known.holder == holder &&
+        known.root == v)
+      return {v, graph->tag};
+  }
+  GraphValue v;
+  v.kind = ValueKind::kWeight;
+  v.desc = weights->entries[i].desc;
+  v.source = i;
+  v.holder = holder;
+  return mica::add_value(graph, v);
+}
+
+mica_kv mica_graph_kv(mica_graph* graph, mica_kv_cache* cache, uint32_t i_layer,
+                      mica_extent n_tokens) {
+  mica_kv kv{};
+  if (graph == nullptr || graph->error.code() != MICA_OK) return kv;
+  if (cache == nullptr || i_layer >= mica::kv_n_layers(cache)) {
+    fail(graph, MICA_INVALID_ARGUMENT, "kv: the cache has no layer ", i_layer);
+    return kv;
+  }
+  const int64_t max_tokens = mica::kv_max_step_tokens(cache);
+  if (n_tokens.index == 0 || n_tokens.index >= graph->extents.size() ||
+      graph->extents[n_tokens.index].max > max_tokens) {
+    fail(graph, MICA_INVALID_ARGUMENT, "kv: n_tokens must be an extent of at most ", max_tokens,
+         ", the cache's max_step_tokens");
+    return kv;
+  }
+  if (graph->caches.empty()) {
+    if (!graph->caches.push({cache, n_tokens.index})) {
+      out_of_memory(graph);
+      return kv;
+    }
+    mica::retain(cache);
+  } else if (graph->caches[0].cache != cache || graph->caches[0].n_tokens != n_tokens.index) {
+    fail(graph, MICA_INVALID_ARGUMENT, "kv: a graph uses one cache, with one extent of tokens");
+    return kv;
+  }
+  return mica::make_kv(graph, cache, i_layer, n_tokens);
+}
+
+void mica_output(mica_graph* graph, mica_tensor tensor, const char* name) {
+  if (graph == nullptr || graph->error.code() != MICA_OK) return;
+  if (tensor.index == 0 || mica::is_foreign(graph, tensor) || name == nullptr) {
+    fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name != nullptr ? name : ""),
+         ": not a tensor of this graph");
+    return;
+  }
+  if (mica::find_named(graph, graph->outputs, name) != nullptr) {
+    fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name), " is there already");
+    return;
+  }
+  if (!graph->values[tensor.index].desc.contiguous()) {
+    fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name),
+         " is not contiguous; mica_copy packs it");
+    return;
+  }
+  size_t offset = 0;
+  if (!mica::add_name(graph, name, offset) || !graph->outputs.push({offset, tensor.index}))
+    out_of_memory(graph);
+}
+
+}  // extern "C"

@@ -1,0 +1,68 @@
+// The table of ops, and packed descriptions.
+#include "core/graph/op.h"
+
+namespace mica {
+namespace {
+
+const OpDef* const kOps[] = {
+#define MICA_OP(id, name, family) &op_##name,
+#define MICA_COMPOSITE(name, family)
+#include "ops/ops.def"
+#undef MICA_OP
+#undef MICA_COMPOSITE
+    nullptr};
+
+const mica_dtype_info& dtype_info(mica_dtype dtype) {
+  return find_dtype(static_cast<uint32_t>(dtype))->info;
+}
+
+}  // namespace
+
+const OpDef* find_op(uint32_t id) {
+  switch (id) {
+#define MICA_OP(id, name, family) \
+  case id:                        \
+    return &op_##name;
+#define MICA_COMPOSITE(name, family)
+#include "ops/ops.def"
+#undef MICA_OP
+#undef MICA_COMPOSITE
+    default:
+      return nullptr;
+  }
+}
+
+const OpDef* const* all_ops() { return kOps; }
+
+bool Desc::contiguous() const {
+  const mica_dtype_info& info = dtype_info(dtype);
+  uint64_t expected = info.block_bytes;
+  for (uint32_t i = 0; i < 4; ++i) {
+    const int64_t n = i == 0 ? dim[0] / info.block_elems : dim[i];
+    if (n != 1 && static_cast<uint64_t>(stride[i]) != expected) return false;
+    expected *= static_cast<uint64_t>(n);
+  }
+  return true;
+}
+
+// Unsigned, so that dimensions nobody has checked yet wrap instead of being undefined.
+void Desc::pack() {
+  const mica_dtype_info& info = dtype_info(dtype);
+  uint64_t bytes = info.block_bytes;
+  for (uint32_t i = 0; i < 4; ++i) {
+    stride[i] = static_cast<int64_t>(bytes);
+    bytes *= static_cast<uint64_t>(i == 0 ? dim[0] / info.block_elems : dim[i]);
+  }
+}
+
+Desc make_desc(mica_dtype dtype, uint32_t rank, const int64_t* dim, uint32_t extent) {
+  Desc desc;
+  desc.dtype = dtype;
+  desc.rank = rank;
+  desc.extent = extent;
+  for (uint32_t i = 0; i < rank && i < 4; ++i) desc.dim[i] = dim[i];
+  desc.pack();
+  return desc;
+}
+
+}  // namespace mica

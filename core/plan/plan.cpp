@@ -1,0 +1,233 @@
+// Graph to partition: live nodes, resolved views, strict placement, units and what they need.
+#include "core/plan/plan.h"
+
+#include "core/kv/kv_cache.h"
+
+namespace mica {
+namespace {
+
+bool copy_bytes(Vec<char>& to, const Vec<char>& from) {
+  return to.append(from.data(), from.size());
+}
+
+// Nodes whose value an output or a state op needs.
+bool mark_live(const mica_graph& g, Vec<uint8_t>& live) {
+  if (!live.resize(g.nodes.size())) return false;
+  for (const GraphNamed& o : g.outputs)
+    if (g.values[o.value].node != MICA_B_NONE) live[g.values[o.value].node] = 1;
+  for (size_t i = g.nodes.size(); i-- > 0;) {
+    if ((g.nodes[i].op->flags & kOpState) != 0) live[i] = 1;
+    if (live[i] == 0) continue;
+    for (uint32_t k = 0; k < g.nodes[i].n_in; ++k) {
+      const uint32_t node = g.values[g.nodes[i].in[k]].node;
+      if (g.nodes[i].in[k] != 0 && node != MICA_B_NONE) live[node] = 1;
+    }
+  }
+  return true;
+}
+
+// Bytes from the first to the last element it can touch.
+uint64_t span_bytes(const Desc& d) {
+  const mica_dtype_info& info = find_dtype(static_cast<uint32_t>(d.dtype))->info;
+  int64_t last = 0;
+  for (uint32_t i = 1; i < 4; ++i) last += (d.dim[i] - 1) * d.stride[i];
+  const int64_t blocks = div_up(d.dim[0], info.block_elems);
+  return static_cast<uint64_t>(last + (blocks - 1) * d.stride[0]) + info.block_bytes;
+}
+
+mica_b_value make_value(const mica_graph& g, const GraphValue& v) {
+  mica_b_value b{};
+  b.dtype = v.desc.dtype;
+  b.rank = v.desc.rank;
+  for (int i = 0; i < 4; ++i) b.dim[i] = v.desc.dim[i], b.stride[i] = v.desc.stride[i];
+  b.extent = v.desc.extent != kNoExtent ? v.desc.extent : MICA_B_NONE;
+  b.bytes = span_bytes(v.desc);
+  b.offset = static_cast<uint64_t>(v.offset);
+  b.storage = MICA_B_UNPLACED;
+  if (v.kind == ValueKind::kInput) {
+    b.storage = MICA_B_STEP;
+    b.buffer = kStepBuffer;
+  } else if (v.kind == ValueKind::kWeight) {
+    const mica_b_value& w = g.weights[v.holder]->entries[v.source].value;
+    b.storage = MICA_B_WEIGHT;
+    b.buffer = kFirstWeightsBuffer + v.holder;
+    b.layout = w.layout;
+    b.offset += w.offset;
+    if (v.offset == 0) b.bytes = w.bytes;
+  } else if (v.kind == ValueKind::kState) {
+    const KvPlace& place = kv_place(g.caches[v.holder].cache, v.source / 2);
+    const bool is_v = v.source % 2 == 1;
+    b.storage = MICA_B_STATE;
+    b.buffer = kFirstWeightsBuffer + static_cast<uint32_t>(g.weights.size());
+    b.layout = is_v ? place.v_layout : place.k_layout;
+    b.offset += is_v ? place.v_offset : place.k_offset;
+    b.bytes = (is_v ? place.v_page_bytes : place.k_page_bytes) * place.n_pages;
+  }
+  return b;
+}
+
+bool add_values(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
+  if (!p.values.resize(g.values.size()) || !p.roots.resize(g.values.size())) return false;
+  for (uint32_t i = 1; i < g.values.size(); ++i) {
+    const GraphValue& v = g.values[i];
+    p.values[i] = make_value(g, v);
+    p.roots[i] = v.root;
+    const bool computed = v.node != MICA_B_NONE && live[v.node] != 0;
+    if (computed && p.values[i].storage == MICA_B_UNPLACED) {
+      p.values[i].storage = MICA_B_TEMP;
+      p.values[i].buffer = kArenaBuffer;
+    }
+  }
+  return true;
+}
+
+bool add_nodes(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
+  for (uint32_t i = 0; i < g.nodes.size(); ++i) {
+    const GraphNode& n = g.nodes[i];
+    if (live[i] == 0 || (n.op->flags & kOpView) != 0) continue;
+    mica_b_node b{};
+    b.op = n.op->id;
+    b.n_inputs = n.n_in;
+    for (uint32_t k = 0; k < MICA_B_MAX_INPUTS; ++k)
+      b.input[k] = k < n.n_in && n.in[k] != 0 ? n.in[k] : MICA_B_NONE;
+    b.output = n.out;
+    b.args_size = n.op->args_size;
+    b.args = p.args.data() + n.args;
+    b.name = p.name_at(n.scope);
+    if (!p.nodes.push(b)) return false;
+  }
+  return true;
+}
+
+bool add_leaves(mica_plan& p, const mica_graph& g) {
+  for (const GraphNamed& o : g.outputs)
+    if (!p.outputs.push({o.name, o.value})) return false;
+  for (const GraphNamed& o : g.inputs)
+    if (!p.inputs.push({o.name, o.value}) || !p.input_offsets.push(0)) return false;
+  for (const GraphExtent& e : g.extents)
+    if (!p.extents.push({e.max, 0}) || !p.extent_names.push(e.name)) return false;
+  if (!p.weights.reserve(g.weights.size())) return false;
+  for (mica_weights* w : g.weights) {
+    mica_weights_retain(w);
+    if (!p.weights.push(w)) return false;
+  }
+  if (!g.caches.empty()) {
+    p.cache = g.caches[0].cache;
+    p.cache_extent = g.caches[0].n_tokens;
+  }
+  return true;
+}
+
+void refresh_partition(mica_plan& p, const char* variant) {
+  mica_b_partition& b = p.partition;
+  b.struct_size = sizeof b;
+  b.n_values = static_cast<uint32_t>(p.values.size());
+  b.n_nodes = static_cast<uint32_t>(p.nodes.size());
+  b.n_regions = static_cast<uint32_t>(p.regions.size());
+  b.n_units = static_cast<uint32_t>(p.units.size());
+  b.n_extents = static_cast<uint32_t>(p.extents.size());
+  b.n_buffers = kFirstWeightsBuffer + static_cast<uint32_t>(p.weights.size()) +
+                (p.cache != nullptr ? 1u : 0u);
+  b.values = p.values.data();
+  b.nodes = p.nodes.data();
+  b.regions = p.regions.data();
+  b.units = p.units.data();
+  b.extents = p.extents.data();
+  b.variant = variant;
+}
+
+// The device must run every node that no claimed region took over and no island.
+mica_status check_supported(mica_plan& p, mica_device* device) {
+  for (uint32_t i = 0; i < p.units.size(); ++i) {
+    const mica_b_unit& u = p.units[i];
+    if (u.region != MICA_B_NONE || on_island(p, i)) continue;
+    char reason[256] = "";
+    const mica_status status = node_supported(device, p.partition, u.node, reason, sizeof reason);
+    if (status == MICA_OK) continue;
+    const mica_b_node& n = p.nodes[u.node];
+    char culprit[120];
+    Writer w(culprit, sizeof culprit);
+    w.put(find_op(n.op)->name);
+    if (n.name[0] != '\0') w.put(" ").put(quoted(n.name));
+    return device->error().fail(
+        status, static_cast<const char*>(culprit), ": ", device->info.backend, " cannot run it: ",
+        reason[0] != '\0' ? static_cast<const char*>(reason) : "no reason given");
+  }
+  return MICA_OK;
+}
+
+mica_status query_units(mica_plan& p, mica_device* device) {
+  if (!p.kernels.resize(p.units.size())) return device->error().out_of_memory("plan");
+  for (uint32_t i = 0; i < p.units.size(); ++i) {
+    mica_b_need& need = p.kernels[i];
+    need.struct_size = sizeof need;
+    if (on_island(p, i)) {
+      need = island_need(p, i);
+      p.units[i].numerics = need.numerics;
+      continue;
+    }
+    MICA_TRY(device->backend->query(device->handle, &p.partition, i, &need));
+    p.units[i].workspace_bytes = need.workspace_bytes;
+    p.units[i].numerics = need.numerics;
+  }
+  return MICA_OK;
+}
+
+mica_status check_homes(const mica_graph& g, mica_device* device,
+                        const mica_session_params& params) {
+  Error& error = device->error();
+  for (const mica_weights* w : g.weights)
+    if (!same_device(w->device, device))
+      return error.fail(MICA_INVALID_ARGUMENT, "the graph's weights are on another device");
+  for (const GraphCache& c : g.caches)
+    if (c.cache != params.cache)
+      return error.fail(MICA_INVALID_ARGUMENT, "the graph uses a cache that is not the session's");
+  bool writes_state = false;
+  for (const GraphNode& n : g.nodes) writes_state |= (n.op->flags & kOpState) != 0;
+  if (g.outputs.empty() && !writes_state)
+    return error.fail(MICA_INVALID_ARGUMENT, "the graph has no output and writes no state");
+  return MICA_OK;
+}
+
+// Of a weight in a layout of the device's own, a view's offset and strides say nothing.
+mica_status check_views(const mica_plan& p, const mica_graph& g, Error& error) {
+  for (uint32_t i = 1; i < g.values.size(); ++i) {
+    const GraphValue& v = g.values[i];
+    if (v.kind != ValueKind::kWeight || v.root == i || p.values[i].layout == 0) continue;
+    return error.fail(MICA_UNSUPPORTED, "a view of weight ",
+                      quoted(g.weights[v.holder]->entries[v.source].name.c_str()),
+                      ", which the device keeps in a layout of its own: mica_copy it first");
+  }
+  return MICA_OK;
+}
+
+}  // namespace
+
+mica_status node_supported(const mica_device* device, const mica_b_partition& partition,
+                           uint32_t node, char* reason, size_t capacity) {
+  if (!args_known(device, partition.nodes[node], reason, capacity)) return MICA_UNSUPPORTED;
+  return device->backend->supports(device->handle, &partition, node, reason, capacity);
+}
+
+mica_status build_partition(mica_plan& p, const mica_graph& g, mica_device* device,
+                            const mica_session_params& params) {
+  Error& error = device->error();
+  if (g.error.code() != MICA_OK) return error.fail(g.error.code(), g.error.text());
+  MICA_TRY(check_homes(g, device, params));
+  Vec<uint8_t> live(device->allocator());
+  if (!mark_live(g, live) || !copy_bytes(p.names, g.names) || !copy_bytes(p.args, g.args) ||
+      !add_values(p, g, live) || !add_nodes(p, g, live) || !add_leaves(p, g))
+    return error.out_of_memory("plan");
+  MICA_TRY(check_views(p, g, error));
+  refresh_partition(p, params.variant);
+  MICA_TRY(claim_regions(p, g, device, params.unfused != 0));
+  refresh_partition(p, params.variant);
+  MICA_TRY(place_islands(p, g, device));
+  MICA_TRY(choose_layouts(p, device));
+  MICA_TRY(check_supported(p, device));
+  MICA_TRY(query_units(p, device));
+  MICA_TRY(plan_memory(p, device->allocator(), error));
+  return make_segments(p) ? MICA_OK : error.out_of_memory("plan");
+}
+
+}  // namespace mica

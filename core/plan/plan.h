@@ -1,0 +1,87 @@
+// A plan: a graph compiled for one device. plan.cpp builds the partition, fuse.cpp claims regions,
+// memory.cpp orders units into waves and places values, explain.cpp tells about it.
+#pragma once
+#include "core/graph/graph.h"
+#include "core/graph/weights.h"
+#include "core/plan/fallback.h"
+#include "mica/session.h"
+
+namespace mica {
+
+struct PlanNamed {
+  size_t name;  // offset in names
+  uint32_t value;
+};
+
+struct PlanRefusal {
+  const char* fusion;
+  const char* where;  // the first of them
+  size_t reason;      // offset in reasons
+  uint32_t n;         // how many regions were not made for it
+};
+
+// Buffers of every plan: arena, step block, then weights, then the cache.
+enum : uint32_t { kArenaBuffer = 0, kStepBuffer = 1, kFirstWeightsBuffer = 2 };
+
+constexpr uint64_t kPlaceAlign = 256;  // of values in the arena and the step block
+
+}  // namespace mica
+
+struct mica_plan {
+  explicit mica_plan(const mica_allocator& a)
+      : values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a), names(a),
+        args(a), outputs(a), inputs(a), input_offsets(a), extent_names(a), weights(a), kernels(a),
+        refusals(a), reasons(a), island_of(a), islands(a), fallbacks(a), segments(a) {}
+  ~mica_plan();
+
+  mica_session* session = nullptr;
+  mica_b_partition partition{};
+  mica::Vec<mica_b_value> values;    // same indices as the graph's; [0] is unused
+  mica::Vec<uint32_t> roots;         // of each value, the value whose memory it is
+  mica::Vec<mica_b_node> nodes;      // live ones, views left out
+  mica::Vec<mica_b_region> regions;  // claimed
+  mica::Vec<uint32_t> members;       // of all regions
+  mica::Vec<mica_b_unit> units;
+  mica::Vec<mica_b_extent> extents;  // [0] is none
+  mica::Vec<char> names;
+  mica::Vec<char> args;
+  mica::Vec<mica::PlanNamed> outputs;
+  mica::Vec<mica::PlanNamed> inputs;
+  mica::Vec<uint64_t> input_offsets;  // of each input, what is added to its values' offsets
+  mica::Vec<size_t> extent_names;
+  mica::Vec<mica_weights*> weights;  // retained
+  mica::Vec<mica_b_need> kernels;    // a unit each
+  mica::Vec<mica::PlanRefusal> refusals;
+  mica::Vec<char> reasons;  // of the refusals
+  mica_kv_cache* cache = nullptr;
+  uint32_t cache_extent = 0;  // n_tokens
+  uint64_t arena_bytes = 0;
+  uint64_t workspace_bytes = 0;       // of the wave that needs most
+  mica::Vec<uint32_t> island_of;      // of each unit 1 + its island, 0: none. Empty: none at all
+  mica::Vec<mica::Island*> islands;   // owned
+  mica::Vec<char> fallbacks;          // lines: what fell back, where to and why
+  mica::Vec<mica::Segment> segments;  // in the order of a step; never empty
+  bool allocated = false;             // the segments are compiled
+  uint32_t arena = 0;                 // which of the session's arenas
+  bool ran = false;
+
+  const char* name_at(size_t offset) const { return names.data() + offset; }
+};
+
+namespace mica {
+// graph -> partition with units, without places of temporaries. The device must support every node.
+mica_status build_partition(mica_plan& plan, const mica_graph& graph, mica_device* device,
+                            const mica_session_params& params);
+// Whether a device runs a node; UNSUPPORTED: `reason` says why not.
+mica_status node_supported(const mica_device* device, const mica_b_partition& partition,
+                           uint32_t node, char* reason, size_t capacity);
+// Finds regions (composite ones of the graph, patterns of core/fusions) and asks the device.
+mica_status claim_regions(mica_plan& plan, const mica_graph& graph, mica_device* device,
+                          bool unfused);
+// Whether the device's kernels know all of a node's args that are not zero; else `reason` says so.
+bool args_known(const mica_device* device, const mica_b_node& node, char* reason, size_t capacity);
+// Asks in what private form the device keeps temporaries; sets their layout and bytes.
+mica_status choose_layouts(mica_plan& plan, mica_device* device);
+// Cuts units into waves, sets barriers, and places temporaries and workspaces in the arena.
+mica_status plan_memory(mica_plan& plan, const mica_allocator& allocator, Error& error);
+}  // namespace mica

@@ -1,0 +1,458 @@
+// Sessions: compiling, the memory they need, allocating it, and the step block.
+#include "core/plan/session.h"
+
+#include "core/kv/kv_cache.h"
+
+using mica::Error;
+using mica::PlanNamed;
+using mica::quoted;
+using mica::StepPlace;
+using mica::Writer;
+
+mica_plan::~mica_plan() {
+  for (const mica::Segment& segment : segments)
+    if (segment.handle != nullptr) session->device->backend->plan_release(segment.handle);
+  mica::release_islands(*this);
+  for (mica::Island* island : islands) {
+    for (mica::WeightCopy* copy : island->weights) mica::drop_weight_copy(session, copy);
+    mica::destroy(session->allocator(), island);
+  }
+  for (mica_weights* w : weights) mica_weights_release(w);
+}
+
+mica_session::~mica_session() {
+  if (running != nullptr) {  // the backend must not write to what is freed below
+    (void)mica::wait_last_segment(*running);
+    if (running->cache != nullptr) mica_kv_abandon(running->cache);
+  }
+  for (mica_plan* p : plans) mica::destroy(allocator(), p);
+  plans.clear();
+  step.reset();
+  arenas.clear();
+  kv.reset();
+  mica_kv_cache_release(cache);
+  for (mica_device* d : fallback) mica_device_release(d);
+}
+
+namespace mica {
+
+mica_status session_ready(const mica_session* s) {
+  if (s->device->lost)
+    return s->error().fail(MICA_DEVICE_LOST, "the device was lost; release what is on it");
+  for (const mica_device* d : s->fallback)
+    if (d->lost)
+      return s->error().fail(MICA_DEVICE_LOST, "the fallback device ", d->backend->name,
+                             " was lost; release what is on it");
+  if (s->running != nullptr)
+    return s->error().fail(MICA_BUSY, "a step of this session is running; wait for it first");
+  return MICA_OK;
+}
+
+StepPlace* find_place(mica_session* s, const char* name, bool is_extent) {
+  for (StepPlace& p : s->places)
+    if (p.is_extent == is_extent && p.name.equals(name)) return &p;
+  return nullptr;
+}
+
+namespace {
+
+// Adds or widens a place; offsets are given by lay_out.
+mica_status add_place(mica_session* s, const char* name, bool is_extent, mica_dtype dtype,
+                      uint64_t bytes, int64_t max) {
+  StepPlace* known = find_place(s, name, is_extent);
+  if (known != nullptr) {
+    if (known->dtype != dtype)
+      return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(name),
+                             " has another dtype in another plan of the session");
+    if (bytes > known->bytes) known->bytes = bytes;
+    if (max > known->max) known->max = max;
+    return MICA_OK;
+  }
+  StepPlace place(s->allocator());
+  place.dtype = dtype;
+  place.bytes = bytes;
+  place.is_extent = is_extent;
+  place.max = max;
+  if (!place.name.assign(name) || !s->places.push(std::move(place)))
+    return s->error().out_of_memory("session");
+  return MICA_OK;
+}
+
+mica_status add_places(mica_session* s, const mica_plan& p) {
+  for (size_t i = 1; i < p.extents.size(); ++i)
+    MICA_TRY(add_place(s, p.name_at(p.extent_names[i]), true, MICA_I32, 4, p.extents[i].max));
+  for (const PlanNamed& in : p.inputs) {
+    const mica_b_value& v = p.values[in.value];
+    MICA_TRY(add_place(s, p.name_at(in.name), false, v.dtype, v.bytes, 0));
+  }
+  return MICA_OK;
+}
+
+// Calls at(place, offset) for every place, in order; returns the bytes of the step block.
+template <class Places, class At>
+uint64_t lay_out(Places& places, const At& at) {
+  uint64_t end = 0;
+  for (auto& place : places) {
+    const uint64_t offset = align_up(end, place.is_extent ? uint64_t{4} : kPlaceAlign);
+    end = offset + place.bytes;
+    at(place, offset);
+  }
+  return end == 0 ? kPlaceAlign : align_up(end, kPlaceAlign);
+}
+
+// Points the plan's inputs and extents at their places. An input's views move with it.
+void bind_places(mica_session* s, mica_plan& p) {
+  for (size_t i = 1; i < p.extents.size(); ++i)
+    p.extents[i].offset = find_place(s, p.name_at(p.extent_names[i]), true)->offset;
+  for (size_t i = 0; i < p.inputs.size(); ++i) {
+    const uint64_t offset = find_place(s, p.name_at(p.inputs[i].name), false)->offset;
+    for (uint32_t v = 1; v < p.values.size(); ++v)
+      if (p.roots[v] == p.inputs[i].value) p.values[v].offset += offset - p.input_offsets[i];
+    p.input_offsets[i] = offset;
+  }
+}
+
+// Of the arena that the plans added since the last allocate need; 0: there are none.
+uint64_t new_arena_bytes(const mica_session* s) {
+  uint64_t bytes = 0;
+  for (const mica_plan* p : s->plans) {
+    if (p->allocated) continue;
+    const uint64_t need = p->arena_bytes > 0 ? p->arena_bytes : kPlaceAlign;
+    bytes = need > bytes ? need : bytes;
+  }
+  return bytes;
+}
+
+bool weights_counted(const mica_session* s, size_t i_plan, size_t i_weights) {
+  const mica_weights* w = s->plans[i_plan]->weights[i_weights];
+  for (size_t i = 0; i <= i_plan; ++i)
+    for (size_t k = 0; k < (i == i_plan ? i_weights : s->plans[i]->weights.size()); ++k)
+      if (s->plans[i]->weights[k] == w) return true;
+  return false;
+}
+
+// Beside buffers: for the plans, and, if it is not there yet, for any of them.
+uint64_t reserve_bytes(const mica_session* s, bool first) {
+  const mica_device& d = *s->device;
+  if (d.backend->reserve == nullptr || s->plans.empty()) return 0;
+  uint64_t bytes = first ? d.backend->reserve(d.handle, nullptr) : 0;
+  for (const mica_plan* p : s->plans)
+    for (const Segment& segment : p->segments)
+      if (segment.island == 0) bytes += d.backend->reserve(d.handle, &segment.partition);
+  return bytes;
+}
+
+// The budget is for all of the session; what the device has free, for what is not there yet.
+mica_status check_room(mica_session* s) {
+  const uint64_t budget = s->device->context->memory_budget_bytes, free = free_bytes(s->device);
+  mica_memory need{};
+  MICA_TRY(mica_session_memory(s, &need));
+  const bool over_budget = budget != 0 && need.total_bytes > budget;
+  const uint64_t more = new_arena_bytes(s) + need.step_bytes +
+                        (s->kv.handle() == nullptr ? need.kv_bytes : uint64_t{0}) +
+                        reserve_bytes(s, s->arenas.empty());
+  if (!over_budget && (free == 0 || more <= free)) return MICA_OK;
+  char text[300];
+  Writer w(text, sizeof text);
+  w.put("the session needs ").put_bytes(over_budget ? need.total_bytes : more);
+  w.put(over_budget ? " (weights " : " beside the weights (weights ").put_bytes(need.weights_bytes);
+  w.put(", KV cache ").put_bytes(need.kv_bytes);
+  w.put(", activations ").put_bytes(need.activations_bytes);
+  if (need.reserve_bytes != 0) w.put(", driver ").put_bytes(need.reserve_bytes);
+  if (need.fallback_bytes != 0) w.put(", fallback ").put_bytes(need.fallback_bytes);
+  if (over_budget) {
+    w.put("), the budget is ").put_bytes(budget);
+  } else {
+    w.put("), ", s->device->backend->name, " has ").put_bytes(free).put(" free");
+  }
+  w.put("; lower the context, the batch or the KV dtype");
+  return s->error().fail(MICA_OVER_BUDGET, static_cast<const char*>(text));
+}
+
+mica_status check_loaded(mica_session* s) {
+  for (const mica_plan* p : s->plans)
+    for (const mica_weights* w : p->weights)
+      if (!w->loaded)
+        return s->error().fail(MICA_INVALID_ARGUMENT, "load the weights before allocating");
+  return MICA_OK;
+}
+
+// What an allocate makes beside the old, until all of it exists.
+struct Fresh {
+  explicit Fresh(const mica_allocator& a) : old_offsets(a), handles(a) {}
+  Buffer arena, step, kv;
+  uint64_t step_bytes = 0;
+  Vec<uint64_t> old_offsets;  // of the places
+  Vec<mica_b_plan*> handles;  // of the plans' segments on the session's device, in order
+};
+
+mica_status backend_compile(mica_session* s, const mica_plan& p, Fresh& fresh) {
+  const Buffer& arena = p.allocated ? s->arenas[p.arena] : fresh.arena;
+  const Buffer& kv = s->kv.handle() != nullptr ? s->kv : fresh.kv;
+  Vec<mica_b_buffer*> buffers(s->allocator());
+  bool ok = buffers.push(arena.handle()) && buffers.push(fresh.step.handle());
+  for (const mica_weights* w : p.weights) ok = ok && buffers.push(w->buffer.handle());
+  if (p.cache != nullptr) ok = ok && buffers.push(kv.handle());
+  if (!ok) return s->error().out_of_memory("session");
+  for (const Segment& segment : p.segments) {
+    if (segment.island != 0) continue;
+    mica_b_plan* handle = nullptr;
+    MICA_TRY(s->device->backend->compile(s->device->handle, &segment.partition, buffers.data(),
+                                         &handle));
+    (void)fresh.handles.push(handle);
+  }
+  return MICA_OK;
+}
+
+// Places only grow: what an old one holds is kept at its new offset, what is new is zero.
+mica_status move_places(mica_session* s, const Fresh& fresh) {
+  for (size_t i = 0; i < s->places.size(); ++i) {
+    const StepPlace& place = s->places[i];
+    if (place.held_bytes == 0) continue;
+    MICA_TRY(s->device->backend->buffer_copy(fresh.step.handle(), place.offset, s->step.handle(),
+                                             fresh.old_offsets[i], place.held_bytes));
+  }
+  return MICA_OK;
+}
+
+mica_status make_fresh(mica_session* s, Fresh& fresh) {
+  MICA_TRY(fresh.arena.create(s->device, new_arena_bytes(s), "the activations' arena"));
+  if (s->cache != nullptr && s->kv.handle() == nullptr)
+    MICA_TRY(fresh.kv.create(s->device, s->cache->bytes, "the KV cache"));
+  MICA_TRY(fresh.step.create(s->device, fresh.step_bytes, "the step block"));
+  MICA_TRY(move_places(s, fresh));
+  for (const mica_plan* p : s->plans) MICA_TRY(backend_compile(s, *p, fresh));
+  for (mica_plan* p : s->plans)
+    if (!p->allocated) MICA_TRY(allocate_islands(*p));
+  return MICA_OK;
+}
+
+mica_status allocate_session(mica_session* s) {
+  if (new_arena_bytes(s) == 0) return MICA_OK;
+  MICA_TRY(check_loaded(s));
+  MICA_TRY(check_room(s));
+  Fresh fresh(s->allocator());
+  size_t n_segments = 0;
+  for (const mica_plan* p : s->plans) n_segments += p->segments.size();
+  bool ok = s->arenas.reserve(s->arenas.size() + 1) && fresh.handles.reserve(n_segments);
+  for (const StepPlace& place : s->places) ok = ok && fresh.old_offsets.push(place.offset);
+  if (!ok) return s->error().out_of_memory("session");
+  fresh.step_bytes =
+      lay_out(s->places, [](StepPlace& place, uint64_t offset) { place.offset = offset; });
+  for (mica_plan* p : s->plans) bind_places(s, *p);
+  const mica_status status = make_fresh(s, fresh);
+  if (status != MICA_OK) {
+    for (mica_b_plan* handle : fresh.handles) s->device->backend->plan_release(handle);
+    for (size_t i = 0; i < s->places.size(); ++i) s->places[i].offset = fresh.old_offsets[i];
+    for (mica_plan* p : s->plans) {
+      bind_places(s, *p);
+      if (!p->allocated) release_islands(*p);
+    }
+    return status;
+  }
+  size_t i_handle = 0;
+  for (mica_plan* p : s->plans) {
+    if (!p->allocated) p->arena = static_cast<uint32_t>(s->arenas.size());
+    p->allocated = true;
+    for (Segment& segment : p->segments) {
+      if (segment.island != 0) continue;
+      if (segment.handle != nullptr) s->device->backend->plan_release(segment.handle);
+      segment.handle = fresh.handles[i_handle++];
+    }
+  }
+  (void)s->arenas.push(std::move(fresh.arena));
+  s->step = std::move(fresh.step);
+  for (StepPlace& place : s->places) place.held_bytes = place.bytes;
+  if (fresh.kv.handle() != nullptr) s->kv = std::move(fresh.kv);
+  return MICA_OK;
+}
+
+mica_status compile_one(mica_session* s, const mica_graph* graph, mica_plan** out) {
+  if (graph == nullptr) return s->error().fail(MICA_INVALID_ARGUMENT, "graph is NULL");
+  mica_plan* p = create<mica_plan>(s->allocator(), s->allocator());
+  if (p == nullptr) return s->error().out_of_memory("plan");
+  p->session = s;
+  mica_session_params params = s->params;
+  params.variant = s->variant.size() > 0 ? s->variant.c_str() : nullptr;
+  mica_status status = build_partition(*p, *graph, s->device, params);
+  if (status == MICA_OK) status = add_places(s, *p);
+  if (status == MICA_OK && !s->plans.push(p)) status = s->error().out_of_memory("session");
+  if (status != MICA_OK) {
+    destroy(s->allocator(), p);
+    return status;
+  }
+  *out = p;
+  return MICA_OK;
+}
+
+// What a compile that fails must leave of the places: those there were, as large as they were.
+class PlacesBefore {
+ public:
+  explicit PlacesBefore(mica_session* s) : session_(s), sizes_(s->allocator()) {}
+  [[nodiscard]] bool record() {
+    for (const StepPlace& p : session_->places)
+      if (!sizes_.push({p.bytes, p.max})) return false;
+    return true;
+  }
+  void restore() const {
+    Vec<StepPlace>& places = session_->places;
+    while (places.size() > sizes_.size()) places.pop();
+    for (size_t i = 0; i < places.size(); ++i) {
+      places[i].bytes = sizes_[i].bytes;
+      places[i].max = sizes_[i].max;
+    }
+  }
+
+ private:
+  struct Size {
+    uint64_t bytes;
+    int64_t max;
+  };
+  mica_session* session_;
+  Vec<Size> sizes_;
+};
+
+// The place of an input, when `bytes` at `offset` can be moved to or from it.
+mica_status reach(mica_session* s, const char* input, uint64_t offset, const void* data,
+                  uint64_t bytes, const StepPlace** out) {
+  const StepPlace* place = find_place(s, input, false);
+  if (place == nullptr)
+    return s->error().fail(MICA_NOT_FOUND, "no plan has an input ", quoted(input));
+  if (data == nullptr || !range_fits(offset, bytes, place->bytes))
+    return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(input), " has ", place->bytes,
+                           " bytes; ", bytes, " at ", offset, " do not fit");
+  if (place->held_bytes == 0 || !range_fits(offset, bytes, place->held_bytes))
+    return s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+  *out = place;
+  return MICA_OK;
+}
+
+}  // namespace
+}  // namespace mica
+
+extern "C" {
+
+mica_status mica_session_create(mica_device* device, const mica_session_params* params,
+                                mica_session** out_session) {
+  if (device == nullptr || out_session == nullptr) return MICA_INVALID_ARGUMENT;
+  *out_session = nullptr;
+  const mica_session_params defaults = MICA_SESSION_PARAMS_INIT;
+  if (params == nullptr) params = &defaults;
+  Error& error = device->error();
+  if (params->struct_size != sizeof(mica_session_params))
+    return error.fail(MICA_INVALID_ARGUMENT, "session: struct_size is not of this version");
+  if (params->cache != nullptr && !mica::same_device(params->cache->device, device))
+    return error.fail(MICA_INVALID_ARGUMENT, "session: the cache is for another device");
+  for (uint32_t i = 0; i < params->n_fallback; ++i)
+    if (params->fallback == nullptr || params->fallback[i] == nullptr ||
+        params->fallback[i]->context != device->context)
+      return error.fail(MICA_INVALID_ARGUMENT,
+                        "session: a fallback device is NULL or of another context");
+  auto* s = mica::create<mica_session>(device->allocator(), device);
+  if (s == nullptr) return error.out_of_memory("session");
+  s->params = *params;
+  s->params.fallback = nullptr;  // the caller's array; the devices are in s->fallback
+  bool ok = s->fallback.reserve(params->n_fallback);
+  for (uint32_t i = 0; ok && i < params->n_fallback; ++i)
+    ok = s->fallback.push(mica::retain(params->fallback[i]));
+  if (params->cache != nullptr) s->cache = mica::retain(params->cache);
+  if (!ok || (params->variant != nullptr && !s->variant.assign(params->variant))) {
+    mica_session_release(s);
+    return error.out_of_memory("session");
+  }
+  *out_session = s;
+  return MICA_OK;
+}
+
+void mica_session_release(mica_session* session) {
+  if (session == nullptr) return;
+  mica_device* device = session->device;
+  mica::destroy(device->allocator(), session);
+  mica_device_release(device);
+}
+
+mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
+                                 mica_graph* const* graphs, mica_plan** out_plans) {
+  if (session == nullptr) return MICA_INVALID_ARGUMENT;
+  if (graphs == nullptr || out_plans == nullptr || n_graphs == 0)
+    return session->error().fail(MICA_INVALID_ARGUMENT, "compile: no graphs");
+  MICA_TRY(mica::session_ready(session));
+  const size_t n_before = session->plans.size();
+  mica::PlacesBefore places(session);
+  if (!places.record()) return session->error().out_of_memory("session");
+  for (uint32_t i = 0; i < n_graphs; ++i) {
+    const mica_status status = mica::compile_one(session, graphs[i], &out_plans[i]);
+    if (status == MICA_OK) continue;
+    while (session->plans.size() > n_before) {  // all or none
+      mica::destroy(session->allocator(), session->plans.back());
+      session->plans.pop();
+    }
+    places.restore();
+    for (uint32_t k = 0; k < n_graphs; ++k) out_plans[k] = nullptr;
+    return status;
+  }
+  return MICA_OK;
+}
+
+mica_status mica_session_memory(const mica_session* session, mica_memory* out_memory) {
+  if (session == nullptr || out_memory == nullptr) return MICA_INVALID_ARGUMENT;
+  mica_memory m{};
+  for (size_t i = 0; i < session->plans.size(); ++i) {
+    const mica_plan* p = session->plans[i];
+    for (size_t k = 0; k < p->weights.size(); ++k)
+      if (!mica::weights_counted(session, i, k)) m.weights_bytes += p->weights[k]->bytes;
+    if (p->workspace_bytes > m.workspace_bytes) m.workspace_bytes = p->workspace_bytes;
+  }
+  for (const mica::Buffer& b : session->arenas) m.activations_bytes += b.bytes();
+  m.activations_bytes += mica::new_arena_bytes(session);
+  if (session->cache != nullptr) m.kv_bytes = session->cache->bytes;
+  if (!session->plans.empty())
+    m.step_bytes = mica::lay_out(session->places, [](const StepPlace&, uint64_t) {});
+  m.fallback_bytes = mica::fallback_bytes(session);
+  m.reserve_bytes = mica::reserve_bytes(session, true);
+  m.total_bytes = m.weights_bytes + m.kv_bytes + m.activations_bytes + m.step_bytes +
+                  m.reserve_bytes + m.fallback_bytes;
+  *out_memory = m;
+  return MICA_OK;
+}
+
+mica_status mica_session_allocate(mica_session* session) {
+  if (session == nullptr) return MICA_INVALID_ARGUMENT;
+  MICA_TRY(mica::session_ready(session));
+  return mica::allocate_session(session);
+}
+
+mica_status mica_session_set(mica_session* session, const char* input, uint64_t offset,
+                             const void* data, uint64_t bytes) {
+  if (session == nullptr || input == nullptr) return MICA_INVALID_ARGUMENT;
+  MICA_TRY(mica::session_ready(session));
+  const StepPlace* place = nullptr;
+  MICA_TRY(mica::reach(session, input, offset, data, bytes, &place));
+  return session->device->backend->buffer_write(session->step.handle(), place->offset + offset,
+                                                data, bytes);
+}
+
+mica_status mica_session_set_extent(mica_session* session, const char* extent, int64_t value) {
+  if (session == nullptr || extent == nullptr) return MICA_INVALID_ARGUMENT;
+  MICA_TRY(mica::session_ready(session));
+  StepPlace* place = mica::find_place(session, extent, true);
+  if (place == nullptr)
+    return session->error().fail(MICA_NOT_FOUND, "no plan has an extent ", quoted(extent));
+  if (value < 0 || value > place->max)
+    return session->error().fail(MICA_INVALID_ARGUMENT, "extent ", quoted(extent), ": ", value,
+                                 " is not in 0 to ", place->max);
+  place->value = value;
+  return MICA_OK;
+}
+
+mica_status mica_session_get(mica_session* session, const char* input, uint64_t offset, void* dst,
+                             uint64_t bytes) {
+  if (session == nullptr || input == nullptr) return MICA_INVALID_ARGUMENT;
+  MICA_TRY(mica::session_ready(session));
+  const StepPlace* place = nullptr;
+  MICA_TRY(mica::reach(session, input, offset, dst, bytes, &place));
+  return session->device->backend->buffer_read(session->step.handle(), place->offset + offset, dst,
+                                               bytes);
+}
+
+}  // extern "C"

@@ -1,0 +1,53 @@
+// A session: plans, their arenas, the step block and the storage of a cache.
+#pragma once
+#include "core/plan/plan.h"
+
+namespace mica {
+
+// A place in the step block: an input, or an extent's value.
+struct StepPlace {
+  explicit StepPlace(const mica_allocator& a) : name(a) {}
+  Text name;
+  mica_dtype dtype = MICA_I32;
+  uint64_t bytes = 0, offset = 0;
+  uint64_t held_bytes = 0;  // of them, in the step block that is allocated; the rest comes later
+  bool is_extent = false;
+  int64_t max = 0;     // of extents: the largest of all plans
+  int64_t value = -1;  // of extents: -1 while never set
+};
+
+}  // namespace mica
+
+struct mica_session {
+  explicit mica_session(mica_device* d)
+      : device(mica::retain(d)), variant(d->allocator()), plans(d->allocator()),
+        places(d->allocator()), arenas(d->allocator()), fallback(d->allocator()),
+        copies(d->allocator()) {}
+  ~mica_session();
+
+  mica_device* device;
+  mica_kv_cache* cache = nullptr;  // retained
+  mica_session_params params{};
+  mica::Text variant;
+  mica::Vec<mica_plan*> plans;
+  mica::Vec<mica::StepPlace> places;
+  mica::Buffer step;
+  mica::Vec<mica::Buffer> arenas;  // one an allocate that had new plans
+  mica::Buffer kv;
+  mica::Vec<mica_device*> fallback;     // retained
+  mica::Vec<mica::WeightCopy*> copies;  // of the plans' islands
+  mica_plan* running = nullptr;         // submitted and not waited for
+
+  const mica_allocator& allocator() const { return device->allocator(); }
+  mica::Error& error() const { return device->error(); }
+};
+
+namespace mica {
+// MICA_OK unless a device of the session is lost or a step is in flight.
+mica_status session_ready(const mica_session* session);
+StepPlace* find_place(mica_session* session, const char* name, bool is_extent);
+// Of the coming step: what was set, or the maximum while nothing was.
+int64_t extent_value(const mica_plan& plan, uint32_t extent);
+// "12" -> 12: the group in the name of a cache's hidden input.
+uint32_t group_number(const char* digits);
+}  // namespace mica

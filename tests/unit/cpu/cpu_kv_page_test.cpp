@@ -1,0 +1,265 @@
+// KV pages of the CPU backend: their bytes, appending against the reference encoders bit by bit,
+// and attention over tables of any content, for every instruction set this machine has.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/isa.h"
+#include "backends/cpu/kernels/attention/kv_page.h"
+#include "backends/cpu/kv_page.h"
+#include "core/base/dtype.h"
+#include "mica/kv_cache.h"
+#include "ops/attention/attention_args.h"
+#include "tests/unit/plan/odd_value.h"
+
+namespace mica::cpu {
+#define MICA_TEST_ISA(isa)                   \
+  namespace isa {                            \
+  extern const KernelList kernels_attention; \
+  extern const KernelList kernels_kv_append; \
+  }
+MICA_TEST_ISA(plain)
+#if defined(__x86_64__)
+MICA_TEST_ISA(avx2)
+MICA_TEST_ISA(avx512)
+#endif
+}  // namespace mica::cpu
+
+namespace {
+
+using namespace mica;
+using namespace mica::cpu;
+
+constexpr mica_dtype kTypes[] = {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0};
+constexpr int64_t kPages = 3;
+
+struct Kernels {
+  Isa isa;
+  const KernelList* attention;
+  const KernelList* append;
+};
+std::vector<Kernels> kernels_here() {
+  std::vector<Kernels> all = {{Isa::plain, &plain::kernels_attention, &plain::kernels_kv_append}};
+#if defined(__x86_64__)
+  all.push_back({Isa::avx2, &avx2::kernels_attention, &avx2::kernels_kv_append});
+  all.push_back({Isa::avx512, &avx512::kernels_attention, &avx512::kernels_kv_append});
+#endif
+  while (all.back().isa > cpu_info().best) all.pop_back();
+  return all;
+}
+
+// One layer's K or V with the plain rows it holds beside it.
+struct State {
+  mica_b_kv_desc desc;
+  uint32_t layout = 0;
+  uint64_t page_bytes = 0;
+  std::vector<char> pages;
+
+  State(mica_dtype dtype, uint32_t head_dim, uint32_t n_kv_heads, bool is_v)
+      : desc{dtype, head_dim, n_kv_heads, is_v ? 1u : 0u} {
+    EXPECT_EQ(kv_layout(nullptr, &desc, &layout, &page_bytes), MICA_OK);
+    pages.resize(page_bytes * kPages);
+  }
+  uint32_t elems() const {  // of a row, padded to whole blocks
+    const uint32_t block = find_dtype(desc.dtype)->info.block_elems;
+    return (desc.head_dim + block - 1) / block * block;
+  }
+  char* page(int64_t i) { return pages.data() + page_bytes * static_cast<uint64_t>(i); }
+  void put(int64_t slot, uint32_t head, const std::vector<char>& row) {
+    kv_pack_cell(desc, page(slot / 64), head, static_cast<uint32_t>(slot % 64), row.data());
+  }
+  std::vector<char> get(int64_t slot, uint32_t head) {
+    std::vector<char> row(kv_row_bytes(desc));
+    kv_unpack_cell(desc, page(slot / 64), head, static_cast<uint32_t>(slot % 64), row.data());
+    return row;
+  }
+  std::vector<char> encode(const float* x) {
+    std::vector<float> padded(elems(), 0.0f);
+    std::copy(x, x + desc.head_dim, padded.begin());
+    std::vector<char> row(kv_row_bytes(desc));
+    find_dtype(desc.dtype)->encode(padded.data(), row.data(), padded.size());
+    return row;
+  }
+};
+
+Tensor tensor(mica_dtype dtype, std::vector<int64_t> dim, void* data, uint32_t layout = 0) {
+  Tensor t = {};
+  t.dtype = dtype;
+  t.layout = layout;
+  t.data = static_cast<char*>(data);
+  t.stride[0] = find_dtype(dtype)->info.block_bytes;
+  for (size_t i = 0; i < 4; ++i) {
+    t.dim[i] = i < dim.size() ? dim[i] : 1;
+    if (i > 0) t.stride[i] = t.stride[i - 1] * t.dim[i - 1];
+  }
+  return t;
+}
+Tensor tensor(State& s) {
+  return tensor(s.desc.dtype, {s.desc.head_dim, s.desc.n_kv_heads, kPages * 64}, s.pages.data(),
+                s.layout);
+}
+
+void run(const Kernel& kernel, Call& call) {
+  ASSERT_EQ(kernel.supports(call), nullptr);
+  std::vector<char> workspace(kernel.workspace != nullptr ? kernel.workspace(call) : 0);
+  std::vector<char> scratch(kernel.scratch != nullptr ? kernel.scratch(call) : 0);
+  call.workspace = workspace.data();
+  for (uint32_t phase = 0; phase < kernel.n_phases; ++phase) {
+    kernel.run(call, phase, 0, kernel.items(call, phase), scratch.data());
+  }
+}
+
+TEST(CpuKvPage, SizesAndRefusals) {
+  uint32_t layout = 0;
+  uint64_t bytes = 0;
+  const auto page_bytes = [&](mica_dtype dtype, uint32_t head_dim, bool is_v) {
+    const mica_b_kv_desc desc = {dtype, head_dim, 3, is_v ? 1u : 0u};
+    return kv_layout(nullptr, &desc, &layout, &bytes) == MICA_OK ? bytes : 0;
+  };
+  EXPECT_EQ(page_bytes(MICA_F16, 64, false), 64u * 3 * 64 * 2);
+  EXPECT_EQ(layout, kLayoutKPage);
+  EXPECT_EQ(page_bytes(MICA_F16, 64, true), 64u * 3 * 64 * 2);
+  EXPECT_EQ(layout, kLayoutVPage);
+  EXPECT_EQ(page_bytes(MICA_F32, 20, false), 64u * 3 * 20 * 4);
+  EXPECT_EQ(page_bytes(MICA_F32, 20, true), 64u * 3 * 32 * 4);    // padded to 16
+  EXPECT_EQ(page_bytes(MICA_Q8_0, 80, false), 64u * 3 * 3 * 34);  // padded to 32
+  EXPECT_EQ(page_bytes(MICA_Q4_0, 80, true), 64u * 3 * 3 * 18);
+  const mica_b_kv_desc wrong_type = {MICA_Q4_K, 256, 1, 0};
+  EXPECT_EQ(kv_layout(nullptr, &wrong_type, &layout, &bytes), MICA_UNSUPPORTED);
+  const mica_b_kv_desc no_heads = {MICA_F16, 64, 0, 0};
+  EXPECT_EQ(kv_layout(nullptr, &no_heads, &layout, &bytes), MICA_INVALID_ARGUMENT);
+}
+
+// Every cell has bytes of its own, inside the page, and they decode to what was put there.
+TEST(CpuKvPage, CellsAreApart) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (const mica_dtype dtype : kTypes) {
+    for (const bool is_v : {false, true}) {
+      for (const uint32_t head_dim : {1u, 33u, 64u, 80u}) {
+        State s(dtype, head_dim, 2, is_v);
+        std::vector<std::vector<char>> rows;
+        for (int64_t i = 0; i < kPages * 64 * 2; ++i) {
+          std::vector<float> x(head_dim);
+          for (float& v : x) v = normal(random);
+          rows.push_back(s.encode(x.data()));
+          s.put(i / 2, static_cast<uint32_t>(i % 2), rows.back());
+        }
+        KvPage page;
+        ASSERT_TRUE(kv_page(dtype, is_v, head_dim, 2, &page));
+        for (int64_t i = 0; i < kPages * 64 * 2; ++i) {
+          const std::vector<char>& row = rows[static_cast<size_t>(i)];
+          ASSERT_EQ(s.get(i / 2, static_cast<uint32_t>(i % 2)), row);
+          std::vector<float> x(s.elems());
+          find_dtype(dtype)->decode(row.data(), x.data(), x.size());
+          const char* head = s.page(i / 2 / 64) + i % 2 * page.head_bytes;
+          for (uint32_t j = 0; j < head_dim; ++j) {
+            ASSERT_EQ(kv_element(page, head, i / 2 % 64, j), x[j]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// The addressed cells hold the reference encoder's bits, all others are as they were.
+TEST(CpuKvPage, AppendIsBitExact) {
+  std::mt19937 random(2);
+  for (int round = 0; round < 60; ++round) {
+    for (const mica_dtype dtype : kTypes) {
+      const mica_dtype from = kTypes[random() % 3];
+      const auto head_dim = static_cast<uint32_t>(1 + random() % 140);
+      const auto n_heads = static_cast<uint32_t>(1 + random() % 3);
+      const int64_t n_tokens = 1 + random() % 20;
+      State before(dtype, head_dim, n_heads, random() % 2 != 0);
+      for (char& c : before.pages) c = static_cast<char>(random());
+      std::vector<float> x(static_cast<size_t>(n_tokens) * n_heads * head_dim);
+      const float sigma = std::pow(10.0f, static_cast<float>(random() % 14) - 8);
+      for (float& v : x) v = round % 7 == 0 ? 0.0f : odd_value(random, sigma);
+      std::vector<char> rows(x.size() * find_dtype(from)->info.block_bytes);
+      find_dtype(from)->encode(x.data(), rows.data(), x.size());
+      find_dtype(from)->decode(rows.data(), x.data(), x.size());
+      std::vector<int32_t> slots;
+      State after = before;
+      for (int64_t t = 0; t < n_tokens; ++t) {
+        slots.push_back(static_cast<int32_t>(random() % (kPages * 64 + 20)) - 10);
+        if (slots.back() < 0 || slots.back() >= kPages * 64) continue;
+        for (uint32_t h = 0; h < n_heads; ++h) {
+          after.put(slots.back(), h,
+                    after.encode(&x[(static_cast<size_t>(t) * n_heads + h) * head_dim]));
+        }
+      }
+      for (const Kernels& kernels : kernels_here()) {
+        State got = before;
+        Call call = {};
+        call.n_in = 3;
+        call.in[0] = call.out = tensor(got);
+        call.in[1] = tensor(from, {head_dim, n_heads, n_tokens}, rows.data());
+        call.in[2] = tensor(MICA_I32, {n_tokens}, slots.data());
+        run(kernels.append->rows[0], call);
+        ASSERT_TRUE(got.pages == after.pages)
+            << isa_name(kernels.isa) << " " << find_dtype(dtype)->info.name << " from "
+            << find_dtype(from)->info.name << ", head_dim " << head_dim;
+      }
+    }
+  }
+}
+
+// Whatever the words of a table are, nothing outside the tensors is touched (sanitizers see it),
+// every result is written, and both variants agree.
+TEST(CpuKvPage, AttentionOverAnyTable) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  constexpr int64_t kTokens = 3, kHeads = 6, kKvHeads = 2, kDimK = 40, kDimV = 24;
+  const mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4};
+  const auto any = [&](int64_t most) {
+    if (random() % 16 == 0) return static_cast<int32_t>(random());
+    return static_cast<int32_t>(random() % static_cast<uint64_t>(most + 2)) - 1;
+  };
+  for (int round = 0; round < 300; ++round) {
+    State k(kTypes[random() % 5], kDimK, kKvHeads, false);
+    State v(kTypes[random() % 5], kDimV, kKvHeads, true);
+    for (State* s : {&k, &v}) {
+      for (int64_t i = 0; i < kPages * 64 * kKvHeads; ++i) {
+        std::vector<float> x(s->desc.head_dim);
+        for (float& value : x) value = normal(random);
+        s->put(i / kKvHeads, static_cast<uint32_t>(i % kKvHeads), s->encode(x.data()));
+      }
+    }
+    std::vector<float> q(kDimK * kHeads * kTokens);
+    for (float& value : q) value = normal(random);
+    std::vector<int32_t> positions = {any(200), any(200), any(200)};
+    std::vector<int32_t> table(MICA_KV_TABLE_WORDS(4, 12));
+    table[0] = 1 + static_cast<int32_t>(random() % 4);
+    // Spans rise, so that no two sequences have one token.
+    for (size_t i = 1; i < 5; ++i) {
+      table[1 + i] = std::min(3, table[i] + static_cast<int>(random() % 3));
+    }
+    for (size_t i = 0; i < 5; ++i) table[6 + i] = any(12);
+    for (size_t i = 11; i < table.size(); ++i) table[i] = any((i - 11) % 5 == 0 ? 2 : 64);
+    for (const Kernels& kernels : kernels_here()) {
+      std::vector<float> out[2];
+      for (const uint32_t row : {0u, 1u}) {
+        out[row].assign(kDimV * kHeads * kTokens, NAN);
+        Call call = {};
+        call.n_in = 7;
+        call.args = &args;
+        call.in[0] = tensor(MICA_F32, {kDimK, kHeads, kTokens}, q.data());
+        call.in[1] = tensor(k);
+        call.in[2] = tensor(v);
+        call.in[3] = tensor(MICA_I32, {kTokens}, positions.data());
+        call.in[4] = tensor(MICA_I32, {static_cast<int64_t>(table.size())}, table.data());
+        call.out = tensor(MICA_F32, {kDimV, kHeads, kTokens}, out[row].data());
+        run(kernels.attention->rows[row], call);
+      }
+      for (size_t i = 0; i < out[0].size(); ++i) ASSERT_NEAR(out[0][i], out[1][i], 1e-4);
+    }
+  }
+}
+
+}  // namespace
