@@ -128,10 +128,17 @@ inline void round_to_halves(double* row, int64_t n) {
     row[i] = f16_to_f32(f32_to_f16(static_cast<float>(row[i] * scale))) / scale;
 }
 
+// Rounds a row of a weight as a kernel of these numerics does.
+inline void round_weights(mica_numerics numerics, mica_dtype dtype, double* row, int64_t n) {
+  if (numerics != MICA_NUM_F16_W || !is_quantized(dtype)) return;
+  for (int64_t i = 0; i < n; ++i) row[i] = f16_to_f32(f32_to_f16(static_cast<float>(row[i])));
+}
+
 // Rounds a row of activations (values of F32, F16 or BF16) as a kernel of these numerics does.
 inline void round_activations(mica_numerics numerics, double* row, int64_t n) {
   switch (numerics) {
     case MICA_NUM_F16:
+    case MICA_NUM_F16_W:
       return round_to_halves(row, n);
     case MICA_NUM_BF16:
       for (int64_t i = 0; i < n; ++i) row[i] = bf16_to_f32(f32_to_bf16(static_cast<float>(row[i])));

@@ -1,7 +1,9 @@
 // The reference backend: every op's own double-precision reference, one unit after another.
 // Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics
 // do; ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) *
-// sum |t|, instead of its value. The conformance suite derives its bounds from these. ",fused"
+// sum |t|, instead of its value. ",jitter3" moves every element of every F32 result a little, as
+// sums of another order would, the third way: what comes of it shows how much of a difference the
+// roundings behind it can make. The conformance suite derives its bounds from these. ",fused"
 // claims every region and runs its members in their order, for tests of the core's fusions.
 #include "core/base/context.h"
 #include "core/graph/op.h"
@@ -22,6 +24,7 @@ struct Device {
   const mica_host* host;
   mica_numerics numerics;
   bool bound, fused;
+  uint32_t jitter;  // 0: none
 };
 
 struct Memory {
@@ -50,9 +53,9 @@ Plan* of(mica_b_plan* p) { return reinterpret_cast<Plan*>(p); }
 constexpr struct {
   const char* name;
   mica_numerics numerics;
-} kOptions[] = {{"", MICA_NUM_F64},         {"f64", MICA_NUM_F64},   {"f32", MICA_NUM_F32},
-                {"f16", MICA_NUM_F16},      {"bf16", MICA_NUM_BF16}, {"q8_32", MICA_NUM_Q8_32},
-                {"q8_256", MICA_NUM_Q8_256}};
+} kOptions[] = {{"", MICA_NUM_F64},          {"f64", MICA_NUM_F64},    {"f32", MICA_NUM_F32},
+                {"f16", MICA_NUM_F16},       {"bf16", MICA_NUM_BF16},  {"q8_32", MICA_NUM_Q8_32},
+                {"q8_256", MICA_NUM_Q8_256}, {"f16_w", MICA_NUM_F16_W}};
 
 mica_status fail(const mica_host* host, mica_status status, const char* text) {
   host->set_error(host->user, status, text);
@@ -65,7 +68,7 @@ mica_status device_info(const mica_host*, uint32_t, mica_device_info* out) {
   *out = {};
   mica::Writer(out->backend, sizeof out->backend).put("ref");
   mica::Writer(out->name, sizeof out->name).put("double-precision reference");
-  mica::Writer(out->options, sizeof out->options).put("f64, f32, f16, bf16, q8_32, q8_256");
+  mica::Writer(out->options, sizeof out->options).put("f64, f32, f16, f16_w, bf16, q8_32, q8_256");
   out->is_cpu = 1;
   return MICA_OK;
 }
@@ -79,17 +82,21 @@ mica_status device_open(const mica_host* host, const char* option, mica_b_device
   while (option[length] != '\0' && option[length] != ',') ++length;
   const bool bound = std::strcmp(option + length, ",bound") == 0;
   const bool fused = std::strcmp(option + length, ",fused") == 0;
+  uint32_t jitter = 0;
+  if (std::strncmp(option + length, ",jitter", 7) == 0)
+    for (const char* c = option + length + 7; *c >= '0' && *c <= '9' && jitter < 1000; ++c)
+      jitter = jitter * 10 + static_cast<uint32_t>(*c - '0');
   for (const auto& o : kOptions) {
     if (std::strlen(o.name) != length || std::memcmp(o.name, option, length) != 0) continue;
-    if (option[length] != '\0' && !bound && !fused) break;
+    if (option[length] != '\0' && !bound && !fused && jitter == 0) break;
     auto* d = mica::create<Device>(*host->allocator);
     if (d == nullptr) return fail(host, MICA_OUT_OF_MEMORY, "out of memory: device");
-    *d = {host, o.numerics, bound, fused};
+    *d = {host, o.numerics, bound, fused, jitter};
     *out = reinterpret_cast<mica_b_device*>(d);
     return MICA_OK;
   }
   return fail(host, MICA_NOT_FOUND,
-              "ref has no such option; there are: f64, f32, f16, bf16, q8_32, q8_256");
+              "ref has no such option; there are: f64, f32, f16, f16_w, bf16, q8_32, q8_256");
 }
 
 void device_close(mica_b_device* d) { mica::destroy(*of(d)->host->allocator, of(d)); }
@@ -287,7 +294,35 @@ mica_status run_bound(const OpDef& op, mica::RefCall& call) {
   return MICA_OK;
 }
 
-mica_status run_node(Plan* p, uint32_t i_node) {
+// A number in [-1, 1) of an element of a node's result and the device's jitter.
+double noise(uint64_t jitter, uint64_t node, uint64_t element) {
+  uint64_t h = jitter * 0x9e3779b97f4a7c15ull + node * 0xc2b2ae3d27d4eb4full + element;
+  h = (h ^ h >> 31) * 0x7fb5d329728ea185ull;
+  h = (h ^ h >> 27) * 0x81dadef4bc2dd44dull;
+  return static_cast<double>(static_cast<int64_t>(h ^ h >> 33)) * 0x1p-63;
+}
+
+// Moves each element of a node's result by up to 2^-22 of itself and of its row's root mean square:
+// somewhat more than sums in F32 are off by.
+void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node) {
+  uint64_t i = 0;
+  for (int64_t i3 = 0; i3 < y.dim[3]; ++i3)
+    for (int64_t i2 = 0; i2 < y.dim[2]; ++i2)
+      for (int64_t i1 = 0; i1 < y.dim[1]; ++i1) {
+        double squares = 0;
+        for (int64_t i0 = 0; i0 < y.dim[0]; ++i0)
+          squares += y.at(i0, i1, i2, i3) * y.at(i0, i1, i2, i3);
+        const double size =
+            y.dim[0] > 0 ? __builtin_sqrt(squares / static_cast<double>(y.dim[0])) : 0;
+        for (int64_t i0 = 0; i0 < y.dim[0]; ++i0) {
+          const double v = y.at(i0, i1, i2, i3);
+          const double step = (v < 0 ? -v : v) + (size - size == 0 ? size : 0);
+          y.set(v + 0x1p-22 * step * noise(jitter, node, i++), i0, i1, i2, i3);
+        }
+      }
+}
+
+mica_status run_node(Plan* p, uint32_t i_node, uint32_t numerics) {
   const mica_b_node& node = p->partition->nodes[i_node];
   const OpDef& op = *mica::find_op(node.op);
   HostTensor in[MICA_B_MAX_INPUTS];
@@ -297,19 +332,23 @@ mica_status run_node(Plan* p, uint32_t i_node) {
                      bind(p, node.output),
                      node.args,
                      p->device->host->allocator,
-                     p->device->numerics};
+                     static_cast<mica_numerics>(numerics)};
   const bool float_out =
       call.out.dtype == MICA_F32 || call.out.dtype == MICA_F16 || call.out.dtype == MICA_BF16;
   if (p->device->bound && float_out && (op.flags & mica::kOpState) == 0 &&
       p->is_read[node.output] == 0)
     return run_bound(op, call);
-  return MICA_REF_CALL(*p->partition, node, op, call);
+  MICA_TRY(MICA_REF_CALL(*p->partition, node, op, call));
+  if (p->device->jitter != 0 && call.out.dtype == MICA_F32 && (op.flags & mica::kOpState) == 0)
+    run_jitter(call.out, p->device->jitter, i_node);
+  return MICA_OK;
 }
 
 mica_status run_unit(Plan* p, const mica_b_unit& unit) {
-  if (unit.region == MICA_B_NONE) return run_node(p, unit.node);
+  if (unit.region == MICA_B_NONE) return run_node(p, unit.node, unit.numerics);
   const mica_b_region& region = p->partition->regions[unit.region];
-  for (uint32_t i = 0; i < region.n_members; ++i) MICA_TRY(run_node(p, region.members[i]));
+  for (uint32_t i = 0; i < region.n_members; ++i)
+    MICA_TRY(run_node(p, region.members[i], unit.numerics));
   return MICA_OK;
 }
 

@@ -39,15 +39,6 @@ mica_status infer(const InferCall& call) {
   return pack_output(call, MICA_F32, x.rank, dim, x.extent);
 }
 
-// What rounding the weights of a row to F16 may add to a sum of k products, in units of the
-// magnitude that conformance's bound, 4 * 2^-24 * sqrt(k) * magnitude, is made of. One rounding is
-// off by at most 2^-11 of its product and by 2^-12.2 in the mean square, in either direction: 7
-// deviations of the sum are 6 * 2^-12 * sqrt(sum of squares). A block of 32 dropped, or its scale
-// off by 2 %, is far more.
-double weight_rounding(double squares, int64_t k) {
-  return k > 0 ? 6 * 0x1p10 * __builtin_sqrt(squares / static_cast<double>(k)) : 0;
-}
-
 // One slice (i2, i3) of the result.
 void multiply_slice(const RefCall& call, int64_t i2, int64_t i3, double* x_rows, double* w_row) {
   const HostTensor& w = call.in[0];
@@ -55,7 +46,6 @@ void multiply_slice(const RefCall& call, int64_t i2, int64_t i3, double* x_rows,
   const int64_t k = w.dim[0];
   const int64_t w2 = i2 / (x.dim[2] / w.dim[2]);
   const int64_t w3 = i3 / (x.dim[3] / w.dim[3]);
-  const bool rounds_weights = call.numerics == MICA_NUM_F16 && is_quantized(w.dtype);
   for (int64_t first = 0; first < x.dim[1]; first += kRowsAtOnce) {
     const int64_t end = first + kRowsAtOnce < x.dim[1] ? first + kRowsAtOnce : x.dim[1];
     for (int64_t m = first; m < end; ++m) {
@@ -64,20 +54,18 @@ void multiply_slice(const RefCall& call, int64_t i2, int64_t i3, double* x_rows,
     }
     for (int64_t n = 0; n < w.dim[1]; ++n) {
       w.read_row(w_row, n, w2, w3);
+      round_weights(call.numerics, w.dtype, w_row, k);
       for (int64_t m = first; m < end; ++m) {
         const double* x_row = x_rows + (m - first) * k;
         double sum = 0;
         double magnitude = 0;
-        double squares = 0;
         for (int64_t i = 0; i < k; ++i) {
           const double term = w_row[i] * x_row[i];
           sum += term;
           magnitude += __builtin_fabs(term);
-          squares += term * term;
         }
         call.out.set(sum, n, m, i2, i3);
         if (call.magnitude == nullptr) continue;
-        if (rounds_weights) magnitude += weight_rounding(squares, k);
         const int64_t i_row = (i3 * x.dim[2] + i2) * x.dim[1] + m;
         call.magnitude[i_row * w.dim[1] + n] = magnitude;
       }

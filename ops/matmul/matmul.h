@@ -21,7 +21,8 @@ extern "C" {
  * of K inputs), x as rows of activations.
  *
  * Products are of x as the kernel's numerics round it (mica_numerics in mica/backend.h: x to F16,
- * BF16, or int8 with a scale per 32 or 256 elements); sums are F32 or better. Not-a-number and
+ * BF16, or int8 with a scale per 32 or 256 elements; quantized weights exact or, with
+ * MICA_NUM_F16_W, rounded to F16); sums are F32 or better. Not-a-number and
  * infinity in x come through with the F32, F16 and BF16 numerics; what they give with int8 is
  * unspecified but confined to their row of x.
  *

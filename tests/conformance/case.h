@@ -52,7 +52,7 @@ class CaseBuilder {
   virtual mica_extent n_tokens() = 0;  // only after cache()
   // Compared with the oracle. A case may have several.
   virtual void output(mica_tensor tensor) = 0;
-  // Of a chain: behind ops that round in their own way; compared with the exact result only.
+  // Of a chain: behind ops that are no part of the region, so with limits as of a whole graph.
   virtual void far_output(mica_tensor tensor) = 0;
   // An input that the graph writes (set_rows): compared too, whole.
   virtual void written(const char* input) = 0;
@@ -62,17 +62,15 @@ struct Case {
   std::string op;    // name in ops.def; of composites and whole graphs their own
   std::string name;  // unique within op: "q4_0.k576.m7"; lower case, dots
   std::function<void(CaseBuilder&)> build;
-  double slack = 1;      // multiplies the bound; a reason stands beside every value but 1
-  bool chain = false;    // ops in a row: what one rounds, the next one rounds again (judge.cpp)
-  bool gated = false;    // a chain: its outputs are products of two matmuls' values
-  double far_limit = 0;  // of far outputs: RMS error that is allowed whatever the numerics
+  double slack = 1;    // multiplies the bound; a reason stands beside every value but 1
+  bool chain = false;  // ops in a row: what one rounds, the next one rounds again (judge.cpp)
 };
 
 class CaseList {
  public:
   void add(std::string op, std::string name, std::function<void(CaseBuilder&)> build,
            double slack = 1) {
-    cases.push_back({std::move(op), std::move(name), std::move(build), slack, false, 0});
+    cases.push_back({std::move(op), std::move(name), std::move(build), slack, false});
   }
   std::vector<Case> cases;
 };

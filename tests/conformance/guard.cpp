@@ -6,81 +6,65 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <string>
 #include <utility>
-#include <vector>
 
+#include "backends/op_name.h"
 #include "tests/conformance/hazards.h"
+#include "tests/conformance/watched_cache.h"
 
 namespace mica::conformance {
 namespace {
 
 constexpr uint64_t kMostGuardBytes = 4096;
 constexpr unsigned char kGuard = 0xa5;
-constexpr unsigned char kNan = 0xff;  // all ones are NaN in F32, F16, BF16
+
+// The fill of memory that a step has not written: NaN for readers of F32, F16 and BF16 alike, and
+// not the same at any two neighbouring places, so that neither a computed NaN nor a copy of another
+// place looks like it.
+unsigned char unwritten(uint64_t at) {
+  return at % 2 != 0 ? 0xff : static_cast<unsigned char>(0x81 + at / 2 * 37 % 126);
+}
 
 struct Range {
   uint64_t begin, end;
 };
 // Rows of an output from its extent's value on: nobody may write them.
 struct Tail {
+  const char* name;  // of the node
+  uint32_t op;
   uint64_t offset, row_bytes;
   int64_t max;
   uint64_t extent_offset;  // of the value, in the step block
 };
-// What of a plan's arena must still hold NaN after a step.
+// What of a plan's arena must still hold the fill after a step.
 struct Watch {
   mica_b_buffer* arena = nullptr;
   mica_b_buffer* step = nullptr;
   std::vector<Range> untouched;  // bytes that belong to no value and no workspace
   std::vector<Tail> tails;
+  WatchedCache cache;
 };
 
 struct State {
   const mica_backend* inner = nullptr;
-  std::map<mica_b_buffer*, uint64_t> buffers;  // their bytes without the guard
+  mica_backend table{};
+  std::map<mica_b_buffer*, uint64_t> buffers;    // their bytes without the guard
+  std::map<mica_b_buffer*, const char*> called;  // "the arena", …
   std::map<mica_b_plan*, Watch> watches;
-  std::map<mica_b_buffer*, bool> filled;  // KV storage that holds NaN already
-  bool damaged = false;
-  std::string hazard;                // the first of the partitions' barriers; "": none
-  uint32_t numerics = MICA_NUM_F32;  // of matmuls
+  std::map<mica_b_buffer*, bool> filled;  // KV storage that has the fill already
+  std::string complaint;                  // the first
+  NodeNumerics numerics, imposed;
+  std::vector<StoredCells> stored;
+
+  void complain(const std::string& text) {
+    if (complaint.empty()) complaint = text;
+  }
 };
-State state;  // a test program's own; the backend table has no user pointer
 
 // None where buffers end at a page that nobody may touch.
 uint64_t guard_bytes() {
   static const uint64_t bytes = std::getenv("MICA_VULKAN_GUARD") != nullptr ? 0 : kMostGuardBytes;
   return bytes;
-}
-
-mica_status fill(mica_b_buffer* buffer, uint64_t offset, uint64_t bytes, unsigned char value) {
-  const std::vector<unsigned char> data(std::min<uint64_t>(bytes, 1 << 20), value);
-  for (uint64_t at = 0; at < bytes; at += data.size()) {
-    const uint64_t n = std::min<uint64_t>(data.size(), bytes - at);
-    const mica_status status = state.inner->buffer_write(buffer, offset + at, data.data(), n);
-    if (status != MICA_OK) return status;
-  }
-  return MICA_OK;
-}
-
-void check_guard(mica_b_buffer* buffer, uint64_t bytes) {
-  unsigned char tail[kMostGuardBytes];
-  if (state.inner->buffer_read(buffer, bytes, tail, guard_bytes()) != MICA_OK) return;
-  for (uint64_t i = 0; i < guard_bytes(); ++i) state.damaged |= tail[i] != kGuard;
-}
-
-mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer** out) {
-  const mica_status status = state.inner->buffer_create(device, bytes + guard_bytes(), out);
-  if (status != MICA_OK) return status;
-  state.buffers[*out] = bytes;
-  return fill(*out, bytes, guard_bytes(), kGuard);
-}
-
-void buffer_free(mica_b_buffer* buffer) {
-  check_guard(buffer, state.buffers[buffer]);
-  state.buffers.erase(buffer);
-  state.filled.erase(buffer);
-  state.inner->buffer_free(buffer);
 }
 
 bool meet(const Range& a, const Range& b) { return a.begin < b.end && b.begin < a.end; }
@@ -128,102 +112,193 @@ std::vector<Tail> output_tails(const mica_b_partition& p) {
       check({u.workspace_offset, u.workspace_offset + u.workspace_bytes});
     }
     const mica_b_extent& e = p.extents[v.extent];
-    if (alone) tails.push_back({v.offset, row_bytes, e.max, e.offset});
+    if (alone)
+      tails.push_back({p.nodes[i].name, p.nodes[i].op, v.offset, row_bytes, e.max, e.offset});
   }
   return tails;
 }
 
-void check_nan(const std::vector<unsigned char>& arena, const Range& r) {
-  for (uint64_t i = r.begin; i < r.end; ++i) state.damaged |= arena[i] != kNan;
+std::string named(const Tail& t) {
+  const char* const op = op_name(t.op);
+  return std::string("the result of ") + op + (t.name[0] != '\0' ? " '" : "") + t.name +
+         (t.name[0] != '\0' ? "'" : "");
 }
 
-void check_arena(const Watch& w) {
-  std::vector<unsigned char> arena(state.buffers[w.arena]);
-  if (state.inner->buffer_read(w.arena, 0, arena.data(), arena.size()) != MICA_OK) return;
-  for (const Range& r : w.untouched) check_nan(arena, r);
-  for (const Tail& t : w.tails) {
-    int32_t live = 0;
-    if (state.inner->buffer_read(w.step, t.extent_offset, &live, sizeof live) != MICA_OK) return;
-    check_nan(arena, {t.offset + static_cast<uint64_t>(live) * t.row_bytes,
-                      t.offset + static_cast<uint64_t>(t.max) * t.row_bytes});
+// The nodes of a unit: one, or a claimed region's members.
+std::vector<uint32_t> nodes_of(const mica_b_partition& p, const mica_b_unit& u) {
+  if (u.region == MICA_B_NONE) return {u.node};
+  const mica_b_region& r = p.regions[u.region];
+  return {r.members, r.members + r.n_members};
+}
+
+// The functions of a table: tables have no user pointer, so there is a set of functions a role.
+template <Role kRole>
+struct Guard {
+  static State state;
+
+  static mica_status fill(mica_b_buffer* buffer, uint64_t offset, uint64_t bytes, bool guard) {
+    std::vector<unsigned char> data(std::min<uint64_t>(bytes, 1 << 20), kGuard);
+    for (uint64_t at = 0; at < bytes; at += data.size()) {
+      const uint64_t n = std::min<uint64_t>(data.size(), bytes - at);
+      for (uint64_t i = 0; i < n && !guard; ++i) data[i] = unwritten(offset + at + i);
+      const mica_status status = state.inner->buffer_write(buffer, offset + at, data.data(), n);
+      if (status != MICA_OK) return status;
+    }
+    return MICA_OK;
   }
-}
 
-bool has_matmul(const mica_b_partition& p, const mica_b_unit& u) {
-  if (u.region == MICA_B_NONE) return p.nodes[u.node].op == MICA_OP_matmul;
-  const mica_b_region& region = p.regions[u.region];
-  for (uint32_t i = 0; i < region.n_members; ++i)
-    if (p.nodes[region.members[i]].op == MICA_OP_matmul) return true;
-  return false;
-}
-
-mica_status query(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
-                  mica_b_need* need) {
-  const mica_status status = state.inner->query(device, partition, unit, need);
-  if (status == MICA_OK && has_matmul(*partition, partition->units[unit]))
-    state.numerics = std::max(state.numerics, need->numerics);
-  return status;
-}
-
-mica_status compile(mica_b_device* device, const mica_b_partition* partition,
-                    mica_b_buffer* const* buffers, mica_b_plan** out) {
-  const mica_status status = state.inner->compile(device, partition, buffers, out);
-  if (status != MICA_OK) return status;
-  if (state.hazard.empty()) state.hazard = find_hazard(*partition);
-  state.watches[*out] = {buffers[0], buffers[1],
-                         untouched_bytes(*partition, state.buffers[buffers[0]]),
-                         output_tails(*partition)};
-  for (uint32_t i = 0; i < partition->n_values; ++i) {
-    const mica_b_value& v = partition->values[i];
-    if (v.storage != MICA_B_STATE || state.filled[buffers[v.buffer]]) continue;
-    state.filled[buffers[v.buffer]] = true;
-    if (fill(buffers[v.buffer], 0, state.buffers[buffers[v.buffer]], kNan) != MICA_OK)
-      return MICA_INTERNAL;
+  static void check_guard(mica_b_buffer* buffer, uint64_t bytes) {
+    unsigned char tail[kMostGuardBytes];
+    if (state.inner->buffer_read(buffer, bytes, tail, guard_bytes()) != MICA_OK) return;
+    for (uint64_t i = 0; i < guard_bytes(); ++i) {
+      if (tail[i] == kGuard) continue;
+      const auto known = state.called.find(buffer);
+      return state.complain("byte " + std::to_string(i) + " behind " +
+                            (known != state.called.end() ? known->second : "a buffer") +
+                            " was written");
+    }
   }
-  return MICA_OK;
-}
 
-mica_status submit(mica_b_plan* plan) {
-  mica_b_buffer* arena = state.watches[plan].arena;
-  const mica_status status = fill(arena, 0, state.buffers[arena], kNan);
-  return status == MICA_OK ? state.inner->submit(plan) : status;
-}
+  static mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer** out) {
+    const mica_status status = state.inner->buffer_create(device, bytes + guard_bytes(), out);
+    if (status != MICA_OK) return status;
+    state.buffers[*out] = bytes;
+    return fill(*out, bytes, guard_bytes(), true);
+  }
 
-mica_status wait(mica_b_plan* plan) {
-  const mica_status status = state.inner->wait(plan);
-  for (const auto& [buffer, bytes] : state.buffers) check_guard(buffer, bytes);
-  if (status == MICA_OK) check_arena(state.watches[plan]);
-  return status;
-}
+  static void buffer_free(mica_b_buffer* buffer) {
+    check_guard(buffer, state.buffers[buffer]);
+    state.buffers.erase(buffer);
+    state.called.erase(buffer);
+    state.filled.erase(buffer);
+    state.inner->buffer_free(buffer);
+  }
 
-void plan_release(mica_b_plan* plan) {
-  state.watches.erase(plan);
-  state.inner->plan_release(plan);
+  static void check_fill(const std::vector<unsigned char>& arena, const Range& r,
+                         const std::string& what) {
+    for (uint64_t i = r.begin; i < r.end; ++i)
+      if (arena[i] != unwritten(i))
+        return state.complain("byte " + std::to_string(i - r.begin) + " of " + what +
+                              " was written");
+  }
+
+  static void check_arena(const Watch& w) {
+    std::vector<unsigned char> arena(state.buffers[w.arena]);
+    if (state.inner->buffer_read(w.arena, 0, arena.data(), arena.size()) != MICA_OK) return;
+    for (const Range& r : w.untouched)
+      check_fill(arena, r, "the arena between values, from " + std::to_string(r.begin));
+    for (const Tail& t : w.tails) {
+      int32_t live = 0;
+      if (state.inner->buffer_read(w.step, t.extent_offset, &live, sizeof live) != MICA_OK) return;
+      check_fill(arena,
+                 {t.offset + static_cast<uint64_t>(live) * t.row_bytes,
+                  t.offset + static_cast<uint64_t>(t.max) * t.row_bytes},
+                 "rows beyond the " + std::to_string(live) + " live ones of " + named(t));
+    }
+  }
+
+  static mica_status query(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                           mica_b_need* need) {
+    const mica_status status = state.inner->query(device, partition, unit, need);
+    const size_t plan = state.numerics.size();
+    if (status == MICA_OK && plan < state.imposed.size()) {
+      const uint32_t node = partition->units[unit].node;
+      if (node < state.imposed[plan].size()) need->numerics = state.imposed[plan][node];
+    }
+    return status;
+  }
+
+  static mica_status compile(mica_b_device* device, const mica_b_partition* partition,
+                             mica_b_buffer* const* buffers, mica_b_plan** out) {
+    const mica_status status = state.inner->compile(device, partition, buffers, out);
+    if (status != MICA_OK) return status;
+    if (const std::string hazard = find_hazard(*partition); !hazard.empty()) state.complain(hazard);
+    note(*partition);
+    state.called[buffers[0]] = "the arena";
+    state.called[buffers[1]] = "the step block";
+    for (uint32_t i = 1; i < partition->n_values; ++i) {
+      const mica_b_value& v = partition->values[i];
+      if (v.storage == MICA_B_WEIGHT) state.called[buffers[v.buffer]] = "the weights";
+      if (v.storage != MICA_B_STATE) continue;
+      mica_b_buffer* const kv = buffers[v.buffer];
+      state.called[kv] = "the KV storage";
+      if (std::exchange(state.filled[kv], true)) continue;
+      if (fill(kv, 0, state.buffers[kv], false) != MICA_OK) return MICA_INTERNAL;
+    }
+    state.watches[*out] = {
+        buffers[0], buffers[1], untouched_bytes(*partition, state.buffers[buffers[0]]),
+        output_tails(*partition), WatchedCache(*state.inner, device, *partition, buffers)};
+    return MICA_OK;
+  }
+
+  // Numerics of the plan's nodes.
+  static void note(const mica_b_partition& p) {
+    std::vector<uint32_t> numerics(p.n_nodes, MICA_NUM_EXACT);
+    for (uint32_t i = 0; i < p.n_units; ++i)
+      for (const uint32_t n : nodes_of(p, p.units[i])) numerics[n] = p.units[i].numerics;
+    state.numerics.push_back(std::move(numerics));
+  }
+
+  static mica_status submit(mica_b_plan* plan) {
+    Watch& w = state.watches[plan];
+    const mica_status status = fill(w.arena, 0, state.buffers[w.arena], false);
+    if (status != MICA_OK) return status;
+    if (const std::string why = w.cache.before_step(state.buffers); !why.empty())
+      state.complain(why);
+    return state.inner->submit(plan);
+  }
+
+  static mica_status wait(mica_b_plan* plan) {
+    const mica_status status = state.inner->wait(plan);
+    for (const auto& [buffer, bytes] : state.buffers) check_guard(buffer, bytes);
+    if (status != MICA_OK) return status;
+    Watch& w = state.watches[plan];
+    check_arena(w);
+    state.stored.clear();
+    if (const std::string why = w.cache.after_step(state.stored); !why.empty()) state.complain(why);
+    return MICA_OK;
+  }
+
+  static void plan_release(mica_b_plan* plan) {
+    state.watches.erase(plan);
+    state.inner->plan_release(plan);
+  }
+
+  static const mica_backend* table(const mica_backend* inner) {
+    state.inner = inner;
+    state.table = *inner;
+    state.table.buffer_create = buffer_create;
+    state.table.buffer_free = buffer_free;
+    state.table.query = query;
+    state.table.compile = compile;
+    state.table.submit = submit;
+    state.table.wait = wait;
+    state.table.plan_release = plan_release;
+    return &state.table;
+  }
+};
+template <Role kRole>
+State Guard<kRole>::state;
+
+State& state_of(Role role) {
+  return role == Role::kTested ? Guard<Role::kTested>::state : Guard<Role::kOracle>::state;
 }
 
 }  // namespace
 
-const mica_backend* guarded(const mica_backend* inner) {
-  static mica_backend table;
-  state.inner = inner;
-  table = *inner;
-  table.buffer_create = buffer_create;
-  table.buffer_free = buffer_free;
-  table.query = query;
-  table.compile = compile;
-  table.submit = submit;
-  table.wait = wait;
-  table.plan_release = plan_release;
-  return &table;
+const mica_backend* guarded(const mica_backend* inner, Role role) {
+  return role == Role::kTested ? Guard<Role::kTested>::table(inner)
+                               : Guard<Role::kOracle>::table(inner);
 }
 
-std::string guards_complaint() {
-  std::string text = std::exchange(state.hazard, "");
-  if (std::exchange(state.damaged, false))
-    text = "bytes behind a buffer, or of no value or live row, were written";
-  return text;
+std::string guards_complaint(Role role) { return std::exchange(state_of(role).complaint, ""); }
+
+NodeNumerics take_numerics(Role role) { return std::exchange(state_of(role).numerics, {}); }
+
+void impose_numerics(Role role, NodeNumerics numerics) {
+  state_of(role).imposed = std::move(numerics);
 }
 
-uint32_t matmul_numerics() { return std::exchange(state.numerics, uint32_t{MICA_NUM_F32}); }
+std::vector<StoredCells> stored_cells(Role role) { return state_of(role).stored; }
 
 }  // namespace mica::conformance

@@ -1,6 +1,7 @@
 // Builds, fills and runs one case on one device.
 #include "tests/conformance/instance.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -203,7 +204,8 @@ class Instance final : public CaseBuilder {
     return 0;
   }
 
-  // Fresh values; rows beyond the live ones get all-ones bytes (NaN, -1): they must not matter.
+  // Fresh values; rows beyond the live ones get values that must not matter: NaN, of other bits
+  // than the guard's fill, and numbers that are no index.
   void write_inputs(size_t step) {
     for (Leaf& in : inputs_) {
       const size_t n = elements(in.dim);
@@ -211,7 +213,7 @@ class Instance final : public CaseBuilder {
       if (in.extent != 0) {
         const size_t row = in.bytes.size() / static_cast<size_t>(in.dim.back());
         const size_t live = row * static_cast<size_t>(live_of(in.extent));
-        std::memset(in.bytes.data() + live, 0xff, in.bytes.size() - live);
+        for (size_t i = live; i < in.bytes.size(); ++i) in.bytes[i] = i % 2 != 0 ? 0x7f : 0xc4;
       }
       check(mica_session_set(session_, in.name.c_str(), 0, in.bytes.data(), in.bytes.size()));
     }
@@ -232,15 +234,54 @@ class Instance final : public CaseBuilder {
     write_inputs(i);
     check(mica_plan_run(plan_));
     result.steps.push_back(read_outputs());
-    for (const Leaf& in : inputs_) result.inputs_changed |= changed(in);
+    read_cells(result.steps.back());
+    for (const Leaf& in : inputs_)
+      if (result.changed.empty()) result.changed = changed(in);
+    if (i == 0 && options_.role == Role::kTested && result.changed.empty())
+      result.changed = changed_weight();
   }
 
-  bool changed(const Leaf& in) const {
+  // Which byte of an input the step changed; "": none.
+  std::string changed(const Leaf& in) const {
     for (const std::string& w : written_)
-      if (w == in.name) return false;
+      if (w == in.name) return "";
     std::vector<unsigned char> now(in.bytes.size());
     check(mica_session_get(session_, in.name.c_str(), 0, now.data(), now.size()));
-    return now != in.bytes;
+    return difference(in, now, "input", "the step changed it");
+  }
+  // Weights read back are what was loaded, bit by bit.
+  std::string changed_weight() const {
+    for (const Leaf& leaf : leaves_) {
+      std::vector<unsigned char> now(leaf.bytes.size());
+      check(mica_weights_read(weights_, leaf.name.c_str(), now.data(), now.size()));
+      const std::string text =
+          difference(leaf, now, "weight", "read back, it is not what was loaded");
+      if (!text.empty()) return text;
+    }
+    return "";
+  }
+  static std::string difference(const Leaf& leaf, const std::vector<unsigned char>& now,
+                                const char* kind, const char* what) {
+    const auto at = std::mismatch(now.begin(), now.end(), leaf.bytes.begin()).first;
+    if (at == now.end()) return "";
+    return std::string(kind) + " '" + leaf.name + "', byte " + std::to_string(at - now.begin()) +
+           ": " + what;
+  }
+
+  // What the step stored in the cache, as outputs.
+  void read_cells(std::vector<OutputData>& all) const {
+    if (cache_ == nullptr) return;
+    for (StoredCells& c : stored_cells(options_.role)) {
+      OutputData data(c.name, c.dtype);
+      data.values = std::move(c.values);
+      const int64_t cell = c.head_dim * c.n_kv_heads;
+      const int64_t dim[4] = {c.head_dim, c.n_kv_heads,
+                              static_cast<int64_t>(data.values.size()) / cell, 1};
+      std::copy_n(dim, 4, data.dim);
+      data.is_cells = true;
+      data.steps = std::move(c.steps);
+      all.push_back(std::move(data));
+    }
   }
 
   static void decode(OutputData& data, int64_t n) {
@@ -260,10 +301,11 @@ class Instance final : public CaseBuilder {
       if (info.extent.index != 0) info.dim[info.rank - 1] = live_of(info.extent.index);
       const int64_t n = info.dim[0] * info.dim[1] * info.dim[2] * info.dim[3];
       const mica_dtype_info* d = mica_dtype_get(info.dtype);
-      OutputData data{name, info.dtype, {}, {}};
+      OutputData data(name, info.dtype);
       data.bytes.resize(static_cast<size_t>(n) / d->block_elems * d->block_bytes);
       if (n > 0)
         check(mica_plan_read(plan_, name.c_str(), 0, data.bytes.data(), data.bytes.size()));
+      std::copy_n(info.dim, 4, data.dim);
       check(mica_plan_output_numerics(plan_, name.c_str(), &data.numerics));
       for (const std::string& far : far_) data.is_far |= far == name;
       decode(data, n);
@@ -272,7 +314,7 @@ class Instance final : public CaseBuilder {
     for (const std::string& name : written_)
       for (const Leaf& in : inputs_)
         if (in.name == name) {
-          OutputData data{name, in.dtype, {}, {}};
+          OutputData data(name, in.dtype);
           data.is_written_input = true;
           data.bytes.resize(in.bytes.size());
           check(mica_session_get(session_, name.c_str(), 0, data.bytes.data(), data.bytes.size()));
@@ -317,10 +359,12 @@ class Instance final : public CaseBuilder {
 
 RunResult run_case(const Case& c, const RunOptions& options) {
   RunResult result;
+  take_numerics(options.role);
   try {
     Instance instance(c, options);
     instance.open();
     instance.run(result);
+    result.numerics = take_numerics(options.role);
   } catch (const Failure& f) {
     result.status = f.status;
     result.text = f.text;

@@ -4,21 +4,27 @@
 #include <vector>
 
 #include "tests/conformance/case.h"
+#include "tests/conformance/guard.h"
 
 namespace mica::conformance {
 
 struct OutputData {
+  OutputData(std::string n, mica_dtype d) : name(std::move(n)), dtype(d) {}
   std::string name;
   mica_dtype dtype;
   std::vector<double> values;        // of live rows, decoded
-  std::vector<unsigned char> bytes;  // as read
+  std::vector<unsigned char> bytes;  // as read; none of a cache's cells
+  int64_t dim[4] = {1, 1, 1, 1};     // of `values`
   bool is_written_input = false;
   bool is_far = false;
+  bool is_cells = false;      // what the step stored in a cache
+  std::vector<double> steps;  // of cells: from each value to its neighbour in the dtype
   uint32_t numerics = 0;
 };
 
 struct RunOptions {
-  const mica_backend* backend = nullptr;
+  const mica_backend* backend = nullptr;  // as guarded() gave it for `role`
+  Role role = Role::kTested;
   std::string device;   // "cpu:avx2"
   std::string variant;  // "" or "naive"
   bool unfused = false;
@@ -31,7 +37,8 @@ struct RunResult {
   mica_status status = MICA_OK;
   std::string text;  // of a failure
   bool unsupported = false;
-  bool inputs_changed = false;
+  std::string changed;    // what was changed that nobody may: an input, a weight
+  NodeNumerics numerics;  // of the plan's nodes
   std::vector<std::vector<OutputData>> steps;  // [step][output]
   std::vector<double> seconds;                 // of timed repetitions
   std::string explain;

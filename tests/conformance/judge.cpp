@@ -1,17 +1,20 @@
-// The bounds. A kernel declares its numerics (what its products are rounded to). The reference
-// computes in double with the same rounding of activations, so what is left is rounding of sums:
+// The bounds. A kernel declares its numerics (what the factors of its products are rounded to). The
+// reference computes in double with the same roundings, so what is left is rounding of sums:
 //   |got - want| <= c * 2^-24 * sqrt(n_terms) * sum |term|  +  half a unit of the output's dtype.
-// A dropped block of 32 terms or a 2 % error of one scale is far outside. A second bound compares
-// with the exact result: the declared numerics may cost no more than its kind does.
+// A second bound compares with the exact result: the declared numerics may cost no more than its
+// kind does. Finite and not finite never agree.
 //
-// A chain of ops (a region of fusions) is compared with the same chain on the reference, which
-// rounds as its matmuls do. Between two ops a difference of one ulp may move what the next one
-// rounds by a whole step, rarely: so single elements may differ by a step's effect, and all
-// together (RMS) by far less than a scale error of 1 % or a lost term of a row would make them.
+// In a row of ops (a region of fusions, a whole graph) a difference of a sum's last bit may move
+// what the next op rounds by a whole step, rarely, and everything behind it. So a row of ops may
+// differ from the reference's by what sums differ by, or, where that is not enough, by what becomes
+// of such differences: the reference is run again with its results moved a little, in several ways,
+// and an element may be off by a few times the farthest that it moved. A kernel that computes
+// something else is off where nothing moved.
 #include "tests/conformance/judge.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "tests/conformance/guard.h"
 
@@ -20,18 +23,18 @@ namespace {
 
 constexpr double kUnit = 0x1p-24;
 constexpr double kC = 4;         // sums in any order, fused or not; functions within a few ulp
-constexpr double kWhole = 10;    // ops in a row of a whole graph
 constexpr double kTiny = 1e-37;  // denormals may be flushed
 
 const char* numerics_name(uint32_t n) {
-  const char* const names[] = {"f64", "f32", "f16", "bf16", "q8_32", "q8_256", "f64"};
-  return n < 7 ? names[n] : "f64";
+  const char* const names[] = {"exact", "f32", "f16", "bf16", "q8_32", "q8_256", "f64", "f16_w"};
+  return n < 8 ? names[n] : "unknown numerics";
 }
 
 // Root-mean-square error allowed against the exact result, relative to its RMS.
 double rms_limit(uint32_t numerics) {
   switch (numerics) {
     case MICA_NUM_F16:
+    case MICA_NUM_F16_W:
       return 1e-3;
     case MICA_NUM_BF16:
       return 8e-3;
@@ -44,33 +47,16 @@ double rms_limit(uint32_t numerics) {
   }
 }
 
-// Of a chain against the reference's, relative to its RMS: a step's effect on an element, and on
-// all.
+// A row of ops against the reference's with the same numerics, relative to the RMS of the output:
+// the largest difference of an element, and the RMS of all. Of sums in F32 alone.
 struct ChainLimit {
   double element, rms;
 };
-ChainLimit chain_limit(uint32_t numerics, bool gated) {
-  switch (numerics) {
-    case MICA_NUM_F16:
-      // Quantized weights may be rounded too (ops/matmul), off by 2^-12.2 in the mean square, which
-      // the reference's chain does not do. A product of two such values is off by 2^-11.7, and
-      // large values meet: up to 4.2e-3 of the RMS in 1e5 products of sums of 256 normal values.
-      return gated ? ChainLimit{5e-3, 3.5e-4} : ChainLimit{2e-3, 2.5e-4};
-    case MICA_NUM_BF16:
-      return {8e-3, 8e-4};
-    case MICA_NUM_Q8_32:
-    case MICA_NUM_Q8_256:
-      return {3e-2, 3e-3};
-    default:
-      return {3e-5, 5e-6};
-  }
-}
-// The RMS of few errors scatters: three standard deviations of one of `n` normal errors are
-// 3 / sqrt(2 n), and twice that if they are products of two (whose fourth moment is 9, not 3).
-double scatter(size_t n, bool gated) {
-  return 1 + (gated ? 4.2 : 2.1) / std::sqrt(static_cast<double>(n));
-}
-constexpr double kFar = 2;  // on the way to a far output errors of several ops add up
+constexpr ChainLimit kRegion = {3e-5, 5e-6};
+constexpr ChainLimit kWholeGraph = {1e-4, 2e-5};
+constexpr double kManyRoundings = 2;  // a row of ops against the exact result: errors add up
+constexpr uint32_t kMostJitters = 16;
+constexpr double kJitterElement = 4, kJitterRms = 2;  // times what the jitters moved
 
 double half_ulp(mica_dtype dtype) {
   switch (dtype) {
@@ -91,113 +77,287 @@ std::string number(double v) {
   return text;
 }
 
-struct Compared {
+// "out0[3, 0, 1]": the element at `i` of the live values.
+std::string element(const OutputData& o, size_t i) {
+  int rank = 4;
+  while (rank > 1 && o.dim[rank - 1] == 1) --rank;
+  std::string text = o.name + "[";
+  auto rest = static_cast<int64_t>(i);
+  for (int k = 0; k < rank; ++k) {
+    text += (k > 0 ? ", " : "") + std::to_string(rest % o.dim[k]);
+    rest /= o.dim[k];
+  }
+  return text + "]";
+}
+
+// Both not a number, or infinite alike, or equal.
+bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+// Of two values that differ: infinity where one is finite and the other is not.
+double distance(double a, double b) {
+  if (same(a, b)) return 0;
+  return std::isfinite(a) && std::isfinite(b) ? std::fabs(a - b) : INFINITY;
+}
+
+double rms_of(const std::vector<double>& values) {
+  double squares = 0;
+  size_t n = 0;
+  for (const double v : values)
+    if (std::isfinite(v)) squares += v * v, ++n;
+  return n > 0 ? std::sqrt(squares / static_cast<double>(n)) : 0;
+}
+
+std::vector<double> distances(const OutputData& a, const OutputData& b) {
+  std::vector<double> d(a.values.size());
+  for (size_t i = 0; i < d.size(); ++i) d[i] = distance(a.values[i], b.values[i]);
+  return d;
+}
+double rms_with_infinity(const std::vector<double>& d) {
+  for (const double v : d)
+    if (!std::isfinite(v)) return INFINITY;
+  return rms_of(d);
+}
+
+// A comparison: why it failed ("": it did not), and how near its limits it came.
+struct Outcome {
+  std::string text;
   double worst = 0;
-  size_t at = 0;
+  void take(double ratio) { worst = std::max(worst, ratio); }
 };
 
-Compared compare_elements(const OutputData& got, const OutputData& want, const OutputData& bound,
-                          double slack) {
-  Compared result;
+Outcome compare_bytes(const OutputData& got, const OutputData& want) {
+  for (size_t i = 0; i < got.bytes.size(); ++i)
+    if (got.bytes[i] != want.bytes[i])
+      return {got.name + ": byte " + std::to_string(i) + " is " + std::to_string(got.bytes[i]) +
+                  ", the reference has " + std::to_string(want.bytes[i]),
+              INFINITY};
+  return {};
+}
+
+std::string differs(const OutputData& got, const OutputData& want, size_t i) {
+  return element(got, i) + " is " + number(got.values[i]) + ", the reference has " +
+         number(want.values[i]);
+}
+
+// A single op: each element within its bound, and all of it near the exact result.
+Outcome compare_op(const OutputData& got, const OutputData& want, const OutputData& bound,
+                   const OutputData& exact, double slack) {
+  Outcome out;
+  size_t at = 0;
   for (size_t i = 0; i < got.values.size(); ++i) {
-    const double g = got.values[i], w = want.values[i];
-    if (std::isnan(g) && std::isnan(w)) continue;
-    if (g == w) continue;
+    const double w = want.values[i];
     const double limit = slack * kC * kUnit * std::fabs(bound.values[i]) +
                          2 * half_ulp(got.dtype) * std::fabs(w) + kTiny;
-    double ratio = std::fabs(g - w) / limit;
-    if (std::isnan(ratio) || std::isinf(g) != std::isinf(w)) ratio = INFINITY;
-    if (ratio > result.worst) result = {ratio, i};
+    double ratio = distance(got.values[i], w) / limit;
+    if (std::isnan(ratio)) ratio = same(got.values[i], w) ? 0 : INFINITY;
+    if (ratio > out.worst) out.worst = ratio, at = i;
   }
-  return result;
+  if (out.worst > 1) {
+    out.text = differs(got, want, at) + ", " + number(out.worst) + " times the bound (" +
+               numerics_name(got.numerics) + ")";
+    return out;
+  }
+  const double size = rms_of(exact.values);
+  const double error = rms_with_infinity(distances(got, exact)) / (size > 0 ? size : 1);
+  const double limit = slack * (rms_limit(got.numerics) + half_ulp(got.dtype));
+  out.take(error / limit);
+  if (!(error <= limit))
+    out.text = got.name + ": RMS error " + number(error) +
+               " against the exact result, the limit is " + number(limit);
+  return out;
 }
 
-double rms_error(const OutputData& got, const OutputData& exact) {
-  double error = 0, size = 0;
-  for (size_t i = 0; i < got.values.size(); ++i) {
-    const double e = exact.values[i];
-    if (!std::isfinite(e) || !std::isfinite(got.values[i])) continue;
-    error += (got.values[i] - e) * (got.values[i] - e);
-    size += e * e;
-  }
-  return size > 0 ? std::sqrt(error / size) : std::sqrt(error);
+// Cells of a single op hold the same values as the reference's: encoders round alike everywhere.
+Outcome compare_cells(const OutputData& got, const OutputData& want) {
+  for (size_t i = 0; i < got.values.size(); ++i)
+    if (!same(got.values[i], want.values[i])) return {differs(got, want, i), INFINITY};
+  return {};
 }
 
-RunResult oracle(const Case& c, const RunOptions& options, const std::string& device) {
+// --- Rows of ops
+// ----------------------------------------------------------------------------------
+
+// How far the reference moves when the results of its ops are moved a little: of each element the
+// farthest of all jitters so far, and the RMS of the farthest of them.
+struct Spread {
+  std::vector<double> element;
+  double rms = 0;
+  void add(const OutputData& moved, const OutputData& want) {
+    const std::vector<double> d = distances(moved, want);
+    element.resize(d.size());
+    for (size_t i = 0; i < d.size(); ++i) element[i] = std::max(element[i], d[i]);
+    rms = std::max(rms, rms_with_infinity(d));
+  }
+};
+
+// What an element may be off by: sums, one step of a cache's dtype, and a few times what it, or its
+// row in the root mean square, moved by.
+double element_limit(const OutputData& want, const Spread& spread, double base, size_t i) {
+  double limit = base;
+  if (want.is_cells) limit += want.steps[i] * 1.01;
+  if (spread.element.empty()) return limit;
+  const auto n = static_cast<size_t>(want.dim[0]);
+  const std::vector<double> row(spread.element.begin() + static_cast<int64_t>(i / n * n),
+                                spread.element.begin() + static_cast<int64_t>(i / n * n + n));
+  return limit + kJitterElement * std::max(spread.element[i], rms_of(row));
+}
+
+// Of a cache's cells few may be off by a step: those that lie at the border of two.
+constexpr double kMostBorderCells = 0.02;
+
+Outcome compare_chain(const OutputData& got, const OutputData& want, const ChainLimit& limits,
+                      const Spread& spread) {
+  Outcome out;
+  const double size = rms_of(want.values), base = limits.element * size + kTiny;
+  const std::vector<double> d = distances(got, want);
+  double sum = 0;
+  size_t at = 0, n_off = 0, n_moved = 0;
+  for (size_t i = 0; i < d.size(); ++i) {
+    const double ratio = d[i] == 0 ? 0 : d[i] / element_limit(want, spread, base, i);
+    if (ratio > out.worst) out.worst = ratio, at = i;
+    sum += d[i] * d[i];
+    n_off += d[i] > base ? 1 : 0;
+    n_moved += !spread.element.empty() && spread.element[i] > base ? 1 : 0;
+  }
+  if (out.worst > 1) {
+    out.text = differs(got, want, at) + ", " + number(out.worst) + " times the limit";
+    return out;
+  }
+  const auto n = static_cast<double>(std::max<size_t>(d.size(), 1));
+  if (got.is_cells) {
+    const double most = kMostBorderCells * n + 2 + 2 * static_cast<double>(n_moved);
+    out.take(static_cast<double>(n_off) / most);
+    if (static_cast<double>(n_off) > most)
+      out.text = got.name + ": " + std::to_string(n_off) + " of " + std::to_string(d.size()) +
+                 " elements are not the reference's, " + number(most) + " may be";
+    return out;
+  }
+  const double error = std::sqrt(sum / n);
+  const double limit = limits.rms * size + kTiny + kJitterRms * spread.rms;
+  out.take(error / limit);
+  if (!(error <= limit))
+    out.text = got.name + ": RMS difference from the reference " + number(error / size) +
+               " of its RMS, the limit is " + number(limit / size);
+  return out;
+}
+
+// The declared numerics of a region cost no more than their kind does.
+Outcome compare_exact(const OutputData& got, const OutputData& exact, uint32_t numerics) {
+  const double size = rms_of(exact.values);
+  const double error = rms_with_infinity(distances(got, exact)) / (size > 0 ? size : 1);
+  const double limit = kManyRoundings * rms_limit(numerics) + 2 * half_ulp(got.dtype);
+  Outcome out{"", error / limit};
+  if (!(error <= limit))
+    out.text = got.name + ": RMS error " + number(error) +
+               " against the exact result, the limit is " + number(limit) + " (" +
+               numerics_name(numerics) + ")";
+  return out;
+}
+
+// --- Cases
+// ----------------------------------------------------------------------------------------
+
+RunResult oracle(const Case& c, const RunOptions& options, const std::string& how,
+                 const NodeNumerics& numerics) {
   RunOptions o = options;
-  o.backend = mica_backend_ref();
-  o.device = device;
+  o.backend = guarded(mica_backend_ref(), Role::kOracle);
+  o.role = Role::kOracle;
+  o.device = how.empty() ? "ref" : "ref:" + how;
   o.variant.clear();
+  o.unfused = false;
   o.n_timed = 0;
-  return run_case(c, o);
+  impose_numerics(Role::kOracle, numerics);
+  RunResult r = run_case(c, o);
+  const std::string complaint = guards_complaint(Role::kOracle);
+  if (r.status == MICA_OK && !complaint.empty()) r.status = MICA_INTERNAL, r.text = complaint;
+  return r;
+}
+
+// All nodes in F64.
+NodeNumerics exact_of(const NodeNumerics& numerics) {
+  NodeNumerics exact = numerics;
+  for (std::vector<uint32_t>& plan : exact) std::fill(plan.begin(), plan.end(), MICA_NUM_F64);
+  return exact;
+}
+bool rounds(const NodeNumerics& numerics) {
+  for (const std::vector<uint32_t>& plan : numerics)
+    for (const uint32_t n : plan)
+      if (n != MICA_NUM_EXACT && n != MICA_NUM_F32 && n != MICA_NUM_F64) return true;
+  return false;
+}
+// The coarsest of all nodes: what the region's error against the exact result may be like.
+uint32_t coarsest(const NodeNumerics& numerics) {
+  uint32_t most = MICA_NUM_F32;
+  for (const std::vector<uint32_t>& plan : numerics)
+    for (const uint32_t n : plan)
+      if (rms_limit(n) > rms_limit(most)) most = n;
+  return most;
+}
+
+struct Judged {
+  const Case& c;
+  const RunOptions& options;
+  const RunResult& got;
+  RunResult want, bound, exact;
+  std::vector<RunResult> jitters;
+
+  bool whole() const { return c.op == "graph"; }
+  bool row_of_ops() const { return c.chain || whole(); }
+
+  // Another jitter of the reference; false: there are enough, or it failed.
+  bool more_jitter() {
+    if (jitters.size() == kMostJitters) return false;
+    const std::string how = "f64,jitter" + std::to_string(jitters.size() + 1);
+    jitters.push_back(oracle(c, options, how, got.numerics));
+    return jitters.back().status == MICA_OK;
+  }
+
+  Outcome compare(size_t s, size_t i) {
+    const OutputData &g = got.steps[s][i], &w = want.steps[s][i], &e = exact.steps[s][i];
+    if (g.values.size() != w.values.size())
+      return {g.name + " has " + std::to_string(g.values.size()) + " values, the reference " +
+                  std::to_string(w.values.size()),
+              INFINITY};
+    if (g.is_written_input || (!g.is_cells && !is_float(g.dtype))) return compare_bytes(g, w);
+    if (!row_of_ops()) {
+      if (g.is_cells) return compare_cells(g, w);
+      if (g.numerics == MICA_NUM_EXACT) return compare_bytes(g, w);
+      return compare_op(g, w, bound.steps[s][i], e, c.slack);
+    }
+    Outcome out = compare_row_of_ops(g, w, s, i);
+    if (!out.text.empty() || whole() || g.is_far || g.is_cells) return out;
+    const Outcome second = compare_exact(g, e, coarsest(got.numerics));
+    out.take(second.worst);
+    out.text = second.text;
+    return out;
+  }
+
+  Outcome compare_row_of_ops(const OutputData& g, const OutputData& w, size_t s, size_t i) {
+    const ChainLimit& limits = whole() || g.is_far ? kWholeGraph : kRegion;
+    Spread spread;
+    size_t n = 0;
+    for (;;) {
+      Outcome out = compare_chain(g, w, limits, spread);
+      if (out.text.empty()) return out;
+      if (n == jitters.size() && !more_jitter()) return out;
+      spread.add(jitters[n++].steps[s][i], w);
+    }
+  }
+};
+
+bool same_bits(const RunResult& a, const RunResult& b) {
+  if (a.steps.size() != b.steps.size()) return false;
+  for (size_t s = 0; s < a.steps.size(); ++s)
+    for (size_t i = 0; i < a.steps[s].size(); ++i) {
+      const OutputData &x = a.steps[s][i], &y = b.steps[s][i];
+      if (x.bytes != y.bytes || x.values.size() != y.values.size()) return false;
+      for (size_t k = 0; k < x.values.size(); ++k)
+        if (!same(x.values[k], y.values[k])) return false;
+    }
+  return true;
 }
 
 Verdict fail(std::string text) { return {Verdict::kFail, std::move(text)}; }
-
-std::string compare_output(const OutputData& got, const OutputData& want, const OutputData& bound,
-                           const OutputData& exact, double slack, bool whole, double& worst) {
-  // A whole graph is as exact as its coarsest storage; the naive kernels' F32 changes nothing
-  // there.
-  const uint32_t numerics = whole && slack > 1 ? uint32_t{MICA_NUM_Q8_32} : got.numerics;
-  if (got.is_written_input || !is_float(got.dtype) || got.numerics == MICA_NUM_EXACT) {
-    for (size_t i = 0; i < got.bytes.size(); ++i)
-      if (got.bytes[i] != want.bytes[i])
-        return got.name + ": byte " + std::to_string(i) + " differs from the reference's";
-    return "";
-  }
-  const Compared r = whole ? Compared{} : compare_elements(got, want, bound, slack);
-  worst = std::max(worst, r.worst);
-  if (r.worst > 1)
-    return got.name + "[" + std::to_string(r.at) + "] is " + number(got.values[r.at]) +
-           ", the reference has " + number(want.values[r.at]) + ", " + number(r.worst) +
-           " times the bound (" + numerics_name(got.numerics) + ")";
-  const double rms = rms_error(got, exact);
-  // In a whole graph roundings of many ops add up.
-  const double limit = slack * (whole ? kWhole : 1) * (rms_limit(numerics) + half_ulp(got.dtype));
-  worst = std::max(worst, rms / limit);
-  if (!(rms <= limit))
-    return got.name + ": RMS error " + number(rms) + " against the exact result, the limit is " +
-           number(limit);
-  return "";
-}
-
-double rms_of(const OutputData& o) {
-  double size = 0;
-  for (const double v : o.values) size += v * v;
-  return o.values.empty() ? 0 : std::sqrt(size / static_cast<double>(o.values.size()));
-}
-
-std::string compare_chain(const OutputData& got, const OutputData& want, const OutputData& exact,
-                          const Case& c, uint32_t numerics, double& worst) {
-  const auto verdict = [&](const char* what, double error, double limit) {
-    worst = std::max(worst, error / limit);
-    return error <= limit ? std::string()
-                          : got.name + ": " + what + " " + number(error) + ", the limit is " +
-                                number(limit) + " (" + numerics_name(numerics) + ")";
-  };
-  const double far =
-      std::max(kFar * rms_limit(numerics) + 2 * half_ulp(got.dtype), got.is_far ? c.far_limit : 0);
-  std::string text = verdict("RMS error against the exact result", rms_error(got, exact), far);
-  if (!text.empty() || got.is_far) return text;
-  const ChainLimit limit = chain_limit(numerics, c.gated);
-  const double size = rms_of(want);
-  double largest = 0;
-  for (size_t i = 0; i < got.values.size(); ++i)
-    largest =
-        std::max(largest, std::isfinite(got.values[i]) ? std::fabs(got.values[i] - want.values[i])
-                                                       : INFINITY);
-  text = verdict("largest difference from the reference's chain", largest, limit.element * size);
-  return text.empty() ? verdict("RMS difference from the reference's chain", rms_error(got, want),
-                                limit.rms * scatter(got.values.size(), c.gated))
-                      : text;
-}
-
-bool same_bits(const RunResult& a, const RunResult& b) {
-  for (size_t s = 0; s < a.steps.size(); ++s)
-    for (size_t i = 0; i < a.steps[s].size(); ++i)
-      if (a.steps[s][i].bytes != b.steps[s][i].bytes) return false;
-  return a.steps.size() == b.steps.size();
-}
 
 }  // namespace
 
@@ -212,32 +372,26 @@ bool planned_alike(const Case& c, const RunOptions& options) {
 }
 
 Verdict judge(const Case& c, const RunOptions& options) {
-  (void)matmul_numerics();
   const RunResult got = run_case(c, options);
   if (got.unsupported) return {Verdict::kUnsupported, got.text};
   if (got.status != MICA_OK) return fail(got.text);
-  if (got.inputs_changed) return fail("an input was changed");
+  if (!got.changed.empty()) return fail(got.changed);
   const RunResult again = run_case(c, options);
   if (again.status != MICA_OK || !same_bits(got, again)) return fail("a second run differs");
-  uint32_t numerics = MICA_NUM_EXACT;
-  for (const OutputData& o : got.steps.front())
-    if (o.numerics != MICA_NUM_EXACT) numerics = o.numerics;
-  if (c.chain) numerics = matmul_numerics();
-  const std::string device = std::string("ref:") + numerics_name(numerics);
-  const RunResult want = oracle(c, options, device);
-  const RunResult bound = oracle(c, options, device + ",bound");
-  const RunResult exact = oracle(c, options, "ref");
-  for (const RunResult* r : {&want, &bound, &exact})
+  Judged judged{c, options, got, {}, {}, {}, {}};
+  judged.want = oracle(c, options, "", got.numerics);
+  judged.exact =
+      rounds(got.numerics) ? oracle(c, options, "", exact_of(got.numerics)) : judged.want;
+  if (!judged.row_of_ops()) judged.bound = oracle(c, options, "f64,bound", got.numerics);
+  for (const RunResult* r : {&judged.want, &judged.bound, &judged.exact})
     if (r->status != MICA_OK) return fail("the reference failed: " + r->text);
   Verdict verdict;
   for (size_t s = 0; s < got.steps.size(); ++s)
     for (size_t i = 0; i < got.steps[s].size(); ++i) {
-      const OutputData &g = got.steps[s][i], &w = want.steps[s][i], &e = exact.steps[s][i];
-      const std::string text = c.chain ? compare_chain(g, w, e, c, numerics, verdict.worst)
-                                       : compare_output(g, w, bound.steps[s][i], e, c.slack,
-                                                        c.op == "graph", verdict.worst);
-      if (!text.empty())
-        return fail((got.steps.size() > 1 ? "step " + std::to_string(s) + ": " : "") + text);
+      const Outcome out = judged.compare(s, i);
+      verdict.worst = std::max(verdict.worst, out.worst);
+      if (!out.text.empty())
+        return fail((got.steps.size() > 1 ? "step " + std::to_string(s) + ": " : "") + out.text);
     }
   if (!got.seconds.empty()) {
     std::vector<double> t = got.seconds;

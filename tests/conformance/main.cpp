@@ -112,7 +112,7 @@ Verdict run_job(const Job& job, const Arguments& args, const mica_backend* backe
   if ((!job.variant.empty() || job.unfused) && planned_alike(*job.c, options))
     return {Verdict::kSame, ""};
   Verdict v = judge(*job.c, options);
-  const std::string complaint = guards_complaint();
+  const std::string complaint = guards_complaint(Role::kTested);
   if (!complaint.empty() && v.kind == Verdict::kPass) v = {Verdict::kFail, complaint};
   return v;
 }
@@ -352,7 +352,7 @@ int run(const Arguments& args) {
     std::fprintf(stderr, "%s\n", error.c_str());
     return 1;
   }
-  const mica_backend* backend = guarded(inner);
+  const mica_backend* backend = guarded(inner, Role::kTested);
   if (const int code = check_device_apart(args, backend); code != 0) return code;
   if (jobs.empty()) {
     std::fprintf(stderr, "no such case\n");

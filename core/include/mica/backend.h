@@ -28,21 +28,22 @@ typedef enum mica_op_id {
   MICA_OP_FORCE_INT = 0x7fffffff
 } mica_op_id;
 
-/* How a kernel computes: what its products are rounded to. Sums are F32 or better in all. The
- * conformance suite gives the oracle the same numerics, and bounds them against the exact result.
- */
+/* How a kernel computes: what the factors of its products are rounded to, half to even. Sums, and
+ * results that are stored as F32, are F32 or better in all. The conformance suite gives the oracle
+ * the same numerics, so only the order and the precision of sums may differ from it. */
 typedef enum mica_numerics {
   MICA_NUM_EXACT = 0, /* moves bytes or converts once: bit-equal to the reference */
   MICA_NUM_F32 = 1,
   MICA_NUM_F16 = 2,    /* activations rounded to F16's 11 bits, in its range or scaled by a power of
-                          two a row; quantized weights' values may be rounded to F16 too */
+                          two per row; weights as they are stored, quantized ones exact */
   MICA_NUM_BF16 = 3,   /* activations rounded to BF16 */
   MICA_NUM_Q8_32 = 4,  /* activations rounded to int8 with one F32 scale a 32 elements: amax =
                           max|x|, q = half-to-even(x * (127 / amax)), scale = amax / 127, each one
                           F32 operation; amax = 0, or so small
                           that 127 / amax overflows, gives zeros */
   MICA_NUM_Q8_256 = 5, /* the same with one scale a 256 */
-  MICA_NUM_F64 = 6
+  MICA_NUM_F64 = 6,
+  MICA_NUM_F16_W = 7 /* as MICA_NUM_F16, and each value of a quantized weight rounded to F16 */
 } mica_numerics;
 
 /* What the core lends a backend; valid until the device is closed. */

@@ -187,6 +187,11 @@ const char* supports_tiles(const Call& c) {
 uint32_t numerics_tiles(const Call& c) {
   return c.in[0].dtype == MICA_BF16 ? MICA_NUM_BF16 : MICA_NUM_F16;
 }
+// cuBLASLt and wgmma multiply rows of F16 that were made of packed weights.
+uint32_t numerics_halves(const Call& c) {
+  if (c.in[0].dtype == MICA_BF16) return MICA_NUM_BF16;
+  return is_plain(c) ? MICA_NUM_F16 : MICA_NUM_F16_W;
+}
 uint64_t workspace_tiles(const Call& c) { return plan_tiles(matmul_args(c)).bytes; }
 
 mica_status record_tiles(const Call& c, Recorder& r) {
@@ -250,8 +255,8 @@ mica_status record_naive(const Call& c, Recorder& r) {
 
 const Kernel rows[] = {
     {"matmul", "", supports_matvec, numerics_matvec, workspace_matvec, record_matvec},
-    {"matmul", "", supports_lt, numerics_tiles, workspace_lt, record_lt},
-    {"matmul", "", supports_wgmma, numerics_tiles, workspace_wgmma, record_wgmma},
+    {"matmul", "", supports_lt, numerics_halves, workspace_lt, record_lt},
+    {"matmul", "", supports_wgmma, numerics_halves, workspace_wgmma, record_wgmma},
     {"matmul", "", supports_tiles, numerics_tiles, workspace_tiles, record_tiles},
     {"matmul", "naive", supports_any, numerics_naive, nullptr, record_naive},
 };

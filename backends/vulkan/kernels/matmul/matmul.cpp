@@ -21,6 +21,7 @@ namespace {
 
 uint32_t numerics_f32(const Call&) { return MICA_NUM_F32; }
 uint32_t numerics_f16(const Call&) { return MICA_NUM_F16; }
+uint32_t numerics_f16_w(const Call&) { return MICA_NUM_F16_W; }
 uint32_t numerics_q8_32(const Call&) { return MICA_NUM_Q8_32; }
 
 bool packed(const Call& c) { return c.in[0].layout == kLayoutPlanes; }
@@ -180,9 +181,9 @@ mica_status record(const Call& c, Recorder& recorder) {
 }  // namespace naive
 
 constexpr Kernel kRows[] = {
-    {"matmul", "", stream_supports, numerics_f16, stream::workspace, stream::record},
+    {"matmul", "", stream_supports, numerics_f16_w, stream::workspace, stream::record},
     {"matmul", "", vec::supports, numerics_q8_32, nullptr, vec::record},
-    {"matmul", "", gemm::supports, numerics_f16, gemm::workspace, gemm::record},
+    {"matmul", "", gemm::supports, numerics_f16_w, gemm::workspace, gemm::record},
     {"matmul", "", tile::supports, numerics_f16, tile::workspace, tile::record},
     {"matmul", "", vec_float::supports, numerics_f32, nullptr, vec_float::record},
     {"matmul", "naive", naive::supports, numerics_f32, nullptr, naive::record},

@@ -152,7 +152,7 @@ const char* fused_norm_supports(const Call& norm) {
 }
 
 uint32_t fused_numerics(const Call* const matmuls[], uint32_t n) {
-  if (fused_streams(matmuls, n)) return MICA_NUM_F16;
+  if (fused_streams(matmuls, n)) return MICA_NUM_F16_W;
   return packed(matmuls[0]->in[0]) ? MICA_NUM_Q8_32 : MICA_NUM_F32;
 }
 
