@@ -64,6 +64,9 @@ struct Case {
   std::function<void(CaseBuilder&)> build;
   double slack = 1;    // multiplies the bound; a reason stands beside every value but 1
   bool chain = false;  // ops in a row: what one rounds, the next one rounds again (judge.cpp)
+  // Sums and what is rounded are exact, whatever the order: the bits must be the reference's, or,
+  // behind a function such as silu, within what sums may be off by.
+  bool exact = false;
 };
 
 class CaseList {

@@ -22,6 +22,7 @@ namespace mica::conformance {
 #undef MICA_CASE_FAMILY
 void cases_regions(CaseList& list);
 void cases_whole_graphs(CaseList& list);
+void cases_exact(CaseList& list);
 
 namespace {
 
@@ -47,6 +48,7 @@ CaseList all_cases() {
 #undef MICA_CASE_FAMILY
   cases_regions(list);
   cases_whole_graphs(list);
+  cases_exact(list);
   return list;
 }
 
