@@ -23,6 +23,7 @@ namespace mica::conformance {
 void cases_regions(CaseList& list);
 void cases_whole_graphs(CaseList& list);
 void cases_exact(CaseList& list);
+void cases_alias(CaseList& list);
 
 namespace {
 
@@ -49,6 +50,7 @@ CaseList all_cases() {
   cases_regions(list);
   cases_whole_graphs(list);
   cases_exact(list);
+  cases_alias(list);
   return list;
 }
 

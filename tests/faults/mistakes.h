@@ -1,91 +1,9 @@
 // Mistakes that kernels make, as wrappers around an op's reference: each changes a copy of what the
 // reference reads, or what it wrote. They are small on purpose: the suite has to see small ones.
 #pragma once
-#include <cmath>
-#include <csignal>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
-
-#include "core/graph/op.h"
-#include "ops/attention/attention_args.h"
-#include "ops/dtypes/half.h"
-#include "ops/norm_args.h"
-#include "ops/rope_args.h"
-#include "ops/softmax_args.h"
+#include "tests/faults/mistakes_far.h"
 
 namespace mica::faults {
-
-// One call of a reference, with copies of what a mistake changes.
-class Run {
- public:
-  Run(const mica_b_partition& p, const mica_b_node& n, const OpDef& o, const RefCall& c)
-      : partition(p), node(n), op(o), call(c) {
-    for (uint32_t k = 0; k < c.n_in; ++k) in[k] = c.in[k];
-    call.in = in;
-  }
-  Run(const Run&) = delete;
-  Run& operator=(const Run&) = delete;
-
-  mica_status reference() const { return op.reference(call); }
-  // Input k as a packed F32 copy, to be changed.
-  HostTensor& floats(uint32_t k) {
-    const HostTensor x = in[k];
-    HostTensor& y = in[k];
-    y.dtype = MICA_F32;
-    bytes_.emplace_back(static_cast<size_t>(x.elements()) * sizeof(float));
-    y.data = bytes_.back().data();
-    int64_t stride = sizeof(float);
-    for (int i = 0; i < 4; ++i) {
-      y.stride[i] = stride;
-      stride *= y.dim[i];
-    }
-    std::vector<double> row(static_cast<size_t>(x.dim[0]));
-    for_rows(x, [&](int64_t i1, int64_t i2, int64_t i3) {
-      x.read_row(row.data(), i1, i2, i3);
-      y.write_row(row.data(), i1, i2, i3);
-    });
-    return y;
-  }
-  // Input k, I32 of rank 1 or 2, as a packed copy.
-  int32_t* ints(uint32_t k) {
-    HostTensor& x = in[k];
-    const auto n = static_cast<size_t>(x.dim[0] * x.dim[1]);
-    bytes_.emplace_back(n * sizeof(int32_t));
-    auto* y = reinterpret_cast<int32_t*>(bytes_.back().data());
-    for (size_t i = 0; i < n; ++i) {
-      const auto at = static_cast<int64_t>(i);
-      y[i] = static_cast<int32_t>(x.int_at(at % x.dim[0], at / x.dim[0]));
-    }
-    x.data = y;
-    x.dtype = MICA_I32;
-    x.stride[0] = sizeof(int32_t);
-    x.stride[1] = x.stride[0] * x.dim[0];
-    return y;
-  }
-  template <class Args>
-  Args& args() {
-    bytes_.emplace_back(sizeof(Args));
-    std::memcpy(bytes_.back().data(), call.args, sizeof(Args));
-    call.args = bytes_.back().data();
-    return *reinterpret_cast<Args*>(bytes_.back().data());
-  }
-  template <class F>
-  static void for_rows(const HostTensor& x, const F& f) {
-    for (int64_t i3 = 0; i3 < x.dim[3]; ++i3)
-      for (int64_t i2 = 0; i2 < x.dim[2]; ++i2)
-        for (int64_t i1 = 0; i1 < x.dim[1]; ++i1) f(i1, i2, i3);
-  }
-
-  const mica_b_partition& partition;
-  const mica_b_node& node;
-  const OpDef& op;
-  RefCall call;
-  HostTensor in[MICA_B_MAX_INPUTS];
-
- private:
-  std::vector<std::vector<char>> bytes_;
-};
 
 // --- matmul -------------------------------------------------------------------------------------
 
@@ -116,8 +34,6 @@ inline mica_status matmul_f16_activations(Run& r) {  // declared as exact produc
 }
 
 // --- attention ----------------------------------------------------------------------------------
-
-enum : uint32_t { kQ, kK, kV, kPositions, kTable, kMask, kSinks };
 
 // Query head j reads kv head j % n_kv_heads: heads are reordered before, and back after.
 inline mica_status attention_kv_head_modulo(Run& r) {
@@ -200,18 +116,6 @@ inline mica_status wrong_slot(Run& r, uint32_t k) {  // of the last token
 }
 inline mica_status kv_append_wrong_slot(Run& r) { return wrong_slot(r, 2); }
 inline mica_status set_rows_wrong_row(Run& r) { return wrong_slot(r, 2); }
-
-// Takes every extent at its maximum.
-inline mica_status extent_ignored(Run& r) {
-  const auto whole = [&](uint32_t value, HostTensor& t) {
-    if (value == MICA_B_NONE) return;
-    const mica_b_value& v = r.partition.values[value];
-    for (int i = 0; i < 4; ++i) t.dim[i] = v.dim[i];
-  };
-  for (uint32_t k = 0; k < r.node.n_inputs; ++k) whole(r.node.input[k], r.in[k]);
-  whole(r.node.output, r.call.out);
-  return r.reference();
-}
 
 inline mica_status extent_ignored_state(Run& r) { return extent_ignored(r); }
 inline mica_status extent_ignored_output(Run& r) { return extent_ignored(r); }
@@ -316,6 +220,9 @@ inline mica_status crash(Run&) {
   raise(SIGSEGV);
   return MICA_OK;
 }
+
+// Beside the ops, in the table of faulty_ref.cpp.
+inline mica_status weight_unpack_bit(Run& r) { return r.reference(); }
 
 struct Mistake {
   const char* name;
