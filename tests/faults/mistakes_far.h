@@ -162,7 +162,7 @@ inline mica_status layer_norm_two_percent(Run& r) { return times(r, 1.02); }
 inline mica_status silu_one_per_mille(Run& r) { return times(r, 1.001); }
 inline mica_status silu_f16_results(Run& r) { return results_as(r, as_f16); }
 inline mica_status add_last_element(Run& r) {  // of the second operand, dropped
-  const HostTensor x = r.floats(0);  // a copy: the result may lie in its memory
+  const HostTensor x = r.floats(0);            // a copy: the result may lie in its memory
   const mica_status status = r.reference();
   const HostTensor& y = r.call.out;
   Run::for_rows(y, [&](int64_t i1, int64_t i2, int64_t i3) {

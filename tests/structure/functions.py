@@ -1,0 +1,30 @@
+"""functions.py MOST FILE...: no function has more than MOST lines. For the formatted sources that
+clang-tidy does not read: CUDA, GLSL, headers, C."""
+import re
+import sys
+
+NOT_FUNCTIONS = re.compile(r"\s*(template.*struct|namespace|struct|class|enum|union|extern|if|for|while|switch|else|do|"
+                           r"typedef|\}|//|#)\b|\s*[}#/*]")
+
+
+def long_functions(path, most):
+    lines = open(path, encoding="utf-8").read().split("\n")
+    for i, line in enumerate(lines):
+        if not line.endswith("{") or ")" not in line or NOT_FUNCTIONS.match(line):
+            continue
+        indent = len(line) - len(line.lstrip())
+        for end in range(i + 1, len(lines)):
+            if lines[end].startswith(" " * indent + "}"):
+                if end - i + 1 > most:
+                    yield f"{path}:{i + 1}: a function of {end - i + 1} lines; {most} are allowed"
+                break
+
+
+def main():
+    most = int(sys.argv[1])
+    found = [text for path in sys.argv[2:] for text in long_functions(path, most)]
+    print("\n".join(found) or f"no function of more than {most} lines in {len(sys.argv) - 2} files")
+    sys.exit(1 if found else 0)
+
+
+main()
