@@ -302,7 +302,7 @@ double noise(uint64_t jitter, uint64_t node, uint64_t element) {
   return static_cast<double>(static_cast<int64_t>(h ^ h >> 33)) * 0x1p-63;
 }
 
-// Moves each element of a node's result by up to 2^-22 of itself and of its row's root mean square:
+// Moves each element of a node's result by up to 2^-21 of itself and of its row's root mean square:
 // somewhat more than sums in F32 are off by.
 void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node) {
   uint64_t i = 0;
@@ -317,7 +317,7 @@ void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node) {
         for (int64_t i0 = 0; i0 < y.dim[0]; ++i0) {
           const double v = y.at(i0, i1, i2, i3);
           const double step = (v < 0 ? -v : v) + (size - size == 0 ? size : 0);
-          y.set(v + 0x1p-22 * step * noise(jitter, node, i++), i0, i1, i2, i3);
+          y.set(v + 0x1p-21 * step * noise(jitter, node, i++), i0, i1, i2, i3);
         }
       }
 }

@@ -58,10 +58,15 @@ void put_weight(uint i, WeightPart raw, uint step, uint to) {
   vec2 scale, bias;
   affine(raw.s, unit, scale, bias);
   if (unit >= p.k / 32u) scale = bias = vec2(0);
-  bias -= kQuantOffset * scale;
+#if W_BIAS || W_HALVES
+#define stage_quants quant_halves  // with the offset, sums would not fit into F32
+#else
+#define stage_quants offset_quants
+  bias -= kQuantOffset * scale;  // exact: the scale has 11 bits
+#endif
   [[unroll]] for (uint j = 0; j < 4u; ++j) {
-    const vec4 lo = vec4(offset_quants(uint(quad(raw, 2u * j))));
-    const vec4 hi = vec4(offset_quants(uint(quad(raw, 2u * j + 1u))));
+    const vec4 lo = vec4(stage_quants(uint(quad(raw, 2u * j))));
+    const vec4 hi = vec4(stage_quants(uint(quad(raw, 2u * j + 1u))));
     steps[at + j] = uvec4(halves_of(lo * scale[j / 2u] + bias[j / 2u]),
                           halves_of(hi * scale[j / 2u] + bias[j / 2u]));
   }
