@@ -22,19 +22,22 @@ class Fuser {
  public:
   Fuser(mica_plan& p, mica_device* d)
       : plan(p), device(d), region_of(d->allocator()), place_of(d->allocator()),
-        producer(d->allocator()), n_uses(d->allocator()) {}
+        producer(d->allocator()), n_uses(d->allocator()), next_view(d->allocator()),
+        first_reader(d->allocator()), readers(d->allocator()), first_writer(d->allocator()),
+        writers(d->allocator()) {}
 
   [[nodiscard]] bool prepare();
   FusionView view() const {
-    return {&plan.partition, producer.data(), n_uses.data(), plan.roots.data()};
+    return {&plan.partition,   producer.data(),     n_uses.data(),
+            plan.roots.data(), first_reader.data(), readers.data()};
   }
   uint32_t maker(uint32_t value) const { return producer[value]; }
   mica_status offer(const char* fusion, const uint32_t* members, uint32_t n);
   [[nodiscard]] bool make_units();
 
  private:
+  [[nodiscard]] bool list_users();
   bool free_to_take(const uint32_t* members, uint32_t n) const;
-  bool conflict(const mica_b_node& a, const mica_b_node& b) const;
   bool can_stand(const uint32_t* members, uint32_t n, uint32_t place) const;
   uint32_t find_place(const uint32_t* members, uint32_t n) const;
   mica_status ask(const mica_b_region& region, char* reason, size_t capacity) const;
@@ -42,9 +45,6 @@ class Fuser {
   void hide_inner_values(const mica_b_region& r);
   void show_inner_values(const mica_b_region& r);
   mica_status refuse(const char* fusion, uint32_t node, const char* reason);
-  bool is_member(const uint32_t* members, uint32_t n, uint32_t node) const {
-    return std::find(members, members + n, node) != members + n;
-  }
 
   mica_plan& plan;
   mica_device* device;
@@ -52,7 +52,44 @@ class Fuser {
   Vec<uint32_t> place_of;   // per node: itself, or the member in whose place its region runs
   Vec<uint32_t> producer;   // per value
   Vec<uint32_t> n_uses;
+  Vec<uint32_t> next_view;              // a chain from each root through its views; 0 ends it
+  Vec<uint32_t> first_reader, readers;  // see FusionView
+  Vec<uint32_t> first_writer, writers;  // the same of the nodes that make or write a root
 };
+
+// Lists by root, without a scan per value: counted, then filled from the end.
+bool Fuser::list_users() {
+  const size_t n_values = plan.values.size();
+  if (!next_view.resize(n_values) || !first_reader.resize(n_values + 1) ||
+      !first_writer.resize(n_values + 1) || !writers.resize(plan.nodes.size()))
+    return false;
+  for (uint32_t v = 1; v < n_values; ++v) {
+    const uint32_t root = plan.roots[v];
+    if (root == v) continue;
+    next_view[v] = next_view[root];
+    next_view[root] = v;
+  }
+  uint32_t n_reads = 0;
+  const auto each_read = [this](uint32_t i, const auto& f) {
+    const mica_b_node& node = plan.nodes[i];
+    for (uint32_t k = 0; k < node.n_inputs; ++k)
+      if (node.input[k] != MICA_B_NONE) f(plan.roots[node.input[k]]);
+  };
+  for (uint32_t i = 0; i < plan.nodes.size(); ++i) {
+    each_read(i, [&](uint32_t root) { ++first_reader[root], ++n_reads; });
+    ++first_writer[plan.roots[plan.nodes[i].output]];
+  }
+  if (!readers.resize(n_reads)) return false;
+  for (size_t v = 1; v <= n_values; ++v) {
+    first_reader[v] += first_reader[v - 1];
+    first_writer[v] += first_writer[v - 1];
+  }
+  for (auto i = static_cast<uint32_t>(plan.nodes.size()); i-- > 0;) {
+    each_read(i, [&](uint32_t root) { readers[--first_reader[root]] = i; });
+    writers[--first_writer[plan.roots[plan.nodes[i].output]]] = i;
+  }
+  return true;
+}
 
 bool Fuser::prepare() {
   const size_t n_values = plan.values.size();
@@ -74,7 +111,7 @@ bool Fuser::prepare() {
       if (node.input[k] != MICA_B_NONE) ++n_uses[plan.roots[node.input[k]]];
   for (const PlanNamed& o : plan.outputs) ++n_uses[plan.roots[o.value]];
   for (uint32_t v = 1; v < n_values; ++v) n_uses[v] = n_uses[plan.roots[v]];
-  return true;
+  return list_users();
 }
 
 bool Fuser::free_to_take(const uint32_t* members, uint32_t n) const {
@@ -83,28 +120,29 @@ bool Fuser::free_to_take(const uint32_t* members, uint32_t n) const {
   return true;
 }
 
-// Whether the order of two nodes matters: one makes or writes what the other uses.
-bool Fuser::conflict(const mica_b_node& a, const mica_b_node& b) const {
-  const auto touches = [this](const mica_b_node& n, uint32_t root) {
-    for (uint32_t k = 0; k < n.n_inputs; ++k)
-      if (n.input[k] != MICA_B_NONE && plan.roots[n.input[k]] == root) return true;
-    return plan.roots[n.output] == root;
-  };
-  return touches(a, plan.roots[b.output]) || touches(b, plan.roots[a.output]);
-}
-
 // A region runs in the place of one of its members; the others move there. That is right when every
-// other node stays on the side of each member it conflicts with, where both now stand.
+// other node stays on the side of each member it conflicts with, where both now stand. Two nodes
+// conflict when one makes or writes what the other uses.
 bool Fuser::can_stand(const uint32_t* members, uint32_t n, uint32_t place) const {
-  const uint32_t first = *std::min_element(members, members + n);
-  const uint32_t last = *std::max_element(members, members + n);
-  for (uint32_t other = 0; other < plan.nodes.size(); ++other) {
-    const uint32_t there = place_of[other];
-    if ((other < first && there < first) || (other > last && there > last)) continue;
-    if (is_member(members, n, other)) continue;
-    for (uint32_t i = 0; i < n; ++i)
-      if ((other < members[i]) != (there < place) &&
-          conflict(plan.nodes[members[i]], plan.nodes[other]))
+  for (uint32_t i = 0; i < n; ++i) {
+    const uint32_t member = members[i];
+    const auto all_stay = [&](const Vec<uint32_t>& first, const Vec<uint32_t>& list,
+                              uint32_t root) {
+      for (uint32_t at = first[root]; at < first[root + 1]; ++at) {
+        const uint32_t other = list[at];
+        if ((other < member) != (place_of[other] < place) &&
+            std::find(members, members + n, other) == members + n)
+          return false;
+      }
+      return true;
+    };
+    const mica_b_node& node = plan.nodes[member];
+    const uint32_t made = plan.roots[node.output];
+    if (!all_stay(first_reader, readers, made) || !all_stay(first_writer, writers, made))
+      return false;
+    for (uint32_t k = 0; k < node.n_inputs; ++k)
+      if (node.input[k] != MICA_B_NONE &&
+          !all_stay(first_writer, writers, plan.roots[node.input[k]]))
         return false;
   }
   return true;
@@ -122,8 +160,8 @@ uint32_t Fuser::find_place(const uint32_t* members, uint32_t n) const {
 }
 
 void Fuser::set_storage(uint32_t root, mica_b_storage storage) {
-  for (uint32_t v = 1; v < plan.values.size(); ++v)
-    if (plan.roots[v] == root && producer[v] != MICA_B_NONE) plan.values[v].storage = storage;
+  for (uint32_t v = root; v != 0; v = next_view[v])
+    if (producer[v] != MICA_B_NONE) plan.values[v].storage = storage;
 }
 
 // Values that only members use need no memory.
@@ -156,14 +194,19 @@ mica_status Fuser::ask(const mica_b_region& region, char* reason, size_t capacit
                                  reason, capacity);
 }
 
-// One line a fusion and reason, however many regions it keeps from being made.
+// One line a fusion and reason, however many regions it keeps from being made; of reasons that all
+// differ, only the latest are compared.
 mica_status Fuser::refuse(const char* fusion, uint32_t node, const char* reason) {
-  for (PlanRefusal& r : plan.refusals)
-    if (std::strcmp(r.fusion, fusion) == 0 &&
-        std::strcmp(plan.reasons.data() + r.reason, reason) == 0) {
-      ++r.n;
-      return MICA_OK;
-    }
+  constexpr size_t kCompared = 64;
+  const size_t n = plan.refusals.size();
+  for (size_t i = n > kCompared ? n - kCompared : 0; i < n; ++i) {
+    PlanRefusal& r = plan.refusals[i];
+    if (std::strcmp(r.fusion, fusion) != 0 ||
+        std::strcmp(plan.reasons.data() + r.reason, reason) != 0)
+      continue;
+    ++r.n;
+    return MICA_OK;
+  }
   const PlanRefusal refusal = {fusion, plan.nodes[node].name, plan.reasons.size(), 1};
   return plan.refusals.push(refusal) && plan.reasons.append(reason, std::strlen(reason) + 1)
              ? MICA_OK
@@ -255,10 +298,9 @@ bool packed(const mica_b_value& v) {
 }  // namespace
 
 uint32_t FusionView::reader(uint32_t v, uint32_t from) const {
-  for (uint32_t i = from; i < partition->n_nodes; ++i)
-    for (uint32_t k = 0; k < node(i).n_inputs; ++k)
-      if (has_input(i, k) && roots[node(i).input[k]] == roots[v]) return i;
-  return MICA_B_NONE;
+  const uint32_t* end = readers + first_reader[roots[v] + 1];
+  const uint32_t* at = std::lower_bound(readers + first_reader[roots[v]], end, from);
+  return at != end ? *at : MICA_B_NONE;
 }
 
 uint32_t FusionView::only_reader(uint32_t i) const {

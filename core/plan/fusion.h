@@ -12,6 +12,10 @@ struct FusionView {
   const uint32_t* producer;  // per value: the node that makes it, or MICA_B_NONE; through views
   const uint32_t* n_uses;    // per value: how many inputs name it or a view of it; outputs count
   const uint32_t* roots;     // per value: itself, or of a view the value whose memory it is
+  // Per root, readers[first_reader[root] … first_reader[root + 1]) are the nodes that read it or a
+  // view of it, in build order; a node is there once an input.
+  const uint32_t* first_reader;
+  const uint32_t* readers;
 
   const mica_b_node& node(uint32_t i) const { return partition->nodes[i]; }
   const mica_b_value& value(uint32_t i) const { return partition->values[i]; }

@@ -16,15 +16,46 @@ struct Lifetime {
   uint64_t offset;
 };
 
+// The highest end of what is placed, by wave: a tree of maxima, in which an end that holds for all
+// waves of a node stays at it and is not handed down.
+class Heights {
+ public:
+  explicit Heights(const mica_allocator& a) : all_(a), any_(a) {}
+  [[nodiscard]] bool prepare(uint32_t n_waves) {
+    while (n_ < n_waves) n_ *= 2;
+    return all_.resize(size_t{2} * n_) && any_.resize(size_t{2} * n_);
+  }
+  // Raises waves first … last to `end` where they are lower; returns the highest of them.
+  uint64_t raise(uint32_t first, uint32_t last, uint64_t end) {
+    return raise(first, last, end, 1, 0, n_);
+  }
+
+ private:
+  uint64_t raise(uint32_t first, uint32_t last, uint64_t end, uint32_t node, uint32_t from,
+                 uint32_t n) {
+    if (last < from || from + n <= first) return 0;
+    any_[node] = std::max(any_[node], end);
+    const bool whole = first <= from && from + n - 1 <= last;
+    if (whole) all_[node] = std::max(all_[node], end);
+    if (whole) return any_[node];
+    const uint64_t left = raise(first, last, end, 2 * node, from, n / 2);
+    const uint64_t right = raise(first, last, end, 2 * node + 1, from + n / 2, n / 2);
+    return std::max({all_[node], left, right});
+  }
+  uint32_t n_ = 1;           // leaves
+  Vec<uint64_t> all_, any_;  // per node: holds for all its waves; the highest of any of them
+};
+
 class Planner {
  public:
   Planner(mica_plan& plan, const mica_allocator& a)
-      : plan_(plan), written_(a), read_(a), wave_of_(a), lives_(a), life_of_(a), last_use_(a) {}
+      : plan_(plan), written_(a), read_(a), n_reads_(a), wave_of_(a), lives_(a), life_of_(a),
+        last_use_(a), lowest_(a), heights_(a) {}
 
   [[nodiscard]] bool prepare() {
     return written_.resize(plan_.values.size()) && read_.resize(plan_.values.size()) &&
-           wave_of_.resize(plan_.units.size()) && life_of_.resize(plan_.values.size()) &&
-           last_use_.resize(plan_.values.size());
+           n_reads_.resize(plan_.values.size()) && wave_of_.resize(plan_.units.size()) &&
+           life_of_.resize(plan_.values.size()) && last_use_.resize(plan_.values.size());
   }
   void make_waves();
   [[nodiscard]] bool make_lifetimes();
@@ -45,13 +76,19 @@ class Planner {
     }
   }
   bool can_take_over(const mica_b_unit& u, uint32_t wave, uint32_t& out_input) const;
+  bool find_gap(const Lifetime& life, uint64_t bytes, uint64_t& out_offset) const;
+  [[nodiscard]] bool place_lives(uint32_t n_waves);
+  void set_offsets();
 
   mica_plan& plan_;
   Vec<uint32_t> written_, read_;  // per root: 1 + the wave that last did so
+  Vec<uint32_t> n_reads_;         // per root: how often that wave reads it
   Vec<uint32_t> wave_of_;         // per unit
   Vec<Lifetime> lives_;
   Vec<uint32_t> life_of_;   // per root: 1 + index in lives_
   Vec<uint32_t> last_use_;  // per root: last wave that touches it
+  Vec<uint32_t> lowest_;    // lives that are placed, by offset: the first kMostCompared of them
+  Heights heights_;
 };
 
 void Planner::make_waves() {
@@ -67,6 +104,7 @@ void Planner::make_waves() {
     u.barrier = conflict || i == 0 ? 1 : 0;
     wave_of_[i] = wave;
     touches(u, [&](uint32_t v, bool write) {
+      if (!write) n_reads_[v] = read_[v] == wave + 1 ? n_reads_[v] + 1 : 1;
       (write ? written_ : read_)[v] = wave + 1;
       last_use_[v] = wave;
     });
@@ -89,12 +127,8 @@ bool Planner::can_take_over(const mica_b_unit& u, uint32_t wave, uint32_t& out_i
   if (in.bytes != out.bytes || in.dtype != out.dtype || in.layout != out.layout) return false;
   for (int i = 0; i < 4; ++i)
     if (in.dim[i] != out.dim[i] || in.stride[i] != out.stride[i]) return false;
-  uint32_t readers = 0;
-  for (uint32_t i = 0; i < plan_.units.size(); ++i)
-    if (wave_of_[i] == wave)
-      touches(plan_.units[i], [&](uint32_t r, bool write) { readers += r == root && !write; });
   out_input = root;
-  return readers == 1;
+  return n_reads_[root] == 1;  // of the last wave that reads it, which is this one
 }
 
 bool Planner::make_lifetimes() {
@@ -121,41 +155,74 @@ bool Planner::make_lifetimes() {
   return true;
 }
 
-// Largest first, each at the lowest offset where nothing that lives at the same time is.
-mica_status Planner::place(Error& error) {
-  Vec<uint32_t> order(lives_.allocator()), placed(lives_.allocator());
-  if (!order.resize(lives_.size()) || !placed.reserve(lives_.size()))
-    return error.out_of_memory("plan");
+constexpr size_t kMostCompared = 2048;              // a plan of a model has fewer lives
+constexpr uint64_t kMostBytes = uint64_t{1} << 62;  // of an arena, so that no sum below wraps
+
+// The lowest offset where nothing that lives at the same time is. False: not among those compared.
+bool Planner::find_gap(const Lifetime& life, uint64_t bytes, uint64_t& out_offset) const {
+  uint64_t offset = 0;
+  for (const uint32_t j : lowest_) {
+    const Lifetime& other = lives_[j];
+    if (other.last < life.first || life.last < other.first) continue;
+    if (offset + bytes <= other.offset) {
+      out_offset = offset;
+      return true;
+    }
+    offset = std::max(offset, align_up(other.offset + other.bytes, kPlaceAlign));
+  }
+  out_offset = offset;
+  return lowest_.size() < kMostCompared;
+}
+
+// Largest first, each in the lowest gap; past so many lives that looking for gaps would take time
+// by their square, above all that lives at the same time. False: out of memory.
+bool Planner::place_lives(uint32_t n_waves) {
+  Vec<uint32_t> order(lives_.allocator());
+  if (!order.resize(lives_.size()) || !lowest_.reserve(std::min(lives_.size(), kMostCompared)) ||
+      !heights_.prepare(n_waves))
+    return false;
   for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
   std::sort(order.begin(), order.end(), [this](uint32_t a, uint32_t b) {
     return lives_[a].bytes != lives_[b].bytes ? lives_[a].bytes > lives_[b].bytes : a < b;
   });
   for (const uint32_t i : order) {
     Lifetime& life = lives_[i];
-    uint64_t bytes = 0;
-    if (!checked_align(life.bytes, kPlaceAlign, bytes))
-      return error.fail(MICA_OUT_OF_MEMORY, "a tensor is too large");
-    uint64_t offset = 0;
-    for (const uint32_t j : placed) {  // sorted by offset
-      const Lifetime& other = lives_[j];
-      if (other.last < life.first || life.last < other.first) continue;
-      if (offset + bytes <= other.offset) break;
-      offset = std::max(offset, align_up(other.offset + other.bytes, kPlaceAlign));
-    }
-    life.offset = offset;
-    plan_.arena_bytes = std::max(plan_.arena_bytes, offset + bytes);
-    size_t at = placed.size();
-    if (!placed.push(i)) return error.out_of_memory("plan");
-    for (; at > 0 && lives_[placed[at - 1]].offset > offset; --at) placed[at] = placed[at - 1];
-    placed[at] = i;
+    const uint64_t bytes = align_up(life.bytes, kPlaceAlign);
+    const uint32_t last = std::min(life.last, n_waves - 1);
+    if (!find_gap(life, bytes, life.offset)) life.offset = heights_.raise(life.first, last, 0);
+    (void)heights_.raise(life.first, last, life.offset + bytes);
+    plan_.arena_bytes = std::max(plan_.arena_bytes, life.offset + bytes);
+    size_t at = std::upper_bound(
+                    lowest_.begin(), lowest_.end(), life.offset,
+                    [this](uint64_t offset, uint32_t j) { return offset < lives_[j].offset; }) -
+                lowest_.begin();
+    if (at == kMostCompared) continue;
+    if (lowest_.size() == kMostCompared) lowest_.pop();
+    (void)lowest_.push(i);
+    std::copy_backward(lowest_.begin() + at, lowest_.end() - 1, lowest_.end());
+    lowest_[at] = i;
   }
-  uint64_t workspace = 0;
+  return true;
+}
+
+mica_status Planner::place(Error& error) {
+  uint64_t sum = 0;
+  for (const Lifetime& life : lives_)
+    if (!checked_add(sum, life.bytes, sum) || !checked_add(sum, kPlaceAlign, sum) ||
+        sum > kMostBytes)
+      return error.fail(MICA_OUT_OF_MEMORY, "the plan's tensors are too large in all");
+  const uint32_t n_waves = wave_of_.empty() ? 1 : wave_of_.back() + 1;
+  if (!place_lives(n_waves)) return error.out_of_memory("plan");
+  set_offsets();
+  return MICA_OK;
+}
+
+void Planner::set_offsets() {
   for (const Lifetime& life : lives_) {
     if (life.value != MICA_B_NONE) continue;
     plan_.units[life.unit].workspace_offset = life.offset;
-    workspace = std::max(workspace, life.bytes);
+    plan_.workspace_bytes = std::max(plan_.workspace_bytes, life.bytes);
   }
-  plan_.workspace_bytes = workspace;
   uint64_t hidden = 0;  // values without memory get offsets of their own, so that views are told
   for (uint32_t v = 1; v < plan_.values.size(); ++v) {
     mica_b_value& value = plan_.values[v];
@@ -169,7 +236,6 @@ mica_status Planner::place(Error& error) {
       value.offset += plan_.values[root].offset;
     }
   }
-  return MICA_OK;
 }
 
 }  // namespace
