@@ -34,6 +34,25 @@ mica_host make_host(mica_context* context) {
   return h;
 }
 
+// The first function that a backend must have and does not; nullptr: it has all.
+const char* missing_function(const mica_backend& b) {
+#define HAS(entry) \
+  { b.entry != nullptr, #entry }
+  const struct {
+    bool there;
+    const char* name;
+  } required[] = {HAS(device_count), HAS(device_info),   HAS(device_open), HAS(device_close),
+                  HAS(device_state), HAS(buffer_create), HAS(buffer_free), HAS(buffer_map),
+                  HAS(buffer_write), HAS(buffer_read),   HAS(buffer_copy), HAS(weight_layout),
+                  HAS(weight_pack),  HAS(weight_unpack), HAS(kv_layout),   HAS(kv_pack),
+                  HAS(kv_unpack),    HAS(supports),      HAS(claims),      HAS(query),
+                  HAS(compile),      HAS(submit),        HAS(wait),        HAS(plan_release)};
+#undef HAS
+  for (const auto& entry : required)
+    if (!entry.there) return entry.name;
+  return nullptr;
+}
+
 mica_status add(mica_context* context, const mica_backend* backend, void* library) {
   Error& error = context->error;
   if (backend == nullptr) return error.fail(MICA_INVALID_ARGUMENT, "backend is NULL");
@@ -41,6 +60,12 @@ mica_status add(mica_context* context, const mica_backend* backend, void* librar
     return error.fail(library != nullptr ? MICA_UNSUPPORTED : MICA_INVALID_ARGUMENT,
                       "the backend was built for ABI version ", backend->abi, ", this is ",
                       MICA_BACKEND_ABI);
+  if (backend->name == nullptr || backend->name[0] == '\0' ||
+      std::strchr(backend->name, ':') != nullptr)
+    return error.fail(MICA_INVALID_ARGUMENT, "the backend's name is missing or has a colon");
+  if (const char* missing = missing_function(*backend); missing != nullptr)
+    return error.fail(MICA_INVALID_ARGUMENT, "backend ", quoted(backend->name), " has no function ",
+                      missing);
   for (const mica_registry::Entry& e : context->registry->entries)
     if (std::strcmp(e.backend->name, backend->name) == 0)
       return error.fail(MICA_INVALID_ARGUMENT, "a backend named ", quoted(backend->name),
@@ -142,7 +167,8 @@ mica_status mica_context_load_backend(mica_context* context, const char* path) {
 }
 
 mica_status mica_device_count(mica_context* context, uint32_t* out_n) {
-  if (context == nullptr || out_n == nullptr) return MICA_INVALID_ARGUMENT;
+  if (context == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_n == nullptr) return context->error.null("out_n");
   const mica_host host = make_host(context);
   *out_n = 0;
   for (const mica_registry::Entry& e : context->registry->entries)
@@ -151,7 +177,8 @@ mica_status mica_device_count(mica_context* context, uint32_t* out_n) {
 }
 
 mica_status mica_device_describe(mica_context* context, uint32_t i, mica_device_info* out_info) {
-  if (context == nullptr || out_info == nullptr) return MICA_INVALID_ARGUMENT;
+  if (context == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_info == nullptr) return context->error.null("out_info");
   const mica_host host = make_host(context);
   for (const mica_registry::Entry& e : context->registry->entries) {
     const uint32_t n = e.backend->device_count(&host);
@@ -162,8 +189,9 @@ mica_status mica_device_describe(mica_context* context, uint32_t i, mica_device_
 }
 
 mica_status mica_device_open(mica_context* context, const char* name, mica_device** out_device) {
-  if (context == nullptr || out_device == nullptr) return MICA_INVALID_ARGUMENT;
-  *out_device = nullptr;
+  if (out_device != nullptr) *out_device = nullptr;
+  if (context == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_device == nullptr) return context->error.null("out_device");
   if (name == nullptr) return context->error.fail(MICA_INVALID_ARGUMENT, "device name is NULL");
   const char* option = nullptr;
   const mica_backend* backend = find_backend(context, name, &option);
@@ -202,7 +230,8 @@ void mica_device_release(mica_device* device) {
 }
 
 mica_status mica_device_get_info(const mica_device* device, mica_device_info* out_info) {
-  if (device == nullptr || out_info == nullptr) return MICA_INVALID_ARGUMENT;
+  if (device == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_info == nullptr) return device->error().null("out_info");
   *out_info = device->info;
   mica_device_info now{};
   if (device->lost || device->backend->device_state(device->handle, &now) != MICA_OK)

@@ -81,10 +81,12 @@ Writer& Writer::put(double value) {
 
 Writer& Writer::put_bytes(uint64_t bytes) {
   const char* const units[] = {" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"};
-  uint64_t tenths = bytes < UINT64_MAX / 10 ? bytes * 10 : UINT64_MAX;
+  uint64_t scale = 1;  // at most 2^60, so that nothing below wraps
   int unit = 0;
-  while (tenths >= 10240 && unit < 6) {
-    tenths = (tenths + 512) / 1024;
+  for (; unit < 6 && bytes / scale >= 1024; ++unit) scale *= 1024;
+  uint64_t tenths = bytes / scale * 10 + (bytes % scale * 10 + scale / 2) / scale;
+  if (tenths >= 10240 && unit < 6) {  // 1023.95 and more: rounded up to the next unit
+    tenths = 10;
     ++unit;
   }
   put(tenths / 10);

@@ -60,6 +60,7 @@ class Error {
   mica_status out_of_memory(const char* what) {
     return fail(MICA_OUT_OF_MEMORY, "out of memory: ", what);
   }
+  mica_status null(const char* what) { return fail(MICA_INVALID_ARGUMENT, what, " is NULL"); }
   // Puts `prefix` before the text: names the culprit on the way up. Returns the code.
   mica_status prefix(const char* text);
   void clear() {

@@ -20,8 +20,8 @@ MICA_API const mica_backend* mica_backend_cpu(void);
 MICA_API const mica_backend* mica_backend_cuda(void);
 MICA_API const mica_backend* mica_backend_vulkan(void);
 
-/* Adds a backend to the context. Errors: INVALID_ARGUMENT (NULL, an incompatible ABI version, or a
- * name already there), OUT_OF_MEMORY. */
+/* Adds a backend to the context. Errors: INVALID_ARGUMENT (NULL, an incompatible ABI version, a
+ * required function that is NULL, a name already there), OUT_OF_MEMORY. */
 MICA_API mica_status mica_context_add_backend(mica_context* context, const mica_backend* backend);
 /* Loads a shared object that exports mica_backend_entry and adds its backend. It stays loaded as
  * long as the context. Only this path is searched. Errors: NOT_FOUND, UNSUPPORTED (not a plug-in,

@@ -84,6 +84,59 @@ TEST_F(DeviceTest, BackendsAreAddedOnceAndFitTheVersion) {
   EXPECT_TRUE(has(error(), "version " + std::to_string(MICA_BACKEND_ABI + 1))) << error();
 }
 
+// Functions that a backend must have are looked for when it is added, not met as NULL later.
+TEST_F(DeviceTest, ABackendWithoutARequiredFunctionIsRefused) {
+  static mica_backend table;
+  const auto refused = [&](const char* name, auto mica_backend::*entry) {
+    table = *mica_backend_ref();
+    table.name = "holed";
+    table.*entry = nullptr;
+    EXPECT_EQ(mica_context_add_backend(context.get(), &table), MICA_INVALID_ARGUMENT) << name;
+    EXPECT_EQ(error(), "backend 'holed' has no function " + std::string(name));
+  };
+#define REFUSED(entry) refused(#entry, &mica_backend::entry)
+  REFUSED(device_count);
+  REFUSED(device_info);
+  REFUSED(device_open);
+  REFUSED(device_close);
+  REFUSED(device_state);
+  REFUSED(buffer_create);
+  REFUSED(buffer_free);
+  REFUSED(buffer_map);
+  REFUSED(buffer_write);
+  REFUSED(buffer_read);
+  REFUSED(buffer_copy);
+  REFUSED(weight_layout);
+  REFUSED(weight_pack);
+  REFUSED(weight_unpack);
+  REFUSED(kv_layout);
+  REFUSED(kv_pack);
+  REFUSED(kv_unpack);
+  REFUSED(supports);
+  REFUSED(claims);
+  REFUSED(query);
+  REFUSED(compile);
+  REFUSED(submit);
+  REFUSED(wait);
+  REFUSED(plan_release);
+#undef REFUSED
+  for (const char* name : {static_cast<const char*>(nullptr), "", "a:b"}) {
+    table = *mica_backend_ref();
+    table.name = name;
+    EXPECT_EQ(mica_context_add_backend(context.get(), &table), MICA_INVALID_ARGUMENT);
+    EXPECT_TRUE(has(error(), "name")) << error();
+  }
+  table = *mica_backend_ref();
+  table.name = "least";
+  table.buffer_import = nullptr;
+  table.weight_random = nullptr;
+  table.args_bytes = nullptr;
+  table.value_layout = nullptr;
+  table.reserve = nullptr;
+  EXPECT_EQ(mica_context_add_backend(context.get(), &table), MICA_OK) << error();
+  EXPECT_EQ(open("least"), MICA_OK) << error();
+}
+
 TEST_F(DeviceTest, ListsDevices) {
   uint32_t n = 0;
   ASSERT_EQ(mica_device_count(context.get(), &n), MICA_OK);

@@ -64,7 +64,12 @@ TEST(TextNumbers, Bytes) {
   EXPECT_EQ(bytes(3u << 19), "1.5 MiB");
   EXPECT_EQ(bytes(uint64_t{5} << 30), "5.0 GiB");
   EXPECT_EQ(bytes(98362432), "93.8 MiB");
-  EXPECT_NE(bytes(UINT64_MAX), "");
+  EXPECT_EQ(bytes(1048524), "1023.9 KiB");
+  EXPECT_EQ(bytes(1048550), "1.0 MiB");
+  EXPECT_EQ(bytes(uint64_t{1} << 60), "1.0 EiB");
+  EXPECT_EQ(bytes(uint64_t{4} << 60), "4.0 EiB");
+  EXPECT_EQ(bytes(UINT64_MAX / 10), "1.6 EiB");
+  EXPECT_EQ(bytes(UINT64_MAX), "16.0 EiB");
 }
 
 TEST(TextNames, AreEscapedAndCut) {
