@@ -50,7 +50,7 @@ int main(void) {
   /* 3. The graph: plain expressions. A mistake in any of them shows when it is compiled. */
   if (!status) status = mica_graph_create(context, &graph);
   if (!status) {
-    const mica_extent fixed = {0}; /* no dimension changes from step to step */
+    const mica_extent fixed = MICA_NO_EXTENT; /* no dimension changes from step to step */
     mica_tensor in = mica_input(graph, "x", MICA_F32, 1, x_dim, fixed);
     mica_tensor sum = mica_add(graph, mica_matmul(graph, mica_weight(graph, weights, "W"), in),
                                mica_weight(graph, weights, "b"));

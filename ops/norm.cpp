@@ -170,7 +170,7 @@ struct Norm {
 
 void add_norm(CaseList& list, const std::string& name, const Norm& norm) {
   const auto prepare = [=](CaseBuilder& b, mica_tensor& x, mica_tensor& w) {
-    mica_extent extent = {0};
+    mica_extent extent = MICA_NO_EXTENT;
     if (norm.live > 0) extent = b.extent("n_tokens", norm.dim.back(), norm.live);
     x = b.input("x", norm.x_type, norm.dim, norm.values, extent);
     w = MICA_NO_TENSOR;

@@ -14,6 +14,11 @@ template <class T>
 [[nodiscard]] constexpr bool checked_mul(T a, T b, T& out) {
   return !__builtin_mul_overflow(a, b, &out);
 }
+// The sum of byte counts for texts and limits: what does not fit is the largest there is.
+[[nodiscard]] constexpr uint64_t saturating_add(uint64_t a, uint64_t b) {
+  uint64_t sum = 0;
+  return checked_add(a, b, sum) ? sum : UINT64_MAX;
+}
 // Rounds up to a multiple of `align`, a power of two.
 template <class T>
 [[nodiscard]] constexpr bool checked_align(T value, T align, T& out) {

@@ -1,5 +1,7 @@
 // A hash map from names to indices; the names stay with their owner.
 #pragma once
+#include <cstring>
+
 #include "core/base/vec.h"
 
 namespace mica {
@@ -15,6 +17,11 @@ class NameMap {
     place(hash(name), index);
     ++used_;
     return true;
+  }
+  // Forgets all names; adding as many again needs no memory.
+  void clear() {
+    for (uint32_t& s : slots_) s = 0;
+    used_ = 0;
   }
   // kNone when there is no such name.
   template <class NameOf>

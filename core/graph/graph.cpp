@@ -1,6 +1,7 @@
 // Building graphs: handles, leaves, nodes, and the first error.
 #include "core/graph/graph.h"
 
+#include "core/base/device.h"
 #include "core/graph/weights.h"
 #include "core/kv/kv_cache.h"
 
@@ -53,10 +54,22 @@ void put_culprit(mica_graph* g, const char* op) {
   g->error.prefix(text);
 }
 
-const GraphNamed* find_named(const mica_graph* g, const Vec<GraphNamed>& list, const char* name) {
-  for (const GraphNamed& n : list)
-    if (std::strcmp(g->name_at(n.name), name) == 0) return &n;
-  return nullptr;
+// The index of `name` in one of the graph's lists, or NameMap::kNone.
+template <class List>
+uint32_t find_named(const mica_graph* g, const NameMap& map, const List& list, const char* name) {
+  return map.find(name, [&](uint32_t i) { return g->name_at(list[i].name); });
+}
+// Adds what `map` is to find; `name` is to be in the graph's names already.
+template <class List, class Named>
+bool add_named(const mica_graph* g, NameMap& map, List& list, const Named& named) {
+  const auto name_of = [&](uint32_t i) { return g->name_at(list[i].name); };
+  return list.push(named) &&
+         map.insert(g->name_at(named.name), static_cast<uint32_t>(list.size() - 1), name_of);
+}
+
+// True when an extent was given and is not one of this graph's.
+bool is_foreign(const mica_graph* g, mica_extent e) {
+  return e.index != 0 && (e.graph != g->tag || e.index >= g->extents.size());
 }
 
 // The state value of layer `layer`'s K or V: made once a graph.
@@ -65,11 +78,8 @@ mica_tensor state_value(mica_graph* g, mica_kv_cache* cache, uint32_t layer, boo
   // A layer that shares another's storage names that layer's value.
   const uint32_t owner = l.source != MICA_KV_NO_SOURCE ? l.source : layer;
   const uint32_t source = 2 * owner + (is_v ? 1 : 0);
-  for (uint32_t v = 1; v < g->values.size(); ++v) {
-    const GraphValue& known = g->values[v];
-    if (known.kind == ValueKind::kState && known.source == source && known.root == v)
-      return {v, g->tag};
-  }
+  uint32_t& known = g->state_values[source];
+  if (known != 0) return {known, g->tag};
   const mica_dtype dtype = is_v ? l.dtype_v : l.dtype_k;
   const mica_dtype_info& info = find_dtype(static_cast<uint32_t>(dtype))->info;
   GraphValue v;
@@ -85,13 +95,20 @@ mica_tensor state_value(mica_graph* g, mica_kv_cache* cache, uint32_t layer, boo
   d.stride[1] = div_up(d.dim[0], info.block_elems) * info.block_bytes;  // whole blocks a head
   d.stride[2] = d.stride[1] * d.dim[1];
   d.stride[3] = d.stride[2] * d.dim[2];
+  known = static_cast<uint32_t>(g->values.size());
   return add_value(g, v);
 }
 
-// A hidden I32 input by name: made once a graph.
-mica_tensor table_input(mica_graph* g, const char* name, int64_t n, mica_extent extent) {
-  if (const GraphNamed* known = find_named(g, g->inputs, name)) return {known->value, g->tag};
-  return mica_input(g, name, MICA_I32, 1, &n, extent);
+// A table of the cache, I32 [n]: made once a graph, known by its number, without a name.
+mica_tensor table_input(mica_graph* g, uint32_t table, int64_t n, uint32_t extent) {
+  uint32_t& known = g->table_values[table];
+  if (known != 0) return {known, g->tag};
+  known = static_cast<uint32_t>(g->values.size());
+  GraphValue v;
+  v.kind = ValueKind::kInput;
+  v.desc = make_desc(MICA_I32, 1, &n, extent);
+  v.source = static_cast<uint32_t>(g->inputs.size());
+  return g->inputs.push({0, known, table + 1}) ? add_value(g, v) : out_of_memory(g);
 }
 
 mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent n_tokens) {
@@ -100,13 +117,11 @@ mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent
   mica_kv kv{};
   kv.k = state_value(g, cache, layer, false);
   kv.v = state_value(g, cache, layer, true);
-  kv.positions = table_input(g, "kv.positions", max, n_tokens);
-  char name[32];
-  Writer(name, sizeof name).put("kv.slots.", group);
-  kv.slots = table_input(g, name, max, n_tokens);
-  Writer(name, sizeof name).put("kv.table.", group);
+  kv.positions = table_input(g, kKvPositions, max, n_tokens.index);
+  kv.slots = table_input(g, kv_slots_of(group), max, n_tokens.index);
   kv.table = table_input(
-      g, name, MICA_KV_TABLE_WORDS(int64_t{kv_max_seqs(cache)}, kv_max_entries(cache, group)), {0});
+      g, kv_table_of(group),
+      MICA_KV_TABLE_WORDS(int64_t{kv_max_seqs(cache)}, kv_max_entries(cache, group)), kNoExtent);
   kv.max_seqs = kv_max_seqs(cache);
   kv.window = kv_layer(cache, layer).window;
   kv.n_first = kv_layer(cache, layer).n_first;
@@ -179,15 +194,17 @@ mica_tensor builder_error(mica_graph* g, const char* op, const char* text) {
   return invalid();
 }
 
-RegionScope::RegionScope(mica_graph* graph, const char* fusion) : graph_(graph) {
+// A scope inside another belongs to the outer one's region, which it must not close.
+RegionScope::RegionScope(mica_graph* graph, const char* fusion) : graph_(nullptr) {
   if (graph == nullptr || graph->open_region != MICA_B_NONE) return;
+  graph_ = graph;
   const auto n = static_cast<uint32_t>(graph->nodes.size());
   graph->open_region = static_cast<uint32_t>(graph->regions.size());
   if (!graph->regions.push({fusion, n, n})) out_of_memory(graph);
 }
 
 RegionScope::~RegionScope() {
-  if (graph_ == nullptr || graph_->open_region == MICA_B_NONE) return;
+  if (graph_ == nullptr) return;
   if (graph_->open_region < graph_->regions.size())
     graph_->regions[graph_->open_region].end = static_cast<uint32_t>(graph_->nodes.size());
   graph_->open_region = MICA_B_NONE;
@@ -202,8 +219,9 @@ using mica::out_of_memory;
 extern "C" {
 
 mica_status mica_graph_create(mica_context* context, mica_graph** out_graph) {
-  if (context == nullptr || out_graph == nullptr) return MICA_INVALID_ARGUMENT;
-  *out_graph = nullptr;
+  if (out_graph != nullptr) *out_graph = nullptr;
+  if (context == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_graph == nullptr) return context->error.null("out_graph");
   auto* g = mica::create<mica_graph>(context->allocator, context->allocator);
   if (g == nullptr) return context->error.out_of_memory("graph");
   g->context = mica::retain(context);
@@ -244,30 +262,34 @@ mica_status mica_graph_tensor_info(const mica_graph* graph, mica_tensor tensor,
       mica::is_foreign(graph, tensor))
     return MICA_INVALID_ARGUMENT;
   const Desc& d = graph->values[tensor.index].desc;
-  *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {d.extent}};
+  *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {d.extent, 0}};
+  if (d.extent != mica::kNoExtent) out_info->extent.graph = graph->tag;
   return MICA_OK;
 }
 
 mica_extent mica_graph_extent(mica_graph* graph, const char* name, int64_t max) {
-  if (graph == nullptr || graph->error.code() != MICA_OK) return {0};
+  const mica_extent none = MICA_NO_EXTENT;
+  if (graph == nullptr || graph->error.code() != MICA_OK) return none;
   if (name == nullptr || max < 1 || max > INT32_MAX) {
     fail(graph, MICA_INVALID_ARGUMENT, "extent ", quoted(name != nullptr ? name : ""),
          ": the maximum must be 1 to 2147483647, not ", max);
-    return {0};
+    return none;
   }
-  for (uint32_t i = 1; i < graph->extents.size(); ++i) {
-    if (std::strcmp(graph->name_at(graph->extents[i].name), name) != 0) continue;
-    if (graph->extents[i].max == max) return {i};
+  const uint32_t i = mica::find_named(graph, graph->extent_names, graph->extents, name);
+  if (i != mica::NameMap::kNone) {
+    if (graph->extents[i].max == max) return {i, graph->tag};
     fail(graph, MICA_INVALID_ARGUMENT, "extent ", quoted(name), ": the maximum was ",
          graph->extents[i].max, ", now it is ", max);
-    return {0};
+    return none;
   }
   size_t offset = 0;
-  if (!mica::add_name(graph, name, offset) || !graph->extents.push({offset, max})) {
+  if (!mica::add_name(graph, name, offset) ||
+      !mica::add_named(graph, graph->extent_names, graph->extents,
+                       mica::GraphExtent{offset, max})) {
     out_of_memory(graph);
-    return {0};
+    return none;
   }
-  return {static_cast<uint32_t>(graph->extents.size() - 1)};
+  return {static_cast<uint32_t>(graph->extents.size() - 1), graph->tag};
 }
 
 mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype, uint32_t rank,
@@ -275,7 +297,7 @@ mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype, ui
   if (graph == nullptr || graph->error.code() != MICA_OK) return invalid();
   if (name == nullptr || name[0] == '\0' || dim == nullptr)
     return fail(graph, MICA_INVALID_ARGUMENT, "input: name or dimensions are missing");
-  if (mica::find_named(graph, graph->inputs, name) != nullptr)
+  if (mica::find_named(graph, graph->input_names, graph->inputs, name) != mica::NameMap::kNone)
     return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), " is there already");
   const mica::DtypeDef* def = mica::find_dtype(static_cast<uint32_t>(dtype));
   uint64_t bytes = 0;
@@ -285,8 +307,10 @@ mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype, ui
   }
   if (!mica::tensor_bytes(def->info, rank, dim, bytes, error))
     return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), ": ", error.text());
-  if (extent.index != 0 &&
-      (extent.index >= graph->extents.size() || dim[rank - 1] != graph->extents[extent.index].max))
+  if (mica::is_foreign(graph, extent))
+    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name),
+                ": its extent is an extent of another graph");
+  if (extent.index != 0 && dim[rank - 1] != graph->extents[extent.index].max)
     return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name),
                 ": its last dimension must be the extent's maximum");
   GraphValue v;
@@ -295,7 +319,9 @@ mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype, ui
   v.source = static_cast<uint32_t>(graph->inputs.size());
   size_t offset = 0;
   const auto index = static_cast<uint32_t>(graph->values.size());
-  if (!mica::add_name(graph, name, offset) || !graph->inputs.push({offset, index}))
+  if (!mica::add_name(graph, name, offset) ||
+      !mica::add_named(graph, graph->input_names, graph->inputs,
+                       mica::GraphInput{offset, index, 0}))
     return out_of_memory(graph);
   return mica::add_value(graph, v);
 }
@@ -310,15 +336,16 @@ mica_tensor mica_weight(mica_graph* graph, mica_weights* weights, const char* na
   uint32_t holder = 0;
   while (holder < graph->weights.size() && graph->weights[holder] != weights) ++holder;
   if (holder == graph->weights.size()) {
-    if (!graph->weights.push(weights)) return out_of_memory(graph);
+    if (!graph->weight_values.push(mica::Vec<uint32_t>(graph->context->allocator)) ||
+        !graph->weights.push(weights))
+      return out_of_memory(graph);
     mica_weights_retain(weights);
   }
-  for (uint32_t v = 1; v < graph->values.size(); ++v) {
-    const GraphValue& known = graph->values[v];
-    if (known.kind == ValueKind::kWeight && known.source == i && known.holder == holder &&
-        known.root == v)
-      return {v, graph->tag};
-  }
+  // All at once: one by one would copy the list as often.
+  mica::Vec<uint32_t>& known = graph->weight_values[holder];
+  if (known.size() <= i && !known.resize(weights->entries.size())) return out_of_memory(graph);
+  if (known[i] != 0) return {known[i], graph->tag};
+  known[i] = static_cast<uint32_t>(graph->values.size());
   GraphValue v;
   v.kind = ValueKind::kWeight;
   v.desc = weights->entries[i].desc;
@@ -331,26 +358,28 @@ mica_kv mica_graph_kv(mica_graph* graph, mica_kv_cache* cache, uint32_t i_layer,
                       mica_extent n_tokens) {
   mica_kv kv{};
   if (graph == nullptr || graph->error.code() != MICA_OK) return kv;
-  if (cache == nullptr || i_layer >= mica::kv_n_layers(cache)) {
-    fail(graph, MICA_INVALID_ARGUMENT, "kv: the cache has no layer ", i_layer);
+  const auto refuse = [&](auto... parts) {
+    fail(graph, MICA_INVALID_ARGUMENT, "kv: ", parts...);
     return kv;
-  }
+  };
+  if (cache == nullptr) return refuse("cache is NULL");
+  if (cache->device->context != graph->context) return refuse("the cache is of another context");
+  if (i_layer >= mica::kv_n_layers(cache)) return refuse("the cache has no layer ", i_layer);
   const int64_t max_tokens = mica::kv_max_step_tokens(cache);
-  if (n_tokens.index == 0 || n_tokens.index >= graph->extents.size() ||
-      graph->extents[n_tokens.index].max > max_tokens) {
-    fail(graph, MICA_INVALID_ARGUMENT, "kv: n_tokens must be an extent of at most ", max_tokens,
-         ", the cache's max_step_tokens");
-    return kv;
-  }
+  if (mica::is_foreign(graph, n_tokens)) return refuse("n_tokens is an extent of another graph");
+  if (n_tokens.index == 0 || graph->extents[n_tokens.index].max > max_tokens)
+    return refuse("n_tokens must be an extent of at most ", max_tokens,
+                  ", the cache's max_step_tokens");
   if (graph->caches.empty()) {
-    if (!graph->caches.push({cache, n_tokens.index})) {
+    if (!graph->state_values.resize(size_t{2} * mica::kv_n_layers(cache)) ||
+        !graph->table_values.resize(mica::kv_n_tables(cache)) ||
+        !graph->caches.push({cache, n_tokens.index})) {
       out_of_memory(graph);
       return kv;
     }
     mica::retain(cache);
   } else if (graph->caches[0].cache != cache || graph->caches[0].n_tokens != n_tokens.index) {
-    fail(graph, MICA_INVALID_ARGUMENT, "kv: a graph uses one cache, with one extent of tokens");
-    return kv;
+    return refuse("a graph uses one cache, with one extent of tokens");
   }
   return mica::make_kv(graph, cache, i_layer, n_tokens);
 }
@@ -362,7 +391,7 @@ void mica_output(mica_graph* graph, mica_tensor tensor, const char* name) {
          ": not a tensor of this graph");
     return;
   }
-  if (mica::find_named(graph, graph->outputs, name) != nullptr) {
+  if (mica::find_named(graph, graph->output_names, graph->outputs, name) != mica::NameMap::kNone) {
     fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name), " is there already");
     return;
   }
@@ -372,7 +401,9 @@ void mica_output(mica_graph* graph, mica_tensor tensor, const char* name) {
     return;
   }
   size_t offset = 0;
-  if (!mica::add_name(graph, name, offset) || !graph->outputs.push({offset, tensor.index}))
+  if (!mica::add_name(graph, name, offset) ||
+      !mica::add_named(graph, graph->output_names, graph->outputs,
+                       mica::GraphNamed{offset, tensor.index}))
     out_of_memory(graph);
 }
 

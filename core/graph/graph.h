@@ -1,6 +1,7 @@
 // The graph as it is built: values, nodes, regions.
 #pragma once
 #include "core/base/context.h"
+#include "core/base/name_map.h"
 #include "core/graph/op.h"
 
 namespace mica {
@@ -36,12 +37,17 @@ struct GraphNamed {
   uint32_t value;
 };
 
+struct GraphInput {
+  size_t name;  // offset in names
+  uint32_t value;
+  uint32_t table;  // 1 + which of the cache's (kv_step_data), 0: a caller's input, known by name
+};
+
 struct GraphExtent {
   size_t name;
   int64_t max;
 };
 
-// What a cache's tables are called in the step block, per graph and group.
 struct GraphCache {
   mica_kv_cache* cache;
   uint32_t n_tokens;  // extent
@@ -52,7 +58,8 @@ struct GraphCache {
 struct mica_graph {
   explicit mica_graph(const mica_allocator& a)
       : values(a), nodes(a), regions(a), inputs(a), outputs(a), extents(a), weights(a), caches(a),
-        names(a), args(a) {}
+        names(a), args(a), input_names(a), output_names(a), extent_names(a), weight_values(a),
+        state_values(a), table_values(a) {}
   ~mica_graph();
 
   mica_context* context = nullptr;
@@ -60,13 +67,18 @@ struct mica_graph {
   mica::Vec<mica::GraphValue> values;  // [0] is the invalid tensor
   mica::Vec<mica::GraphNode> nodes;
   mica::Vec<mica::GraphRegion> regions;
-  mica::Vec<mica::GraphNamed> inputs;
+  mica::Vec<mica::GraphInput> inputs;
   mica::Vec<mica::GraphNamed> outputs;
   mica::Vec<mica::GraphExtent> extents;  // [0] is none
   mica::Vec<mica_weights*> weights;      // referenced
   mica::Vec<mica::GraphCache> caches;
   mica::Vec<char> names;  // NUL-terminated strings, by offset
   mica::Vec<char> args;
+  // What is there already.
+  mica::NameMap input_names, output_names, extent_names;
+  mica::Vec<mica::Vec<uint32_t>> weight_values;  // of each holder and entry the value, or 0
+  mica::Vec<uint32_t> state_values;              // the same of layer * 2 + is_v
+  mica::Vec<uint32_t> table_values;              // and of the cache's tables
   size_t scope = 0;
   uint32_t open_region = MICA_B_NONE;
   mica::Error error;

@@ -163,7 +163,9 @@ uint32_t mica::find_weight(const mica_weights* w, const char* name) {
 extern "C" {
 
 mica_status mica_weights_create(mica_device* device, mica_weights** out_weights) {
-  if (device == nullptr || out_weights == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_weights != nullptr) *out_weights = nullptr;
+  if (device == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_weights == nullptr) return device->error().null("out_weights");
   *out_weights = mica::create<mica_weights>(device->allocator(), device);
   return *out_weights != nullptr ? MICA_OK : device->error().out_of_memory("weights");
 }
@@ -223,7 +225,8 @@ mica_status mica_weights_describe(mica_weights* weights, const char* name, mica_
 }
 
 mica_status mica_weights_describe_gguf(mica_weights* weights, const mica_gguf* file) {
-  if (weights == nullptr || file == nullptr) return MICA_INVALID_ARGUMENT;
+  if (weights == nullptr) return MICA_INVALID_ARGUMENT;
+  if (file == nullptr) return weights->device->error().null("file");
   const uint64_t n = mica_gguf_n_tensors(file);
   for (uint64_t i = 0; i < n; ++i) {
     const mica_gguf_tensor* t = mica_gguf_tensor_at(file, i);
@@ -234,12 +237,14 @@ mica_status mica_weights_describe_gguf(mica_weights* weights, const mica_gguf* f
 
 mica_status mica_weights_info(const mica_weights* weights, const char* name,
                               mica_tensor_info* out_info) {
-  if (weights == nullptr || name == nullptr || out_info == nullptr) return MICA_INVALID_ARGUMENT;
+  if (weights == nullptr) return MICA_INVALID_ARGUMENT;
+  if (name == nullptr || out_info == nullptr)
+    return weights->device->error().null(name == nullptr ? "name" : "out_info");
   const uint32_t i = mica::find_weight(weights, name);
   if (i == MICA_B_NONE)
     return weights->device->error().fail(MICA_NOT_FOUND, "weight ", quoted(name), " is not there");
   const mica::Desc& d = weights->entries[i].desc;
-  *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {0}};
+  *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {0, 0}};
   return MICA_OK;
 }
 
@@ -269,15 +274,17 @@ mica_status mica_weights_load_random(mica_weights* weights, const mica_weight_so
 mica_status mica_weights_load_gguf(mica_weights* weights, mica_gguf* file,
                                    int (*progress)(void* user, uint64_t done, uint64_t total),
                                    void* user) {
-  if (weights == nullptr || file == nullptr) return MICA_INVALID_ARGUMENT;
+  if (weights == nullptr) return MICA_INVALID_ARGUMENT;
+  if (file == nullptr) return weights->device->error().null("file");
   GgufSource state{file, weights, progress, user};
   const mica_weight_source source{&state, gguf_read, gguf_progress};
   return mica_weights_load(weights, &source);
 }
 
 mica_status mica_weights_read(mica_weights* weights, const char* name, void* dst, uint64_t bytes) {
-  if (weights == nullptr || name == nullptr || dst == nullptr) return MICA_INVALID_ARGUMENT;
+  if (weights == nullptr) return MICA_INVALID_ARGUMENT;
   Error& error = weights->device->error();
+  if (name == nullptr || dst == nullptr) return error.null(name == nullptr ? "name" : "dst");
   const uint32_t i = mica::find_weight(weights, name);
   if (i == MICA_B_NONE) return error.fail(MICA_NOT_FOUND, "weight ", quoted(name), " is not there");
   const WeightEntry& e = weights->entries[i];

@@ -238,7 +238,7 @@ mica_status mica_kv_seq_range(const mica_kv_cache* cache, uint32_t seq, int64_t*
 }
 
 int64_t mica_kv_seq_next(const mica_kv_cache* cache, uint32_t seq) {
-  return cache != nullptr && seq < cache->max_seqs ? cache->next[seq] : 0;
+  return cache != nullptr && seq < cache->max_seqs ? cache->next[seq] : -1;
 }
 
 uint64_t mica_kv_seq_cells(const mica_kv_cache* cache, uint32_t seq) {
@@ -251,7 +251,8 @@ uint64_t mica_kv_seq_cells(const mica_kv_cache* cache, uint32_t seq) {
 }
 
 mica_status mica_kv_cache_usage(const mica_kv_cache* cache, mica_kv_usage* out_usage) {
-  if (cache == nullptr || out_usage == nullptr) return MICA_INVALID_ARGUMENT;
+  if (cache == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_usage == nullptr) return cache->device->error().null("out_usage");
   *out_usage = {mica::kv_n_groups(cache), 0, 0};
   for (const KvGroup& g : cache->groups) {
     out_usage->n_pages += g.n_pages;

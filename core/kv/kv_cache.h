@@ -85,10 +85,13 @@ struct KvGroup {
 
 }  // namespace mica
 
+struct mica_session;
+
 struct mica_kv_cache {
   explicit mica_kv_cache(const mica_allocator& a)
       : layers(a), groups(a), next(a), positions(a), spans(a), copies(a), in_step(a) {}
-  mica_device* device = nullptr;  // referenced
+  mica_device* device = nullptr;        // referenced
+  const mica_session* owner = nullptr;  // one at a time: it has the storage
   uint32_t references = 1;
   uint32_t max_seqs = 0, max_step_tokens = 0;
   uint64_t bytes = 0;
@@ -150,6 +153,16 @@ inline const int32_t* kv_slots(const mica_kv_cache* c, uint32_t group, uint32_t*
 inline const int32_t* kv_table(const mica_kv_cache* c, uint32_t group, uint32_t* n_words) {
   *n_words = c->pending ? c->groups[group].n_words : 0;
   return c->groups[group].table.data();
+}
+// The same tables by the number that graphs and plans know them by.
+constexpr uint32_t kKvPositions = 0;
+constexpr uint32_t kv_slots_of(uint32_t group) { return 1 + 2 * group; }
+constexpr uint32_t kv_table_of(uint32_t group) { return 2 + 2 * group; }
+inline uint32_t kv_n_tables(const mica_kv_cache* c) { return kv_slots_of(kv_n_groups(c)); }
+inline const int32_t* kv_step_data(const mica_kv_cache* c, uint32_t table, uint32_t* n_words) {
+  if (table == kKvPositions) return kv_positions(c, n_words);
+  const uint32_t group = (table - 1) / 2;
+  return table == kv_slots_of(group) ? kv_slots(c, group, n_words) : kv_table(c, group, n_words);
 }
 inline const PageCopy* kv_copies(const mica_kv_cache* c, uint32_t* n) {
   *n = c->pending ? c->n_copies : 0;

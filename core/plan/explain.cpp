@@ -49,7 +49,8 @@ void put_unit(Writer& w, const mica_plan& p, uint32_t i) {
 
 extern "C" mica_status mica_plan_explain(const mica_plan* plan, char* buffer, size_t capacity,
                                          size_t* out_size) {
-  if (plan == nullptr || (buffer == nullptr && capacity != 0)) return MICA_INVALID_ARGUMENT;
+  if (plan == nullptr) return MICA_INVALID_ARGUMENT;
+  if (buffer == nullptr && capacity != 0) return plan->session->error().null("buffer");
   const mica_plan& p = *plan;
   uint32_t n_waves = 0, n_claimed = 0;
   for (const mica_b_unit& u : p.units) n_waves += u.barrier != 0 ? 1 : 0;

@@ -72,6 +72,9 @@ bool add_values(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
     const GraphValue& v = g.values[i];
     p.values[i] = make_value(g, v);
     p.roots[i] = v.root;
+    if (v.kind == ValueKind::kInput &&
+        !p.step_values.push({i, v.source, static_cast<uint64_t>(v.offset)}))
+      return false;
     const bool computed = v.node != MICA_B_NONE && live[v.node] != 0;
     if (computed && p.values[i].storage == MICA_B_UNPLACED) {
       p.values[i].storage = MICA_B_TEMP;
@@ -100,12 +103,18 @@ bool add_nodes(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
 }
 
 bool add_leaves(mica_plan& p, const mica_graph& g) {
+  const auto name_of = [&](uint32_t i) { return p.name_at(p.outputs[i].name); };
   for (const GraphNamed& o : g.outputs)
-    if (!p.outputs.push({o.name, o.value})) return false;
-  for (const GraphNamed& o : g.inputs)
-    if (!p.inputs.push({o.name, o.value}) || !p.input_offsets.push(0)) return false;
+    if (!p.outputs.push({o.name, o.value}) ||
+        !p.output_names.insert(p.name_at(o.name), static_cast<uint32_t>(p.outputs.size() - 1),
+                               name_of))
+      return false;
+  for (const GraphInput& in : g.inputs)
+    if (!p.inputs.push({in.name, in.value, in.table})) return false;
   for (const GraphExtent& e : g.extents)
-    if (!p.extents.push({e.max, 0}) || !p.extent_names.push(e.name)) return false;
+    if (!p.extents.push({e.max, 0}) || !p.extent_names.push(e.name) || !p.extent_places.push(0))
+      return false;
+  p.graph_tag = g.tag;
   if (!p.weights.reserve(g.weights.size())) return false;
   for (mica_weights* w : g.weights) {
     mica_weights_retain(w);
@@ -176,6 +185,8 @@ mica_status query_units(mica_plan& p, mica_device* device) {
 mica_status check_homes(const mica_graph& g, mica_device* device,
                         const mica_session_params& params) {
   Error& error = device->error();
+  if (g.context != device->context)
+    return error.fail(MICA_INVALID_ARGUMENT, "the graph is of another context than the session");
   for (const mica_weights* w : g.weights)
     if (!same_device(w->device, device))
       return error.fail(MICA_INVALID_ARGUMENT, "the graph's weights are on another device");

@@ -13,6 +13,19 @@ struct PlanNamed {
   uint32_t value;
 };
 
+struct PlanInput {
+  size_t name;  // offset in names
+  uint32_t value;
+  uint32_t table;      // 1 + which of the cache's (kv_step_data), 0: known by its name
+  uint32_t place = 0;  // index in the session's places
+};
+
+// A value in the step block: an input or a view of one.
+struct PlanStepValue {
+  uint32_t value, input;
+  uint64_t offset;  // in the input
+};
+
 struct PlanRefusal {
   const char* fusion;
   const char* where;  // the first of them
@@ -30,8 +43,9 @@ constexpr uint64_t kPlaceAlign = 256;  // of values in the arena and the step bl
 struct mica_plan {
   explicit mica_plan(const mica_allocator& a)
       : values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a), names(a),
-        args(a), outputs(a), inputs(a), input_offsets(a), extent_names(a), weights(a), kernels(a),
-        refusals(a), reasons(a), island_of(a), islands(a), fallbacks(a), segments(a) {}
+        args(a), outputs(a), output_names(a), inputs(a), step_values(a), extent_names(a),
+        extent_places(a), weights(a), kernels(a), refusals(a), reasons(a), island_of(a), islands(a),
+        fallbacks(a), segments(a) {}
   ~mica_plan();
 
   mica_session* session = nullptr;
@@ -46,11 +60,14 @@ struct mica_plan {
   mica::Vec<char> names;
   mica::Vec<char> args;
   mica::Vec<mica::PlanNamed> outputs;
-  mica::Vec<mica::PlanNamed> inputs;
-  mica::Vec<uint64_t> input_offsets;  // of each input, what is added to its values' offsets
+  mica::NameMap output_names;
+  mica::Vec<mica::PlanInput> inputs;
+  mica::Vec<mica::PlanStepValue> step_values;
   mica::Vec<size_t> extent_names;
-  mica::Vec<mica_weights*> weights;  // retained
-  mica::Vec<mica_b_need> kernels;    // a unit each
+  mica::Vec<uint32_t> extent_places;  // of each extent, index in the session's places
+  uint32_t graph_tag = 0;             // of its extents
+  mica::Vec<mica_weights*> weights;   // retained
+  mica::Vec<mica_b_need> kernels;     // a unit each
   mica::Vec<mica::PlanRefusal> refusals;
   mica::Vec<char> reasons;  // of the refusals
   mica_kv_cache* cache = nullptr;
@@ -63,7 +80,7 @@ struct mica_plan {
   mica::Vec<mica::Segment> segments;  // in the order of a step; never empty
   bool allocated = false;             // the segments are compiled
   uint32_t arena = 0;                 // which of the session's arenas
-  bool ran = false;
+  bool ran = false;  // at least one step; the session knows whose values the arenas hold
 
   const char* name_at(size_t offset) const { return names.data() + offset; }
 };

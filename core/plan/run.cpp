@@ -9,30 +9,27 @@ using mica::StepPlace;
 
 namespace {
 
-mica_status write_step(mica_session* s, const StepPlace* place, const void* data, uint64_t bytes) {
-  return s->device->backend->buffer_write(s->step.handle(), place->offset, data, bytes);
+mica_status write_step(mica_session* s, const StepPlace& place, const void* data, uint64_t bytes) {
+  return s->device->backend->buffer_write(s->step.handle(), place.offset, data, bytes);
 }
 
-// The tables of the pending reserve, and what n_tokens must be.
+// The tables of the pending reserve. Their number of tokens is that of the cache's extent.
 mica_status write_tables(mica_session* s, const mica_plan* p) {
   const mica_kv_cache* cache = p->cache;
   uint32_t n = 0;
-  const int32_t* positions = mica::kv_positions(cache, &n);
+  (void)mica::kv_positions(cache, &n);
+  const StepPlace& extent = s->places[p->extent_places[p->cache_extent]];
   if (n > p->extents[p->cache_extent].max)
     return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n,
                            " tokens, the plan at most ", p->extents[p->cache_extent].max);
-  mica::find_place(s, p->name_at(p->extent_names[p->cache_extent]), true)->value = n;
-  for (const PlanNamed& in : p->inputs) {
-    const char* name = p->name_at(in.name);
-    if (std::strncmp(name, "kv.", 3) != 0) continue;
-    const int32_t* words = positions;
-    uint32_t n_words = n;
-    if (std::strncmp(name, "kv.slots.", 9) == 0) {
-      words = mica::kv_slots(cache, mica::group_number(name + 9), &n_words);
-    } else if (std::strncmp(name, "kv.table.", 9) == 0) {
-      words = mica::kv_table(cache, mica::group_number(name + 9), &n_words);
-    }
-    MICA_TRY(write_step(s, mica::find_place(s, name, false), words, n_words * sizeof(int32_t)));
+  if (extent.value >= 0 && extent.value != n)
+    return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n, " tokens, but extent ",
+                           quoted(extent.name.c_str()), " was set to ", extent.value);
+  for (const mica::PlanInput& in : p->inputs) {
+    if (in.table == 0) continue;
+    uint32_t n_words = 0;
+    const int32_t* words = mica::kv_step_data(cache, in.table - 1, &n_words);
+    MICA_TRY(write_step(s, s->places[in.place], words, n_words * sizeof(int32_t)));
   }
   return MICA_OK;
 }
@@ -60,14 +57,13 @@ mica_status copy_pages(mica_session* s, const mica_kv_cache* cache) {
 
 mica_status write_extents(mica_session* s, const mica_plan* p) {
   for (size_t i = 1; i < p->extents.size(); ++i) {
-    const char* name = p->name_at(p->extent_names[i]);
-    const StepPlace* place = mica::find_place(s, name, true);
     const int64_t value = mica::extent_value(*p, static_cast<uint32_t>(i));
     if (value > p->extents[i].max)
-      return s->error().fail(MICA_INVALID_ARGUMENT, "extent ", quoted(name), " is ", value,
+      return s->error().fail(MICA_INVALID_ARGUMENT, "extent ",
+                             quoted(p->name_at(p->extent_names[i])), " is ", value,
                              ", the plan's maximum is ", p->extents[i].max);
     const auto word = static_cast<int32_t>(value);
-    MICA_TRY(write_step(s, place, &word, sizeof word));
+    MICA_TRY(write_step(s, s->places[p->extent_places[i]], &word, sizeof word));
   }
   return MICA_OK;
 }
@@ -81,7 +77,7 @@ mica_status submit(mica_plan* p) {
     MICA_TRY(copy_pages(s, p->cache));
   }
   MICA_TRY(write_extents(s, p));
-  p->ran = false;  // its outputs are those of no step until this one is done
+  s->last = nullptr;  // plans share memory: no outputs are there until this step is done
   return mica::submit_segments(*p);
 }
 
@@ -97,24 +93,30 @@ mica_status failed(mica_plan* p, mica_status status) {
   return status;
 }
 
+// nullptr, with a sentence, when there is none.
 const PlanNamed* find_output(const mica_plan* p, const char* name) {
-  for (const PlanNamed& o : p->outputs)
-    if (std::strcmp(p->name_at(o.name), name) == 0) return &o;
+  const auto name_of = [p](uint32_t i) { return p->name_at(p->outputs[i].name); };
+  const uint32_t i = name != nullptr ? p->output_names.find(name, name_of) : mica::NameMap::kNone;
+  if (i != mica::NameMap::kNone) return &p->outputs[i];
+  Error& error = p->session->error();
+  if (name == nullptr) {
+    error.null("output");
+  } else {
+    error.fail(MICA_NOT_FOUND, "the plan has no output ", quoted(name));
+  }
   return nullptr;
 }
 
 }  // namespace
 
 int64_t mica::extent_value(const mica_plan& p, uint32_t extent) {
-  const int64_t value = find_place(p.session, p.name_at(p.extent_names[extent]), true)->value;
+  if (p.cache != nullptr && extent == p.cache_extent) {
+    uint32_t n = 0;
+    (void)kv_positions(p.cache, &n);
+    return n;
+  }
+  const int64_t value = p.session->places[p.extent_places[extent]].value;
   return value >= 0 ? value : p.extents[extent].max;
-}
-
-uint32_t mica::group_number(const char* digits) {
-  uint32_t n = 0;
-  for (; *digits >= '0' && *digits <= '9'; ++digits)
-    n = n * 10 + static_cast<uint32_t>(*digits - '0');
-  return n;
 }
 
 extern "C" {
@@ -122,11 +124,14 @@ extern "C" {
 mica_status mica_plan_submit(mica_plan* plan) {
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   mica_session* s = plan->session;
-  MICA_TRY(mica::session_ready(s));
-  if (!plan->allocated) return s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+  mica_status status = mica::session_ready(s);
+  if (status == MICA_BUSY) return status;  // the step that runs has the reserve
+  if (status == MICA_OK && !plan->allocated)
+    status = s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+  if (status != MICA_OK) return failed(plan, status);
   if (s->device->context->cancelled()) return failed(plan, MICA_CANCELLED);
   s->error().clear();
-  const mica_status status = submit(plan);
+  status = submit(plan);
   if (status != MICA_OK) return failed(plan, status);
   s->running = plan;
   return MICA_OK;
@@ -141,6 +146,7 @@ mica_status mica_plan_wait(mica_plan* plan) {
   s->running = nullptr;
   if (status != MICA_OK) return failed(plan, status);
   plan->ran = true;
+  s->last = plan;
   return plan->cache != nullptr ? mica_kv_commit(plan->cache) : MICA_OK;
 }
 
@@ -151,17 +157,25 @@ mica_status mica_plan_run(mica_plan* plan) {
 
 mica_status mica_plan_read(mica_plan* plan, const char* output, uint64_t offset, void* dst,
                            uint64_t bytes) {
-  if (plan == nullptr || output == nullptr) return MICA_INVALID_ARGUMENT;
+  if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   mica_session* s = plan->session;
   MICA_TRY(mica::session_ready(s));
   const PlanNamed* o = find_output(plan, output);
-  if (o == nullptr)
-    return s->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
+  if (o == nullptr) return s->error().code();
   const mica_b_value& v = plan->values[o->value];
-  if (dst == nullptr || !mica::range_fits(offset, bytes, v.bytes))
+  if (dst == nullptr)
+    return s->error().fail(MICA_INVALID_ARGUMENT, "output ", quoted(output),
+                           " has nowhere to go: dst is NULL");
+  if (!mica::range_fits(offset, bytes, v.bytes))
     return s->error().fail(MICA_INVALID_ARGUMENT, "output ", quoted(output), " has ", v.bytes,
                            " bytes; ", bytes, " at ", offset, " cannot be read");
-  if (!plan->ran) return s->error().fail(MICA_INVALID_ARGUMENT, "the plan has not run yet");
+  if (s->last != plan)
+    return s->error().fail(
+        MICA_INVALID_ARGUMENT,
+        !plan->ran ? "the plan has not run yet"
+        : s->last == nullptr
+            ? "a later step of the session failed: the plan's outputs are gone"
+            : "another plan of the session has run since: the plan's outputs are gone");
   if (v.storage != MICA_B_TEMP && v.storage != MICA_B_STEP)
     return s->error().fail(MICA_UNSUPPORTED, "output ", quoted(output),
                            " is a weight or a cache, not a computed value");
@@ -171,24 +185,24 @@ mica_status mica_plan_read(mica_plan* plan, const char* output, uint64_t offset,
 
 mica_status mica_plan_output_info(const mica_plan* plan, const char* output,
                                   mica_tensor_info* out_info) {
-  if (plan == nullptr || output == nullptr || out_info == nullptr) return MICA_INVALID_ARGUMENT;
+  if (plan == nullptr) return MICA_INVALID_ARGUMENT;
+  Error& error = plan->session->error();
+  if (out_info == nullptr) return error.null("out_info");
   const PlanNamed* o = find_output(plan, output);
-  if (o == nullptr)
-    return plan->session->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
+  if (o == nullptr) return error.code();
   const mica_b_value& v = plan->values[o->value];
-  *out_info = {v.dtype,
-               v.rank,
-               {v.dim[0], v.dim[1], v.dim[2], v.dim[3]},
-               {v.extent != MICA_B_NONE ? v.extent : 0}};
+  *out_info = {v.dtype, v.rank, {v.dim[0], v.dim[1], v.dim[2], v.dim[3]}, {0, 0}};
+  if (v.extent != MICA_B_NONE) out_info->extent = {v.extent, plan->graph_tag};
   return MICA_OK;
 }
 
 mica_status mica_plan_output_numerics(const mica_plan* plan, const char* output,
                                       uint32_t* out_numerics) {
-  if (plan == nullptr || output == nullptr || out_numerics == nullptr) return MICA_INVALID_ARGUMENT;
+  if (plan == nullptr) return MICA_INVALID_ARGUMENT;
+  Error& error = plan->session->error();
+  if (out_numerics == nullptr) return error.null("out_numerics");
   const PlanNamed* o = find_output(plan, output);
-  if (o == nullptr)
-    return plan->session->error().fail(MICA_NOT_FOUND, "the plan has no output ", quoted(output));
+  if (o == nullptr) return error.code();
   *out_numerics = MICA_NUM_EXACT;
   for (const mica_b_unit& u : plan->units) {
     const uint32_t one[] = {u.node};

@@ -4,7 +4,6 @@
 #include "core/kv/kv_cache.h"
 
 using mica::Error;
-using mica::PlanNamed;
 using mica::quoted;
 using mica::StepPlace;
 using mica::Writer;
@@ -21,14 +20,18 @@ mica_plan::~mica_plan() {
 }
 
 mica_session::~mica_session() {
-  if (running != nullptr) {  // the backend must not write to what is freed below
-    (void)mica::wait_last_segment(*running);
-    if (running->cache != nullptr) mica_kv_abandon(running->cache);
-  }
+  // The backend must not write to what is freed below.
+  if (running != nullptr) (void)mica::wait_last_segment(*running);
   for (mica_plan* p : plans) mica::destroy(allocator(), p);
   plans.clear();
   step.reset();
   arenas.clear();
+  if (cache != nullptr && cache->owner == this) {
+    mica_kv_abandon(cache);
+    // What its tables name goes with the pages.
+    if (kv.handle() != nullptr) (void)mica_kv_seq_rm(cache, MICA_KV_ALL_SEQS, 0, -1);
+    cache->owner = nullptr;
+  }
   kv.reset();
   mica_kv_cache_release(cache);
   for (mica_device* d : fallback) mica_device_release(d);
@@ -49,42 +52,70 @@ mica_status session_ready(const mica_session* s) {
 }
 
 StepPlace* find_place(mica_session* s, const char* name, bool is_extent) {
-  for (StepPlace& p : s->places)
-    if (p.is_extent == is_extent && p.name.equals(name)) return &p;
-  return nullptr;
+  const NameMap& names = is_extent ? s->extent_names : s->input_names;
+  const uint32_t i = names.find(name, [s](uint32_t k) { return s->places[k].name.c_str(); });
+  return i != NameMap::kNone ? &s->places[i] : nullptr;
 }
 
 namespace {
 
-// Adds or widens a place; offsets are given by lay_out.
-mica_status add_place(mica_session* s, const char* name, bool is_extent, mica_dtype dtype,
-                      uint64_t bytes, int64_t max) {
-  StepPlace* known = find_place(s, name, is_extent);
-  if (known != nullptr) {
-    if (known->dtype != dtype)
-      return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(name),
-                             " has another dtype in another plan of the session");
-    if (bytes > known->bytes) known->bytes = bytes;
-    if (max > known->max) known->max = max;
-    return MICA_OK;
-  }
-  StepPlace place(s->allocator());
-  place.dtype = dtype;
-  place.bytes = bytes;
-  place.is_extent = is_extent;
-  place.max = max;
-  if (!place.name.assign(name) || !s->places.push(std::move(place)))
-    return s->error().out_of_memory("session");
-  return MICA_OK;
+// Makes a place findable. False: out of memory.
+bool note_place(mica_session* s, uint32_t i) {
+  const StepPlace& place = s->places[i];
+  if (place.table != 0) s->table_places[place.table - 1] = i + 1;
+  if (place.table != 0) return true;
+  return (place.is_extent ? s->extent_names : s->input_names)
+      .insert(place.name.c_str(), i, [s](uint32_t k) { return s->places[k].name.c_str(); });
 }
 
-mica_status add_places(mica_session* s, const mica_plan& p) {
-  for (size_t i = 1; i < p.extents.size(); ++i)
-    MICA_TRY(add_place(s, p.name_at(p.extent_names[i]), true, MICA_I32, 4, p.extents[i].max));
-  for (const PlanNamed& in : p.inputs) {
-    const mica_b_value& v = p.values[in.value];
-    MICA_TRY(add_place(s, p.name_at(in.name), false, v.dtype, v.bytes, 0));
+// Adds a place, or widens the one there is; offsets are given by lay_out. `out` gets its index.
+mica_status add_place(mica_session* s, StepPlace&& fresh, uint32_t& out) {
+  StepPlace* known = nullptr;
+  if (fresh.table == 0) {
+    known = find_place(s, fresh.name.c_str(), fresh.is_extent);
+  } else if (const uint32_t place = s->table_places[fresh.table - 1]; place != 0) {
+    known = &s->places[place - 1];
   }
+  if (known != nullptr) {
+    if (known->dtype != fresh.dtype)
+      return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(fresh.name.c_str()),
+                             " has another dtype in another plan of the session");
+    if (fresh.bytes > known->bytes) known->bytes = fresh.bytes;
+    if (fresh.max > known->max) known->max = fresh.max;
+    out = static_cast<uint32_t>(known - s->places.data());
+    return MICA_OK;
+  }
+  out = static_cast<uint32_t>(s->places.size());
+  if (!s->places.push(std::move(fresh))) return s->error().out_of_memory("session");
+  return note_place(s, out) ? MICA_OK : s->error().out_of_memory("session");
+}
+
+// The bytes of the step block, which every place must fit in.
+constexpr uint64_t kMostStepBytes = uint64_t{1} << 62;
+
+mica_status add_places(mica_session* s, mica_plan& p) {
+  const auto add = [&](size_t name, StepPlace place, uint32_t& out) {
+    if (!place.name.assign(p.name_at(name))) return s->error().out_of_memory("session");
+    return add_place(s, std::move(place), out);
+  };
+  for (size_t i = 1; i < p.extents.size(); ++i) {
+    StepPlace place(s->allocator());
+    place.bytes = 4;
+    place.is_extent = true;
+    place.max = p.extents[i].max;
+    MICA_TRY(add(p.extent_names[i], std::move(place), p.extent_places[i]));
+  }
+  for (PlanInput& in : p.inputs) {
+    StepPlace place(s->allocator());
+    place.table = in.table;
+    place.dtype = p.values[in.value].dtype;
+    place.bytes = p.values[in.value].bytes;
+    MICA_TRY(add(in.name, std::move(place), in.place));
+  }
+  uint64_t bytes = 0;
+  for (const StepPlace& place : s->places)
+    if (!checked_add(bytes, place.bytes, bytes) || bytes > kMostStepBytes)
+      return s->error().fail(MICA_OUT_OF_MEMORY, "the inputs of the plans are too large in all");
   return MICA_OK;
 }
 
@@ -103,13 +134,9 @@ uint64_t lay_out(Places& places, const At& at) {
 // Points the plan's inputs and extents at their places. An input's views move with it.
 void bind_places(mica_session* s, mica_plan& p) {
   for (size_t i = 1; i < p.extents.size(); ++i)
-    p.extents[i].offset = find_place(s, p.name_at(p.extent_names[i]), true)->offset;
-  for (size_t i = 0; i < p.inputs.size(); ++i) {
-    const uint64_t offset = find_place(s, p.name_at(p.inputs[i].name), false)->offset;
-    for (uint32_t v = 1; v < p.values.size(); ++v)
-      if (p.roots[v] == p.inputs[i].value) p.values[v].offset += offset - p.input_offsets[i];
-    p.input_offsets[i] = offset;
-  }
+    p.extents[i].offset = s->places[p.extent_places[i]].offset;
+  for (const PlanStepValue& v : p.step_values)
+    p.values[v.value].offset = s->places[p.inputs[v.input].place].offset + v.offset;
 }
 
 // Of the arena that the plans added since the last allocate need; 0: there are none.
@@ -148,9 +175,9 @@ mica_status check_room(mica_session* s) {
   mica_memory need{};
   MICA_TRY(mica_session_memory(s, &need));
   const bool over_budget = budget != 0 && need.total_bytes > budget;
-  const uint64_t more = new_arena_bytes(s) + need.step_bytes +
-                        (s->kv.handle() == nullptr ? need.kv_bytes : uint64_t{0}) +
-                        reserve_bytes(s, s->arenas.empty());
+  const uint64_t more =
+      saturating_add(new_arena_bytes(s) + need.step_bytes + reserve_bytes(s, s->arenas.empty()),
+                     s->kv.handle() == nullptr ? need.kv_bytes : uint64_t{0});
   if (!over_budget && (free == 0 || more <= free)) return MICA_OK;
   char text[300];
   Writer w(text, sizeof text);
@@ -297,9 +324,13 @@ class PlacesBefore {
   void restore() const {
     Vec<StepPlace>& places = session_->places;
     while (places.size() > sizes_.size()) places.pop();
+    session_->input_names.clear();
+    session_->extent_names.clear();
+    for (uint32_t& i : session_->table_places) i = 0;
     for (size_t i = 0; i < places.size(); ++i) {
       places[i].bytes = sizes_[i].bytes;
       places[i].max = sizes_[i].max;
+      (void)note_place(session_, static_cast<uint32_t>(i));  // there is memory: it was there
     }
   }
 
@@ -312,13 +343,38 @@ class PlacesBefore {
   Vec<Size> sizes_;
 };
 
+mica_status check_params(const mica_device* device, const mica_session_params& params) {
+  const auto refuse = [&](auto... parts) {
+    return device->error().fail(MICA_INVALID_ARGUMENT, "session: ", parts...);
+  };
+  if (params.struct_size != sizeof(mica_session_params))
+    return refuse("struct_size is not of this version");
+  if (params.cache != nullptr) {
+    if (params.cache->device->context != device->context)
+      return refuse("the cache is of another context");
+    if (!same_device(params.cache->device, device))
+      return refuse("the cache is for another device");
+    if (params.cache->owner != nullptr)
+      return refuse("the cache belongs to another session, which owns its storage");
+  }
+  for (uint32_t i = 0; i < params.n_fallback; ++i)
+    if (params.fallback == nullptr || params.fallback[i] == nullptr ||
+        params.fallback[i]->context != device->context)
+      return refuse("a fallback device is NULL or of another context");
+  if (params.variant != nullptr && std::strcmp(params.variant, "naive") != 0)
+    return refuse("there are no kernels of variant ", quoted(params.variant), "; there is: naive");
+  return MICA_OK;
+}
+
 // The place of an input, when `bytes` at `offset` can be moved to or from it.
-mica_status reach(mica_session* s, const char* input, uint64_t offset, const void* data,
-                  uint64_t bytes, const StepPlace** out) {
+mica_status reach(mica_session* s, const char* input, uint64_t offset, uint64_t bytes,
+                  const StepPlace** out) {
+  if (input == nullptr) return s->error().null("input");
+  MICA_TRY(session_ready(s));
   const StepPlace* place = find_place(s, input, false);
   if (place == nullptr)
     return s->error().fail(MICA_NOT_FOUND, "no plan has an input ", quoted(input));
-  if (data == nullptr || !range_fits(offset, bytes, place->bytes))
+  if (!range_fits(offset, bytes, place->bytes))
     return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(input), " has ", place->bytes,
                            " bytes; ", bytes, " at ", offset, " do not fit");
   if (place->held_bytes == 0 || !range_fits(offset, bytes, place->held_bytes))
@@ -334,20 +390,13 @@ extern "C" {
 
 mica_status mica_session_create(mica_device* device, const mica_session_params* params,
                                 mica_session** out_session) {
-  if (device == nullptr || out_session == nullptr) return MICA_INVALID_ARGUMENT;
-  *out_session = nullptr;
+  if (out_session != nullptr) *out_session = nullptr;
+  if (device == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_session == nullptr) return device->error().null("out_session");
   const mica_session_params defaults = MICA_SESSION_PARAMS_INIT;
   if (params == nullptr) params = &defaults;
   Error& error = device->error();
-  if (params->struct_size != sizeof(mica_session_params))
-    return error.fail(MICA_INVALID_ARGUMENT, "session: struct_size is not of this version");
-  if (params->cache != nullptr && !mica::same_device(params->cache->device, device))
-    return error.fail(MICA_INVALID_ARGUMENT, "session: the cache is for another device");
-  for (uint32_t i = 0; i < params->n_fallback; ++i)
-    if (params->fallback == nullptr || params->fallback[i] == nullptr ||
-        params->fallback[i]->context != device->context)
-      return error.fail(MICA_INVALID_ARGUMENT,
-                        "session: a fallback device is NULL or of another context");
+  MICA_TRY(mica::check_params(device, *params));
   auto* s = mica::create<mica_session>(device->allocator(), device);
   if (s == nullptr) return error.out_of_memory("session");
   s->params = *params;
@@ -355,7 +404,11 @@ mica_status mica_session_create(mica_device* device, const mica_session_params* 
   bool ok = s->fallback.reserve(params->n_fallback);
   for (uint32_t i = 0; ok && i < params->n_fallback; ++i)
     ok = s->fallback.push(mica::retain(params->fallback[i]));
-  if (params->cache != nullptr) s->cache = mica::retain(params->cache);
+  if (params->cache != nullptr) {
+    s->cache = mica::retain(params->cache);
+    s->cache->owner = s;
+    ok = ok && s->table_places.resize(mica::kv_n_tables(s->cache));
+  }
   if (!ok || (params->variant != nullptr && !s->variant.assign(params->variant))) {
     mica_session_release(s);
     return error.out_of_memory("session");
@@ -373,9 +426,11 @@ void mica_session_release(mica_session* session) {
 
 mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
                                  mica_graph* const* graphs, mica_plan** out_plans) {
+  for (uint32_t i = 0; out_plans != nullptr && i < n_graphs; ++i) out_plans[i] = nullptr;
   if (session == nullptr) return MICA_INVALID_ARGUMENT;
   if (graphs == nullptr || out_plans == nullptr || n_graphs == 0)
-    return session->error().fail(MICA_INVALID_ARGUMENT, "compile: no graphs");
+    return session->error().fail(MICA_INVALID_ARGUMENT,
+                                 "compile: graphs or out_plans are NULL, or there are no graphs");
   MICA_TRY(mica::session_ready(session));
   const size_t n_before = session->plans.size();
   mica::PlacesBefore places(session);
@@ -395,12 +450,14 @@ mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
 }
 
 mica_status mica_session_memory(const mica_session* session, mica_memory* out_memory) {
-  if (session == nullptr || out_memory == nullptr) return MICA_INVALID_ARGUMENT;
+  if (session == nullptr) return MICA_INVALID_ARGUMENT;
+  if (out_memory == nullptr) return session->error().null("out_memory");
   mica_memory m{};
   for (size_t i = 0; i < session->plans.size(); ++i) {
     const mica_plan* p = session->plans[i];
     for (size_t k = 0; k < p->weights.size(); ++k)
-      if (!mica::weights_counted(session, i, k)) m.weights_bytes += p->weights[k]->bytes;
+      if (!mica::weights_counted(session, i, k))
+        m.weights_bytes = mica::saturating_add(m.weights_bytes, p->weights[k]->bytes);
     if (p->workspace_bytes > m.workspace_bytes) m.workspace_bytes = p->workspace_bytes;
   }
   for (const mica::Buffer& b : session->arenas) m.activations_bytes += b.bytes();
@@ -410,8 +467,9 @@ mica_status mica_session_memory(const mica_session* session, mica_memory* out_me
     m.step_bytes = mica::lay_out(session->places, [](const StepPlace&, uint64_t) {});
   m.fallback_bytes = mica::fallback_bytes(session);
   m.reserve_bytes = mica::reserve_bytes(session, true);
-  m.total_bytes = m.weights_bytes + m.kv_bytes + m.activations_bytes + m.step_bytes +
-                  m.reserve_bytes + m.fallback_bytes;
+  for (const uint64_t part : {m.weights_bytes, m.kv_bytes, m.activations_bytes, m.step_bytes,
+                              m.reserve_bytes, m.fallback_bytes})
+    m.total_bytes = mica::saturating_add(m.total_bytes, part);
   *out_memory = m;
   return MICA_OK;
 }
@@ -424,16 +482,17 @@ mica_status mica_session_allocate(mica_session* session) {
 
 mica_status mica_session_set(mica_session* session, const char* input, uint64_t offset,
                              const void* data, uint64_t bytes) {
-  if (session == nullptr || input == nullptr) return MICA_INVALID_ARGUMENT;
-  MICA_TRY(mica::session_ready(session));
+  if (session == nullptr) return MICA_INVALID_ARGUMENT;
+  if (data == nullptr) return session->error().null("data");
   const StepPlace* place = nullptr;
-  MICA_TRY(mica::reach(session, input, offset, data, bytes, &place));
+  MICA_TRY(mica::reach(session, input, offset, bytes, &place));
   return session->device->backend->buffer_write(session->step.handle(), place->offset + offset,
                                                 data, bytes);
 }
 
 mica_status mica_session_set_extent(mica_session* session, const char* extent, int64_t value) {
-  if (session == nullptr || extent == nullptr) return MICA_INVALID_ARGUMENT;
+  if (session == nullptr) return MICA_INVALID_ARGUMENT;
+  if (extent == nullptr) return session->error().null("extent");
   MICA_TRY(mica::session_ready(session));
   StepPlace* place = mica::find_place(session, extent, true);
   if (place == nullptr)
@@ -447,10 +506,10 @@ mica_status mica_session_set_extent(mica_session* session, const char* extent, i
 
 mica_status mica_session_get(mica_session* session, const char* input, uint64_t offset, void* dst,
                              uint64_t bytes) {
-  if (session == nullptr || input == nullptr) return MICA_INVALID_ARGUMENT;
-  MICA_TRY(mica::session_ready(session));
+  if (session == nullptr) return MICA_INVALID_ARGUMENT;
+  if (dst == nullptr) return session->error().null("dst");
   const StepPlace* place = nullptr;
-  MICA_TRY(mica::reach(session, input, offset, dst, bytes, &place));
+  MICA_TRY(mica::reach(session, input, offset, bytes, &place));
   return session->device->backend->buffer_read(session->step.handle(), place->offset + offset, dst,
                                                bytes);
 }

@@ -4,10 +4,11 @@
 
 namespace mica {
 
-// A place in the step block: an input, or an extent's value.
+// A place in the step block: an input, an extent's value, or a table of the cache.
 struct StepPlace {
   explicit StepPlace(const mica_allocator& a) : name(a) {}
-  Text name;
+  Text name;           // of tables none: no caller's name finds them
+  uint32_t table = 0;  // 1 + which of the cache's, 0: none
   mica_dtype dtype = MICA_I32;
   uint64_t bytes = 0, offset = 0;
   uint64_t held_bytes = 0;  // of them, in the step block that is allocated; the rest comes later
@@ -21,22 +22,26 @@ struct StepPlace {
 struct mica_session {
   explicit mica_session(mica_device* d)
       : device(mica::retain(d)), variant(d->allocator()), plans(d->allocator()),
-        places(d->allocator()), arenas(d->allocator()), fallback(d->allocator()),
+        places(d->allocator()), input_names(d->allocator()), extent_names(d->allocator()),
+        table_places(d->allocator()), arenas(d->allocator()), fallback(d->allocator()),
         copies(d->allocator()) {}
   ~mica_session();
 
   mica_device* device;
-  mica_kv_cache* cache = nullptr;  // retained
+  mica_kv_cache* cache = nullptr;  // retained; the session is its owner
   mica_session_params params{};
   mica::Text variant;
   mica::Vec<mica_plan*> plans;
   mica::Vec<mica::StepPlace> places;
+  mica::NameMap input_names, extent_names;  // of the places, and which place each table has
+  mica::Vec<uint32_t> table_places;         // 1 + index, 0: none
   mica::Buffer step;
   mica::Vec<mica::Buffer> arenas;  // one an allocate that had new plans
   mica::Buffer kv;
   mica::Vec<mica_device*> fallback;     // retained
   mica::Vec<mica::WeightCopy*> copies;  // of the plans' islands
   mica_plan* running = nullptr;         // submitted and not waited for
+  const mica_plan* last = nullptr;      // whose values are in the arenas: its step was the last
 
   const mica_allocator& allocator() const { return device->allocator(); }
   mica::Error& error() const { return device->error(); }
@@ -46,8 +51,7 @@ namespace mica {
 // MICA_OK unless a device of the session is lost or a step is in flight.
 mica_status session_ready(const mica_session* session);
 StepPlace* find_place(mica_session* session, const char* name, bool is_extent);
-// Of the coming step: what was set, or the maximum while nothing was.
+// Of the step: the tokens reserved if it is the cache's extent, else what was set, or the maximum
+// while nothing was.
 int64_t extent_value(const mica_plan& plan, uint32_t extent);
-// "12" -> 12: the group in the name of a cache's hidden input.
-uint32_t group_number(const char* digits);
 }  // namespace mica

@@ -143,7 +143,7 @@ Graph Session::build_sampler() {
   Graph graph = new_graph(context_.get());
   mica_graph* g = graph.get();
   const int64_t dim[] = {model_->hparams().n_vocab, 1};
-  const mica_extent none = {0};
+  const mica_extent none = MICA_NO_EXTENT;
   const mica_tensor logits = mica_input(g, "edited_logits", MICA_F32, 2, dim, none);
   mica_output(g, sampled(g, logits, "edited", none, 1), "sampled");
   check_graph(g);

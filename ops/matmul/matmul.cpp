@@ -121,7 +121,7 @@ std::string type_name(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
 void add(CaseList& list, const std::string& name, mica_dtype w_type, mica_dtype x_type,
          const Shape& shape, const Values& values = normal()) {
   list.add("matmul", name, [=](CaseBuilder& b) {
-    mica_extent extent = {0};
+    mica_extent extent = MICA_NO_EXTENT;
     if (shape.live > 0) extent = b.extent("n_tokens", shape.x.back(), shape.live);
     const mica_tensor w = b.weight("w", w_type, shape.w, normal(0.05));
     const mica_tensor x = b.input("x", x_type, shape.x, values, extent);

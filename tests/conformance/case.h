@@ -43,7 +43,7 @@ class CaseBuilder {
   virtual mica_extent extent(const char* name, int64_t max, int64_t live) = 0;
   // Fresh values each step. Quantized inputs are filled by encoding.
   virtual mica_tensor input(const char* name, mica_dtype dtype, std::vector<int64_t> dim,
-                            Values values = normal(), mica_extent extent = {0}) = 0;
+                            Values values = normal(), mica_extent extent = {}) = 0;
   virtual mica_tensor weight(const char* name, mica_dtype dtype, std::vector<int64_t> dim,
                              Values values = normal()) = 0;
   // At most one cache a case. `steps` run in order on one session; every step is compared. The

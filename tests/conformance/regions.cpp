@@ -15,7 +15,7 @@ struct Tokens {
   }
   // [n, max], with an extent where fewer are live.
   mica_tensor input(CaseBuilder& b, const char* name, int64_t n) const {
-    const mica_extent e = max == live ? mica_extent{0} : b.extent("n", max, live);
+    const mica_extent e = max == live ? mica_extent{} : b.extent("n", max, live);
     return b.input(name, MICA_F32, {n, max}, normal(), e);
   }
 };
@@ -120,7 +120,7 @@ void add_matmul_add(CaseList& list, mica_dtype d, Tokens tokens, int64_t k, int6
                            ".k" + std::to_string(k) + "." + tokens.name();
   add(list, "matmul_add", name, [=](CaseBuilder& b) {
     const mica_extent e =
-        tokens.max == tokens.live ? mica_extent{0} : b.extent("n", tokens.max, tokens.live);
+        tokens.max == tokens.live ? mica_extent{} : b.extent("n", tokens.max, tokens.live);
     const mica_tensor x = b.input("x", MICA_F32, {k, tokens.max}, normal(), e);
     const mica_tensor r = b.input("r", MICA_F32, {n, tokens.max}, normal(), e);
     const mica_tensor y = linear(b, "w", d, x, k, n);

@@ -65,7 +65,7 @@ inline std::string graph_error(const Graph& g) {
   mica_graph_status(g.get(), &text);
   return text;
 }
-inline mica_tensor input(mica_graph* g, const char* name, const Dims& dim, mica_extent extent = {0},
+inline mica_tensor input(mica_graph* g, const char* name, const Dims& dim, mica_extent extent = {},
                          mica_dtype dtype = MICA_F32) {
   return mica_input(g, name, dtype, static_cast<uint32_t>(dim.size()), dim.data(), extent);
 }

@@ -32,19 +32,26 @@ static inline mica_tensor mica_tensor_none(void) {
   return none;
 }
 
-/* A named dimension; {0} means none. Plans of one session that name the same extent share it. */
+/* A named dimension of one graph; {0, 0} means none. Plans of one session that name the same extent
+ * share its value. */
 typedef struct mica_extent {
   uint32_t index;
+  uint32_t graph; /* tag, as a tensor's */
 } mica_extent;
+#define MICA_NO_EXTENT (mica_extent_none())
+static inline mica_extent mica_extent_none(void) {
+  mica_extent none = {0, 0};
+  return none;
+}
 
 typedef struct mica_tensor_info {
   mica_dtype dtype;
   uint32_t rank;
   int64_t dim[MICA_MAX_RANK]; /* unused ones are 1; an extent's is its maximum */
-  mica_extent extent;         /* of dim[rank - 1] */
+  mica_extent extent;         /* of dim[rank - 1]; of a plan's output, the compiled graph's */
 } mica_tensor_info;
 
-/* Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
+/* Sessions of the same context compile it. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
 MICA_API mica_status mica_graph_create(mica_context* context, mica_graph** out_graph);
 /* Plans made from it live on. NULL is a no-op. */
 MICA_API void mica_graph_release(mica_graph* graph);
@@ -63,18 +70,21 @@ MICA_API mica_status mica_graph_tensor_info(const mica_graph* graph, mica_tensor
 MICA_API mica_extent mica_graph_extent(mica_graph* graph, const char* name, int64_t max);
 
 /* Data of a step: lives in the session's step block. Inputs of one name in several plans of a
- * session share their place (the larger size counts; dtype must be equal). When `extent` is given,
- * dim[rank - 1] must be its maximum. Plain dtypes only. */
+ * session share their place (the larger size counts; dtype must be equal). Any name but "". When
+ * `extent` is given, dim[rank - 1] must be its maximum. Any dtype: of a quantized one, dim[0] is
+ * whole blocks. */
 MICA_API mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype,
                                 uint32_t rank, const int64_t* dim, mica_extent extent);
-/* A described weight by name. The graph keeps `weights` alive. */
+/* A described weight by name. The graph keeps `weights` alive. They may be of another context, on
+ * the same device (mica/context.h). */
 MICA_API mica_tensor mica_weight(mica_graph* graph, mica_weights* weights, const char* name);
 
 /* Keeps a value readable after the step under `name`, and is what keeps nodes alive: what no output
  * and no state needs is not computed. */
 MICA_API void mica_output(mica_graph* graph, mica_tensor tensor, const char* name);
 
-/* K and V storage of a cache's layer with its tables, as the cache ops take them. */
+/* K and V storage of a cache's layer with its tables, as the cache ops take them. The tables are
+ * written by each step from the cache's reserve; they have no names, and no op writes them. */
 typedef struct mica_kv {
   mica_tensor k;         /* state; K rows, the backend's layout */
   mica_tensor v;         /* state */
@@ -87,7 +97,8 @@ typedef struct mica_kv {
 } mica_kv;
 /* Layers of one cache group share `table` and `slots`. A layer that shares another's storage
  * (mica_kv_layer.source) gets that layer's k and v. `n_tokens`: the graph's extent for tokens; its
- * maximum is at most the cache's max_step_tokens. */
+ * maximum is at most the cache's max_step_tokens, and its value in a step is the number of tokens
+ * reserved (mica_kv_reserve). The cache must be of the graph's context. */
 MICA_API mica_kv mica_graph_kv(mica_graph* graph, mica_kv_cache* cache, uint32_t i_layer,
                                mica_extent n_tokens);
 

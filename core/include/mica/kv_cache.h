@@ -7,9 +7,13 @@
  * hold it at different positions.
  *
  * A step is reserve, run, commit. Reserve writes the tables as they will be after the step; only
- * commit adopts them, so a failed or cancelled step leaves the cache as it was.
+ * commit adopts them, so a failed or cancelled step leaves the cache as it was. mica_plan_run (or
+ * mica_plan_wait after mica_plan_submit) commits, or when the step fails abandons: a program calls
+ * only mica_kv_reserve before it.
  *
- * Not thread-safe: one cache belongs to one session. */
+ * Not thread-safe: one cache belongs to one session, from its creation to its release. The session
+ * owns the storage, so that its release empties every sequence; the cache can then be given to a
+ * new session. */
 #ifndef MICA_KV_CACHE_H_
 #define MICA_KV_CACHE_H_
 #include "device.h"
@@ -53,6 +57,7 @@ typedef struct mica_kv_params {
  * UNSUPPORTED (a dtype the device cannot keep), OUT_OF_MEMORY. */
 MICA_API mica_status mica_kv_cache_create(mica_device* device, const mica_kv_params* params,
                                           mica_kv_cache** out_cache);
+/* NULL is a no-op. */
 MICA_API void mica_kv_cache_release(mica_kv_cache* cache);
 /* Device bytes of all pages of all groups. */
 MICA_API uint64_t mica_kv_cache_bytes(const mica_kv_cache* cache);
@@ -63,17 +68,21 @@ typedef struct mica_kv_span {
   uint32_t n_tokens;
 } mica_kv_span;
 
-/* Prepares a step: spans in the order of the step's tokens, each sequence at most once. Errors:
+/* Prepares a step: spans in the order of the step's tokens, each sequence at most once. Their sum
+ * is the step's value of the plan's n_tokens extent (mica_graph_kv), which need not be set. Errors:
  * CACHE_FULL (pages or table entries), INVALID_ARGUMENT, BUSY (a reserve is pending). */
 MICA_API mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans,
                                      const mica_kv_span* spans);
-/* Adopts the step's tables after the step succeeded; releases pages no query can see any more. */
+/* Adopts the tables of a pending reserve; releases pages no query can see any more. A plan's step
+ * that succeeds does this itself: only a program that writes K and V without a plan calls it.
+ * Errors: INVALID_ARGUMENT (no reserve is pending). */
 MICA_API mica_status mica_kv_commit(mica_kv_cache* cache);
-/* Forgets a reserve whose step failed. Fine when there is none. */
+/* Forgets a reserve that is not going to be run; a plan's step that fails does this itself. Fine
+ * when there is none. */
 MICA_API void mica_kv_abandon(mica_kv_cache* cache);
 
 /* Edits of what is stored; none touches K or V. All are refused with BUSY while a reserve is
- * pending. Position ranges are [p0, p1); p1 < 0 means to the end. */
+ * pending. Position ranges are [p0, p1); p0 < 0 means from the start, p1 < 0 to the end. */
 
 /* Removes a range of positions from a sequence (or from all: MICA_KV_ALL_SEQS). Later positions
  * stay where they are. Errors: CACHE_FULL (a cut inside a page makes one entry two; tables full);
@@ -90,9 +99,11 @@ MICA_API mica_status mica_kv_seq_keep(mica_kv_cache* cache, uint32_t seq);
 /* Smallest and largest position held, -1 when the sequence is empty; of the first group. */
 MICA_API mica_status mica_kv_seq_range(const mica_kv_cache* cache, uint32_t seq, int64_t* out_min,
                                        int64_t* out_max);
-/* Position the sequence's next token gets: one past the largest held since its last edit. */
+/* Position the sequence's next token gets: one past the largest held since its last edit; -1 when
+ * there is no such sequence. */
 MICA_API int64_t mica_kv_seq_next(const mica_kv_cache* cache, uint32_t seq);
-/* Cells held by the sequence in the first group, shared ones included. */
+/* Cells held by the sequence in the first group, shared ones included; 0 when there is no such
+ * sequence. */
 MICA_API uint64_t mica_kv_seq_cells(const mica_kv_cache* cache, uint32_t seq);
 
 typedef struct mica_kv_usage {

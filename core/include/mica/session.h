@@ -19,9 +19,12 @@ typedef struct mica_plan mica_plan;
 
 typedef struct mica_session_params {
   size_t struct_size;
-  mica_kv_cache* cache; /* NULL: none. The session keeps it alive and owns its storage */
-  const char* variant;  /* NULL: the fastest kernels; "naive": the plain ones where they exist */
-  int32_t unfused;      /* non-zero: run regions member by member */
+  /* NULL: none. Of the same device and context, and of no other session. The session keeps it alive
+   * and owns its storage: mica_session_release empties the cache's sequences. */
+  mica_kv_cache* cache;
+  /* NULL: the fastest kernels; "naive": the plain ones where they exist. Other names are refused */
+  const char* variant;
+  int32_t unfused; /* non-zero: run regions member by member */
   /* Devices of the same context, tried in order for a node that the session's device cannot run;
    * none unless given. The session keeps them. Such a node costs a copy of its inputs and outputs
    * through the host a step, and the weights it reads are held twice. An op that writes state, or
@@ -32,16 +35,19 @@ typedef struct mica_session_params {
 #define MICA_SESSION_PARAMS_INIT \
   { sizeof(mica_session_params), NULL, NULL, 0, NULL, 0 }
 
-/* Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
+/* Errors: INVALID_ARGUMENT (a cache of another session, device or context; a fallback device of
+ * another context; an unknown variant), OUT_OF_MEMORY. */
 MICA_API mica_status mica_session_create(mica_device* device, const mica_session_params* params,
                                          mica_session** out_session);
-/* Releases the session with its plans. */
+/* Releases the session with its plans, after the step that runs. NULL is a no-op. */
 MICA_API void mica_session_release(mica_session* session);
 
 /* Validates, places, claims fusions, plans memory. Strict: an op that neither the device nor a
  * fallback device can run is UNSUPPORTED, with the op and the reasons. Call it once for all graphs
  * of the session, or again later: a plan added after mica_session_allocate gets its own memory at
- * the next allocate. */
+ * the next allocate. On failure all of out_plans[0 … n_graphs - 1] are NULL. Errors:
+ * INVALID_ARGUMENT (a graph that failed or is of another context, a cache that is not the
+ * session's), UNSUPPORTED, OUT_OF_MEMORY, BUSY, DEVICE_LOST. */
 MICA_API mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
                                           mica_graph* const* graphs, mica_plan** out_plans);
 
@@ -68,24 +74,31 @@ MICA_API mica_status mica_session_allocate(mica_session* session);
  */
 MICA_API mica_status mica_session_set(mica_session* session, const char* input, uint64_t offset,
                                       const void* data, uint64_t bytes);
-/* An extent's value for the coming steps, 0 … maximum. Errors: NOT_FOUND, INVALID_ARGUMENT. */
+/* An extent's value for the coming steps, 0 … maximum, until it is set again. The extent of a
+ * cache's tokens (mica_graph_kv) has the number that mica_kv_reserve said and need not be set: if
+ * it is, a step of another number of tokens is refused. Errors: NOT_FOUND, INVALID_ARGUMENT, BUSY.
+ */
 MICA_API mica_status mica_session_set_extent(mica_session* session, const char* extent,
                                              int64_t value);
-/* Reads an input back: ops may write into the step block. */
+/* Reads an input back: ops may write into the step block. Errors: as mica_session_set. */
 MICA_API mica_status mica_session_get(mica_session* session, const char* input, uint64_t offset,
                                       void* dst, uint64_t bytes);
 
 /* One step. If the plan uses a cache, a reserve must be pending (INVALID_ARGUMENT otherwise); a
- * step that succeeds commits it, one that fails or is cancelled abandons it. Errors:
- * INVALID_ARGUMENT (not allocated, weights not loaded), CANCELLED, DEVICE_LOST. */
+ * step that succeeds commits it, one that is refused, fails or is cancelled abandons it, but for
+ * BUSY: then the reserve stays. Errors: INVALID_ARGUMENT (not allocated; a reserve of more tokens
+ * than the plan takes, or of another number than its extent was set to), BUSY, CANCELLED,
+ * DEVICE_LOST. */
 MICA_API mica_status mica_plan_run(mica_plan* plan);
 /* The same in two: nothing of the session may be touched in between. Where nodes fell back, submit
  * returns when all but the last part of the step has run. A long step goes on within wait. */
 MICA_API mica_status mica_plan_submit(mica_plan* plan);
 MICA_API mica_status mica_plan_wait(mica_plan* plan);
 
-/* An output of the last step: `bytes` from byte `offset` (plain rows). Valid until another plan of
- * the session runs. Errors: NOT_FOUND, INVALID_ARGUMENT (range, no step yet). */
+/* An output of the session's last step: `bytes` from byte `offset` (plain rows). Plans share
+ * memory: once another plan of the session has begun a step, it is refused. Errors: NOT_FOUND,
+ * INVALID_ARGUMENT (range, no step yet, another plan ran since), UNSUPPORTED (the output is a
+ * weight or a cache), BUSY, DEVICE_LOST. */
 MICA_API mica_status mica_plan_read(mica_plan* plan, const char* output, uint64_t offset, void* dst,
                                     uint64_t bytes);
 /* Shape and dtype of an output, with maxima. */

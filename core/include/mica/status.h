@@ -1,5 +1,5 @@
-/* Status codes. Every function that can fail returns one; the text of the last error belongs to
- * the context (mica_context_error) or, while building, to the graph (mica_graph_status). */
+/* Status codes. Every function that can fail returns one; its text: mica_context_error, or while
+ * building mica_graph_status. An object that it was to give (out_x) is then NULL. */
 #ifndef MICA_STATUS_H_
 #define MICA_STATUS_H_
 

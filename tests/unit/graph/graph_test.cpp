@@ -1,5 +1,7 @@
 // Building graphs: errors that name their op and scope, the first of them kept, and handles that
 // cannot be mixed up.
+#include "core/graph/graph.h"
+
 #include "tests/unit/world.h"
 
 namespace {
@@ -96,7 +98,7 @@ TEST_F(GraphTest, InputsAreChecked) {
                            const char* part) {
     const Graph graph = make_graph(context);
     EXPECT_TRUE(
-        is_none(mica_input(graph.get(), name, static_cast<mica_dtype>(dtype), rank, d, {0})));
+        is_none(mica_input(graph.get(), name, static_cast<mica_dtype>(dtype), rank, d, {})));
     EXPECT_TRUE(has(graph_error(graph), part)) << graph_error(graph);
     EXPECT_EQ(mica_graph_status(graph.get(), nullptr), MICA_INVALID_ARGUMENT);
   };
@@ -215,7 +217,7 @@ TEST_F(GraphTest, NullIsNeverFatal) {
   mica_graph_scope(nullptr, "x");
   mica_output(nullptr, none, "y");
   EXPECT_EQ(mica_graph_extent(nullptr, "n", 1).index, 0u);
-  EXPECT_TRUE(is_none(mica_input(nullptr, "x", MICA_F32, 1, dim, {0})));
+  EXPECT_TRUE(is_none(mica_input(nullptr, "x", MICA_F32, 1, dim, {})));
   EXPECT_TRUE(is_none(mica_weight(nullptr, nullptr, "w")));
   EXPECT_TRUE(is_none(mica_add(nullptr, none, none)));
   EXPECT_TRUE(is_none(mica_matmul(nullptr, none, none)));
@@ -224,7 +226,7 @@ TEST_F(GraphTest, NullIsNeverFatal) {
   EXPECT_TRUE(is_none(mica_rope(nullptr, none, none, nullptr)));
   EXPECT_TRUE(is_none(mica_attention(nullptr, none, nullptr, nullptr)));
   mica_kv_append(nullptr, nullptr, none, none);
-  EXPECT_EQ(mica_graph_kv(nullptr, nullptr, 0, {0}).k.index, 0u);
+  EXPECT_EQ(mica_graph_kv(nullptr, nullptr, 0, {}).k.index, 0u);
   EXPECT_TRUE(is_none(mica_attention(g.get(), none, nullptr, nullptr)));
   EXPECT_EQ(status(), MICA_INVALID_ARGUMENT);
 }
@@ -253,6 +255,24 @@ TEST_F(GraphTest, KvIsChecked) {
   };
   refused(1, 4, "no layer 1");
   refused(0, 5, "at most 4");
+}
+
+// A composite that is built of composites is one region, which ends where the outer one does.
+TEST_F(GraphTest, AScopeInsideAnotherDoesNotCloseIt) {
+  mica_tensor x = input(g.get(), "x", {4});
+  {
+    const mica::RegionScope outer(g.get(), "outer");
+    {
+      const mica::RegionScope inner(g.get(), "inner");
+      x = mica_relu(g.get(), x);
+    }
+    x = mica_relu(g.get(), x);
+  }
+  x = mica_relu(g.get(), x);
+  ASSERT_EQ(g->regions.size(), 1u);
+  EXPECT_STREQ(g->regions[0].fusion, "outer");
+  EXPECT_EQ(g->regions[0].first, 0u);
+  EXPECT_EQ(g->regions[0].end, 2u);
 }
 
 TEST(Contexts, ObjectsKeepTheirContext) {

@@ -108,7 +108,7 @@ class RandomBlocks {
       streams_.push_back({input(b_.g, name, {BlockWeights::kEmbd, Blocks::kTokens}, b_.n_tokens)});
     state_ = input(b_.g, "state", {BlockWeights::kEmbd, Blocks::kTokens});
     const int64_t n_ids = 3;
-    ids_ = mica_input(b_.g, "ids", MICA_I32, 1, &n_ids, {0});
+    ids_ = mica_input(b_.g, "ids", MICA_I32, 1, &n_ids, {});
     rows_ = input(b_.g, "rows", {BlockWeights::kEmbd, n_ids});
     const int n = pick(3, 14);
     for (int i = 0; i < n; ++i) step();

@@ -21,7 +21,7 @@ class RandomGraph {
     }
     state_ = {input(g_, "state", {4, 5}), {4, 5, 1}, true, true};
     const int64_t n_ids = 3;
-    ids_ = mica_input(g_, "ids", MICA_I32, 1, &n_ids, {0});
+    ids_ = mica_input(g_, "ids", MICA_I32, 1, &n_ids, {});
     const int n_nodes = pick(3, 40);
     for (int i = 0; i < n_nodes; ++i) step();
     push(mica_copy(g_, values_.back().t), values_.back().dim);  // one output at least is computed
