@@ -41,12 +41,12 @@ const char* missing_function(const mica_backend& b) {
   const struct {
     bool there;
     const char* name;
-  } required[] = {HAS(device_count), HAS(device_info),   HAS(device_open), HAS(device_close),
-                  HAS(device_state), HAS(buffer_create), HAS(buffer_free), HAS(buffer_map),
-                  HAS(buffer_write), HAS(buffer_read),   HAS(buffer_copy), HAS(weight_layout),
-                  HAS(weight_pack),  HAS(weight_unpack), HAS(kv_layout),   HAS(kv_pack),
-                  HAS(kv_unpack),    HAS(supports),      HAS(claims),      HAS(query),
-                  HAS(compile),      HAS(submit),        HAS(wait),        HAS(plan_release)};
+  } required[] = {HAS(device_count),  HAS(device_info),   HAS(device_open),   HAS(device_close),
+                  HAS(device_state),  HAS(buffer_create), HAS(buffer_free),   HAS(buffer_write),
+                  HAS(buffer_read),   HAS(buffer_copy),   HAS(weight_layout), HAS(weight_pack),
+                  HAS(weight_unpack), HAS(kv_layout),     HAS(supports),      HAS(claims),
+                  HAS(query),         HAS(compile),       HAS(submit),        HAS(wait),
+                  HAS(plan_release)};
 #undef HAS
   for (const auto& entry : required)
     if (!entry.there) return entry.name;

@@ -112,7 +112,7 @@ mica_tensor table_input(mica_graph* g, uint32_t table, int64_t n, uint32_t exten
 }
 
 mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent n_tokens) {
-  const uint32_t group = kv_group_of(cache, layer);
+  const uint32_t group = cache->layers[layer].group;
   const int64_t max = g->extents[n_tokens.index].max;
   mica_kv kv{};
   kv.k = state_value(g, cache, layer, false);
@@ -121,8 +121,8 @@ mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent
   kv.slots = table_input(g, kv_slots_of(group), max, n_tokens.index);
   kv.table = table_input(
       g, kv_table_of(group),
-      MICA_KV_TABLE_WORDS(int64_t{kv_max_seqs(cache)}, kv_max_entries(cache, group)), kNoExtent);
-  kv.max_seqs = kv_max_seqs(cache);
+      MICA_KV_TABLE_WORDS(int64_t{cache->max_seqs}, cache->groups[group].max_entries), kNoExtent);
+  kv.max_seqs = cache->max_seqs;
   kv.window = kv_layer(cache, layer).window;
   kv.n_first = kv_layer(cache, layer).n_first;
   return kv;
@@ -258,9 +258,11 @@ void mica_graph_scope(mica_graph* graph, const char* name) {
 
 mica_status mica_graph_tensor_info(const mica_graph* graph, mica_tensor tensor,
                                    mica_tensor_info* out_info) {
-  if (graph == nullptr || out_info == nullptr || tensor.index == 0 ||
-      mica::is_foreign(graph, tensor))
-    return MICA_INVALID_ARGUMENT;
+  if (graph == nullptr) return MICA_INVALID_ARGUMENT;
+  Error& error = graph->context->error;
+  if (out_info == nullptr) return error.null("out_info");
+  if (tensor.index == 0 || mica::is_foreign(graph, tensor))
+    return error.fail(MICA_INVALID_ARGUMENT, "tensor info: not a tensor of this graph");
   const Desc& d = graph->values[tensor.index].desc;
   *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {d.extent, 0}};
   if (d.extent != mica::kNoExtent) out_info->extent.graph = graph->tag;
@@ -365,7 +367,7 @@ mica_kv mica_graph_kv(mica_graph* graph, mica_kv_cache* cache, uint32_t i_layer,
   if (cache == nullptr) return refuse("cache is NULL");
   if (cache->device->context != graph->context) return refuse("the cache is of another context");
   if (i_layer >= mica::kv_n_layers(cache)) return refuse("the cache has no layer ", i_layer);
-  const int64_t max_tokens = mica::kv_max_step_tokens(cache);
+  const int64_t max_tokens = cache->max_step_tokens;
   if (mica::is_foreign(graph, n_tokens)) return refuse("n_tokens is an extent of another graph");
   if (n_tokens.index == 0 || graph->extents[n_tokens.index].max > max_tokens)
     return refuse("n_tokens must be an extent of at most ", max_tokens,

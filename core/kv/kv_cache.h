@@ -100,6 +100,7 @@ struct mica_kv_cache {
   mica::Vec<int64_t> next;  // [max_seqs]: position of the next token
   // The pending step. Every list has its full size from creation on: nothing allocates later.
   bool pending = false;
+  bool in_flight = false;  // its step runs: only the session may commit or abandon
   uint32_t n_step_tokens = 0, n_spans = 0, n_copies = 0;
   mica::Vec<int32_t> positions;      // [max_step_tokens]
   mica::Vec<mica_kv_span> spans;     // [max_seqs]
@@ -117,6 +118,9 @@ inline mica_kv_cache* retain(mica_kv_cache* cache) {
 inline uint32_t kv_n_layers(const mica_kv_cache* c) {
   return static_cast<uint32_t>(c->layers.size());
 }
+inline uint32_t kv_n_groups(const mica_kv_cache* c) {
+  return static_cast<uint32_t>(c->groups.size());
+}
 inline const mica_kv_layer& kv_layer(const mica_kv_cache* c, uint32_t layer) {
   return c->layers[layer].desc;
 }
@@ -124,45 +128,22 @@ inline const mica_kv_layer& kv_layer(const mica_kv_cache* c, uint32_t layer) {
 inline const KvPlace& kv_place(const mica_kv_cache* c, uint32_t layer) {
   return c->layers[layer].place;
 }
-inline uint32_t kv_n_groups(const mica_kv_cache* c) {
-  return static_cast<uint32_t>(c->groups.size());
-}
-inline uint32_t kv_group_of(const mica_kv_cache* c, uint32_t layer) {
-  return c->layers[layer].group;
-}
-inline uint32_t kv_n_pages(const mica_kv_cache* c, uint32_t group) {
-  return c->groups[group].n_pages;
-}
-inline uint32_t kv_max_seqs(const mica_kv_cache* c) { return c->max_seqs; }
-inline uint32_t kv_max_step_tokens(const mica_kv_cache* c) { return c->max_step_tokens; }
-inline uint32_t kv_max_entries(const mica_kv_cache* c, uint32_t group) {
-  return c->groups[group].max_entries;
-}
 
-// Step data, while a reserve is pending; counts are 0 when none is. The pointers never change.
-inline bool kv_pending(const mica_kv_cache* c) { return c->pending; }
-inline const int32_t* kv_positions(const mica_kv_cache* c, uint32_t* n) {
-  *n = c->pending ? c->n_step_tokens : 0;
-  return c->positions.data();
-}
-inline const int32_t* kv_slots(const mica_kv_cache* c, uint32_t group, uint32_t* n) {
-  *n = c->pending ? c->n_step_tokens : 0;
-  return c->groups[group].slots.data();
-}
-// Only the words in use.
-inline const int32_t* kv_table(const mica_kv_cache* c, uint32_t group, uint32_t* n_words) {
-  *n_words = c->pending ? c->groups[group].n_words : 0;
-  return c->groups[group].table.data();
-}
-// The same tables by the number that graphs and plans know them by.
+// Tables by the number that graphs and plans know them by.
 constexpr uint32_t kKvPositions = 0;
 constexpr uint32_t kv_slots_of(uint32_t group) { return 1 + 2 * group; }
 constexpr uint32_t kv_table_of(uint32_t group) { return 2 + 2 * group; }
 inline uint32_t kv_n_tables(const mica_kv_cache* c) { return kv_slots_of(kv_n_groups(c)); }
+// Of the pending reserve, 0 when there is none.
+inline uint32_t kv_step_tokens(const mica_kv_cache* c) { return c->pending ? c->n_step_tokens : 0; }
+// A table as the step is to have it, only the words in use. The pointers never change.
 inline const int32_t* kv_step_data(const mica_kv_cache* c, uint32_t table, uint32_t* n_words) {
-  if (table == kKvPositions) return kv_positions(c, n_words);
-  const uint32_t group = (table - 1) / 2;
-  return table == kv_slots_of(group) ? kv_slots(c, group, n_words) : kv_table(c, group, n_words);
+  *n_words = kv_step_tokens(c);
+  if (table == kKvPositions) return c->positions.data();
+  const KvGroup& g = c->groups[(table - 1) / 2];
+  if (table % 2 != 0) return g.slots.data();
+  *n_words = c->pending ? g.n_words : 0;
+  return g.table.data();
 }
 inline const PageCopy* kv_copies(const mica_kv_cache* c, uint32_t* n) {
   *n = c->pending ? c->n_copies : 0;

@@ -232,6 +232,8 @@ mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans, const mica_k
 mica_status mica_kv_commit(mica_kv_cache* cache) {
   if (cache == nullptr) return MICA_INVALID_ARGUMENT;
   mica_kv_cache& c = *cache;
+  if (c.in_flight)
+    return c.device->error().fail(MICA_BUSY, "kv commit: a step of the session is running");
   if (!c.pending)
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv commit: no reserve is pending");
   for (uint32_t g = 0; g < c.groups.size(); ++g) mica::adopt_group(c, g);
@@ -241,7 +243,7 @@ mica_status mica_kv_commit(mica_kv_cache* cache) {
 }
 
 void mica_kv_abandon(mica_kv_cache* cache) {
-  if (cache != nullptr) cache->pending = false;
+  if (cache != nullptr && !cache->in_flight) cache->pending = false;
 }
 
 }  // extern "C"

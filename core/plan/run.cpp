@@ -16,8 +16,7 @@ mica_status write_step(mica_session* s, const StepPlace& place, const void* data
 // The tables of the pending reserve. Their number of tokens is that of the cache's extent.
 mica_status write_tables(mica_session* s, const mica_plan* p) {
   const mica_kv_cache* cache = p->cache;
-  uint32_t n = 0;
-  (void)mica::kv_positions(cache, &n);
+  const uint32_t n = mica::kv_step_tokens(cache);
   const StepPlace& extent = s->places[p->extent_places[p->cache_extent]];
   if (n > p->extents[p->cache_extent].max)
     return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n,
@@ -40,7 +39,7 @@ mica_status copy_pages(mica_session* s, const mica_kv_cache* cache) {
   const mica::PageCopy* copies = mica::kv_copies(cache, &n);
   for (uint32_t i = 0; i < n; ++i)
     for (uint32_t layer = 0; layer < mica::kv_n_layers(cache); ++layer) {
-      if (mica::kv_group_of(cache, layer) != copies[i].group ||
+      if (cache->layers[layer].group != copies[i].group ||
           mica::kv_layer(cache, layer).source != MICA_KV_NO_SOURCE)
         continue;
       const mica::KvPlace& at = mica::kv_place(cache, layer);
@@ -71,7 +70,7 @@ mica_status write_extents(mica_session* s, const mica_plan* p) {
 mica_status submit(mica_plan* p) {
   mica_session* s = p->session;
   if (p->cache != nullptr) {
-    if (!mica::kv_pending(p->cache))
+    if (!p->cache->pending)
       return s->error().fail(MICA_INVALID_ARGUMENT, "the plan uses the cache: reserve first");
     MICA_TRY(write_tables(s, p));
     MICA_TRY(copy_pages(s, p->cache));
@@ -110,11 +109,7 @@ const PlanNamed* find_output(const mica_plan* p, const char* name) {
 }  // namespace
 
 int64_t mica::extent_value(const mica_plan& p, uint32_t extent) {
-  if (p.cache != nullptr && extent == p.cache_extent) {
-    uint32_t n = 0;
-    (void)kv_positions(p.cache, &n);
-    return n;
-  }
+  if (p.cache != nullptr && extent == p.cache_extent) return kv_step_tokens(p.cache);
   const int64_t value = p.session->places[p.extent_places[extent]].value;
   return value >= 0 ? value : p.extents[extent].max;
 }
@@ -134,6 +129,7 @@ mica_status mica_plan_submit(mica_plan* plan) {
   status = submit(plan);
   if (status != MICA_OK) return failed(plan, status);
   s->running = plan;
+  if (plan->cache != nullptr) plan->cache->in_flight = true;
   return MICA_OK;
 }
 
@@ -144,6 +140,7 @@ mica_status mica_plan_wait(mica_plan* plan) {
     return s->error().fail(MICA_INVALID_ARGUMENT, "no step of this plan is running");
   const mica_status status = mica::wait_last_segment(*plan);
   s->running = nullptr;
+  if (plan->cache != nullptr) plan->cache->in_flight = false;
   if (status != MICA_OK) return failed(plan, status);
   plan->ran = true;
   s->last = plan;

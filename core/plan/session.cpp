@@ -27,7 +27,7 @@ mica_session::~mica_session() {
   step.reset();
   arenas.clear();
   if (cache != nullptr && cache->owner == this) {
-    mica_kv_abandon(cache);
+    cache->pending = cache->in_flight = false;
     // What its tables name goes with the pages.
     if (kv.handle() != nullptr) (void)mica_kv_seq_rm(cache, MICA_KV_ALL_SEQS, 0, -1);
     cache->owner = nullptr;

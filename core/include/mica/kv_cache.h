@@ -75,10 +75,10 @@ MICA_API mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans,
                                      const mica_kv_span* spans);
 /* Adopts the tables of a pending reserve; releases pages no query can see any more. A plan's step
  * that succeeds does this itself: only a program that writes K and V without a plan calls it.
- * Errors: INVALID_ARGUMENT (no reserve is pending). */
+ * Errors: INVALID_ARGUMENT (no reserve is pending), BUSY (its step is running). */
 MICA_API mica_status mica_kv_commit(mica_kv_cache* cache);
 /* Forgets a reserve that is not going to be run; a plan's step that fails does this itself. Fine
- * when there is none. */
+ * when there is none; nothing happens while its step is running. */
 MICA_API void mica_kv_abandon(mica_kv_cache* cache);
 
 /* Edits of what is stored; none touches K or V. All are refused with BUSY while a reserve is

@@ -94,7 +94,7 @@ TEST_P(BoundaryTest, UnpackGivesTheAppendedRows) {
     const mica_kv_span span = {0, kTokens};
     ASSERT_EQ(mica_kv_reserve(raw, 1, &span), MICA_OK);
     uint32_t n_slots = 0;
-    const int32_t* slots = mica::kv_slots(raw, 0, &n_slots);
+    const int32_t* slots = mica::kv_step_data(raw, mica::kv_slots_of(0), &n_slots);
     const std::vector<int32_t> cells(slots, slots + n_slots);
     set(s, "k", k);
     set(s, "v", v);

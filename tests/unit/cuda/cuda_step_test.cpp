@@ -21,7 +21,7 @@ class CudaStep : public CudaBackend {
 struct Products {
   Products(const Context& c, const Device& d, int64_t n) : graph(make_graph(c)) {
     mica_graph* g = graph.get();
-    const mica_tensor w = input(g, "w", {2048, 2048}, {0}, MICA_F16);
+    const mica_tensor w = input(g, "w", {2048, 2048}, {}, MICA_F16);
     mica_tensor x = input(g, "x", {2048, n});
     for (int i = 0; i < 6; ++i) x = mica_matmul(g, w, x);
     mica_output(g, x, "y");

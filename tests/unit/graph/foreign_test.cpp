@@ -97,6 +97,9 @@ TEST(ForeignTest, ACallThatFailsSaysWhy) {
   const Weights weights(raw);
   char byte = 0;
   fails(mica_graph_create(c, nullptr), "out_graph is NULL");
+  mica_tensor_info info;
+  fails(mica_graph_tensor_info(g.get(), {0, 0}, &info), "not a tensor of this graph");
+  fails(mica_graph_tensor_info(g.get(), {1, 0}, nullptr), "out_info is NULL");
   fails(mica_session_create(w.device.get(), nullptr, nullptr), "out_session is NULL");
   fails(mica_session_memory(s.get(), nullptr), "out_memory is NULL");
   fails(mica_session_set(s.get(), nullptr, 0, &byte, 1), "input is NULL");

@@ -120,7 +120,7 @@ struct KvCacheRandom : mica::kv_test::KvFixture {
             store[copies[i].group][copies[i].src * 64 + k];
     }
     for (uint32_t gi = 0; gi < cache->groups.size(); ++gi) {
-      const int32_t* slots = mica::kv_slots(cache, gi, &n);
+      const int32_t* slots = mica::kv_step_data(cache, mica::kv_slots_of(gi), &n);
       ASSERT_EQ(n, values.size());
       ASSERT_EQ(std::set<int32_t>(slots, slots + n).size(), n) << "two tokens in one cell";
       for (uint32_t i = 0; i < n; ++i) store[gi][static_cast<size_t>(slots[i])] = values[i];
@@ -132,14 +132,14 @@ struct KvCacheRandom : mica::kv_test::KvFixture {
   void check_tables(uint32_t gi, const std::vector<mica_kv_span>& spans, const int32_t* slots,
                     const std::vector<Line>& after) {
     uint32_t n_words = 0;
-    const int32_t* t = mica::kv_table(cache, gi, &n_words);
+    const int32_t* t = mica::kv_step_data(cache, mica::kv_table_of(gi), &n_words);
     const uint32_t max_seqs = cache->max_seqs;
     ASSERT_EQ(t[0], static_cast<int32_t>(spans.size()));
     const int32_t* starts = t + MICA_KV_TABLE_STARTS(max_seqs);
     const auto* entries = reinterpret_cast<const KvEntry*>(t + MICA_KV_TABLE_ENTRIES(max_seqs));
     ASSERT_EQ(n_words,
               MICA_KV_TABLE_ENTRIES(max_seqs) + 5u * static_cast<uint32_t>(starts[spans.size()]));
-    ASSERT_LE(static_cast<uint32_t>(starts[spans.size()]), mica::kv_max_entries(cache, gi));
+    ASSERT_LE(static_cast<uint32_t>(starts[spans.size()]), cache->groups[gi].max_entries);
     // After the step: which sequences hold a page, those of the step by its table.
     std::map<int32_t, std::set<uint32_t>> holders;
     std::set<uint32_t> in_step;
@@ -175,7 +175,7 @@ struct KvCacheRandom : mica::kv_test::KvFixture {
     ASSERT_EQ(snapshot(), before) << "reserve changed what is committed";
     if (status == MICA_CACHE_FULL) {
       ++n_full;
-      ASSERT_FALSE(mica::kv_pending(cache));
+      ASSERT_FALSE(cache->pending);
       return;
     }
     ASSERT_EQ(status, MICA_OK) << mica_context_error(context);

@@ -12,8 +12,8 @@ TEST_F(KvCache, PlacesLayersWithoutOverlap) {
   chained.source = 2;
   ASSERT_EQ(make({layer(), layer(100, 4), shared, chained}, 130, 2, 8), MICA_OK);
   EXPECT_EQ(mica::kv_n_groups(cache), 2u);
-  EXPECT_EQ(mica::kv_group_of(cache, 1), 1u);
-  EXPECT_EQ(mica::kv_group_of(cache, 3), 0u);
+  EXPECT_EQ(cache->layers[1].group, 1u);
+  EXPECT_EQ(cache->layers[3].group, 0u);
   const mica::KvPlace& a = mica::kv_place(cache, 0);
   const mica::KvPlace& b = mica::kv_place(cache, 1);
   EXPECT_EQ(a.n_pages, 3u);
@@ -97,7 +97,7 @@ TEST_F(KvCache, WritesTheTableOfAStep) {
   step({{2, 60}});
   ASSERT_EQ(reserve({{0, 3}, {2, 70}}), MICA_OK);
   uint32_t n = 0;
-  const int32_t* t = mica::kv_table(cache, 0, &n);
+  const int32_t* t = mica::kv_step_data(cache, mica::kv_table_of(0), &n);
   const std::vector<int32_t> words(t, t + n);
   const int32_t tail = cache->groups[0].of(2)[0].page;
   const int32_t e0 = words[9];
@@ -108,19 +108,19 @@ TEST_F(KvCache, WritesTheTableOfAStep) {
                                          e0,   0, 3,  0,  1,   // sequence 0
                                          tail, 0, 64, 0,  1,   // sequence 2
                                          e1,   0, 64, 64, 1,  e2, 0, 2, 128, 1}));
-  const int32_t* slots = mica::kv_slots(cache, 0, &n);
+  const int32_t* slots = mica::kv_step_data(cache, mica::kv_slots_of(0), &n);
   ASSERT_EQ(n, 73u);
   EXPECT_EQ(slots[2], e0 * 64 + 2);
   EXPECT_EQ(slots[3], tail * 64 + 60);
   EXPECT_EQ(slots[7], e1 * 64);
   EXPECT_EQ(slots[72], e2 * 64 + 1);
-  const int32_t* positions = mica::kv_positions(cache, &n);
+  const int32_t* positions = mica::kv_step_data(cache, mica::kKvPositions, &n);
   ASSERT_EQ(n, 73u);
   EXPECT_EQ(positions[2], 2);
   EXPECT_EQ(positions[3], 60);
   EXPECT_EQ(positions[72], 129);
   mica_kv_abandon(cache);
-  (void)mica::kv_table(cache, 0, &n);
+  (void)mica::kv_step_data(cache, mica::kv_table_of(0), &n);
   EXPECT_EQ(n, 0u);
   EXPECT_EQ(mica_kv_seq_next(cache, 0), 0);
   EXPECT_EQ(mica_kv_seq_next(cache, 2), 60);
@@ -157,7 +157,7 @@ TEST_F(KvCache, WindowedSequencesNeverFill) {
     for (const uint32_t tokens : {1u, 2u, 64u, 100u}) {
       ASSERT_EQ(make({layer(window, 70)}, 0, 2, tokens), MICA_OK);
       const uint32_t pages = (window + tokens - 2 + 63) / 64 + 1 + 2;
-      EXPECT_EQ(mica::kv_n_pages(cache, 0), 2 * pages);
+      EXPECT_EQ(cache->groups[0].n_pages, 2 * pages);
       for (uint32_t i = 0; i < 1500 / tokens; ++i) {
         const uint32_t n = 1 + (i * 7) % tokens;
         const uint32_t first = i % (tokens - n + 1);

@@ -155,6 +155,9 @@ TEST_P(KvSessionTest, ARefusedRunAbandonsItsReserve) {
   ASSERT_EQ(reserve(4), MICA_OK) << error();
   ASSERT_EQ(mica_plan_submit(plan), MICA_OK);
   EXPECT_EQ(mica_plan_submit(plan), MICA_BUSY);
+  EXPECT_EQ(mica_kv_commit(cache.get()), MICA_BUSY);
+  mica_kv_abandon(cache.get());
+  EXPECT_EQ(mica_kv_seq_rm(cache.get(), 0, 0, -1), MICA_BUSY);
   ASSERT_EQ(mica_plan_wait(plan), MICA_OK) << error();  // BUSY has left the reserve
   EXPECT_EQ(next(), 4);
 }

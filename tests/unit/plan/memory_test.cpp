@@ -82,6 +82,36 @@ TEST_F(MemoryTest, WorkspacesOverlapNothing) {
 // The CPU runs units of a wave at the same time.
 TEST_F(MemoryTest, ReuseChangesNothingOnCpu) { compare("cpu", 500, 1e-5f); }
 
+// More values than gaps are looked for among (core/plan/memory.cpp): short lives and long ones.
+TEST_F(MemoryTest, ThousandsOfValuesOverlapNothing) {
+  borrowed.workspaces = true;
+  const Device device = open_device(context, "borrowed");
+  std::mt19937_64 rng(7);
+  const auto below = [&](size_t n) { return static_cast<size_t>(rng() % n); };
+  const Graph g = make_graph(context);
+  std::vector<std::vector<mica_tensor>> made(8);  // by size
+  for (size_t i = 0; i < made.size(); ++i)
+    made[i] = {input(g.get(), std::to_string(i).c_str(), {static_cast<int64_t>(50 * i + 50)})};
+  uint64_t no_reuse = 0;
+  for (int i = 0; i < 5000; ++i) {
+    std::vector<mica_tensor>& list = made[below(made.size())];
+    const size_t far = below(10) == 0 ? list.size() : std::min<size_t>(list.size(), 5);
+    const mica_tensor x = list[list.size() - 1 - below(far)];
+    list.push_back(i % 3 == 0 ? mica_add(g.get(), x, list.back()) : mica_relu(g.get(), x));
+    if (below(50) == 0 || i > 4900) mica_output(g.get(), list.back(), std::to_string(i).c_str());
+    no_reuse += 4 * static_cast<uint64_t>(50 * (&list - made.data()) + 50);
+  }
+  const Session session = make_session(device);
+  mica_plan* plan = nullptr;
+  mica_graph* const graphs[] = {g.get()};
+  ASSERT_EQ(mica_session_compile(session.get(), 1, graphs, &plan), MICA_OK)
+      << mica_context_error(context.get());
+  PlanChecker checker(*plan);
+  checker.check();
+  EXPECT_GT(plan->units.size(), 2048u);
+  EXPECT_LT(plan->arena_bytes, no_reuse / 2);
+}
+
 TEST_F(MemoryTest, StatedBytesAreThoseAllocated) {
   borrowed = {};
   const Device device = open_device(context, "borrowed");

@@ -68,7 +68,7 @@ TEST_F(PlanTest, WhatNobodyNeedsIsNeitherPlacedNorRun) {
 TEST_F(PlanTest, StateOpsAreAlwaysNeeded) {
   const mica_tensor dst = input(g.get(), "dst", {4, 3});
   const mica_tensor x = input(g.get(), "x", {4, 1});
-  const mica_tensor ids = input(g.get(), "ids", {1}, {0}, MICA_I32);
+  const mica_tensor ids = input(g.get(), "ids", {1}, {}, MICA_I32);
   (void)mica_set_rows(g.get(), dst, mica_scale(g.get(), x, 2, 0), ids);
   mica_output(g.get(), mica_relu(g.get(), x), "y");
   const Session session = make_session(device);
@@ -85,7 +85,7 @@ TEST_F(PlanTest, StateOpsAreAlwaysNeeded) {
 // result sees the new ones.
 TEST_F(PlanTest, StateOpsRunInBuildOrder) {
   const mica_tensor dst = input(g.get(), "dst", {2, 2});
-  const mica_tensor ids = input(g.get(), "ids", {1}, {0}, MICA_I32);
+  const mica_tensor ids = input(g.get(), "ids", {1}, {}, MICA_I32);
   const mica_tensor before = mica_scale(g.get(), dst, 1, 0);
   const mica_tensor row = input(g.get(), "row", {2, 1});
   const mica_tensor once = mica_set_rows(g.get(), dst, row, ids);
@@ -252,8 +252,7 @@ TEST_F(PlanTest, CompileIsAllOrNone) {
 TEST_F(PlanTest, OneInputHasOneDtypeInASession) {
   mica_output(g.get(), mica_relu(g.get(), input(g.get(), "x", {4})), "y");
   const Graph other = make_graph(context);
-  mica_output(other.get(), mica_relu(other.get(), input(other.get(), "x", {4}, {0}, MICA_F16)),
-              "y");
+  mica_output(other.get(), mica_relu(other.get(), input(other.get(), "x", {4}, {}, MICA_F16)), "y");
   const Session session = make_session(device);
   mica_graph* const graphs[] = {g.get(), other.get()};
   mica_plan* plans[2] = {};

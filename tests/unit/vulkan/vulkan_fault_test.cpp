@@ -203,7 +203,7 @@ TEST_F(VulkanFaultTest, ACancelledStepStopsBetweenItsParts) {
   ASSERT_EQ(mica_context_add_backend(c, faulty_vulkan()), MICA_OK);
   const Device device = open_device(context, "vulkan:llvmpipe");
   const Graph g = make_graph(context);
-  const mica_tensor w = input(g.get(), "w", {kN, kN}, {0}, MICA_F16);
+  const mica_tensor w = input(g.get(), "w", {kN, kN}, {}, MICA_F16);
   mica_tensor x = input(g.get(), "x", {kN, 2 * kN});
   for (int i = 0; i < 4; ++i) x = mica_matmul(g.get(), w, x);
   mica_output(g.get(), x, "y");

@@ -394,7 +394,7 @@ TEST_F(VulkanKv, SamplesBeyondTheFirstCandidates) {
     mica_output(g,
                 mica_sample(g, test::input(g, "logits", {kVocab, kRows}),
                             test::input(g, "params", {4, kRows}),
-                            test::input(g, "keys", {4, kRows}, {0}, MICA_I32)),
+                            test::input(g, "keys", {4, kRows}, {}, MICA_I32)),
                 "tokens");
     const test::Session session = test::make_session(device);
     mica_plan* plan = test::ready(context, session, graph);
