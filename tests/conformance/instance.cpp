@@ -352,7 +352,7 @@ class Instance final : public CaseBuilder {
   std::vector<LiveExtent> extents_;
   std::vector<std::string> outputs_, written_, far_;
   std::vector<Step> steps_;
-  mica_extent n_tokens_{0};
+  mica_extent n_tokens_{};
 };
 
 }  // namespace
