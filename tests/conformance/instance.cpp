@@ -13,6 +13,7 @@ namespace {
 struct Failure {
   mica_status status;
   std::string text;
+  bool unsupported = false;  // the device may say so of weights, caches and graphs
 };
 
 struct Leaf {
@@ -126,13 +127,13 @@ class Instance final : public CaseBuilder {
   }
   mica_tensor weight(const char* name, mica_dtype dtype, std::vector<int64_t> dim,
                      Values values) override {
-    check(mica_weights_describe(weights_, name, dtype, static_cast<uint32_t>(dim.size()),
-                                dim.data()));
+    check_supported(mica_weights_describe(weights_, name, dtype, static_cast<uint32_t>(dim.size()),
+                                          dim.data()));
     leaves_.push_back({name, dtype, std::move(dim), std::move(values), 0, {}});
     return mica_weight(graph_, weights_, name);
   }
   mica_kv_cache* cache(const mica_kv_params& params, std::vector<Step> steps) override {
-    check(mica_kv_cache_create(device_, &params, &cache_));
+    check_supported(mica_kv_cache_create(device_, &params, &cache_));
     steps_ = std::move(steps);
     n_tokens_ = extent("n_tokens", params.max_step_tokens, 0);
     return cache_;
@@ -158,22 +159,24 @@ class Instance final : public CaseBuilder {
     params.variant = options_.variant.empty() ? nullptr : options_.variant.c_str();
     params.unfused = options_.unfused ? 1 : 0;
     check(mica_session_create(device_, &params, &session_));
-    const mica_status status = mica_session_compile(session_, 1, &graph_, &plan_);
-    result.unsupported = status == MICA_UNSUPPORTED;
-    check(status);
+    check_supported(mica_session_compile(session_, 1, &graph_, &plan_));
     explain(result);
     if (options_.plan_only) return;
     load_weights();
     check(mica_session_allocate(session_));
     if (steps_.empty()) steps_.resize(1);
     for (size_t i = 0; i < steps_.size(); ++i) run_step(i, result);
-    if (cache_ == nullptr) repeat(result);
+    if (cache_ == nullptr && !options_.once) repeat(result);
   }
 
  private:
   void check(mica_status status) const {
     if (status != MICA_OK)
       throw Failure{status, context_ != nullptr ? mica_context_error(context_) : "no context"};
+  }
+  void check_supported(mica_status status) const {
+    if (status == MICA_UNSUPPORTED) throw Failure{status, mica_context_error(context_), true};
+    check(status);
   }
 
   void explain(RunResult& result) const {
@@ -368,6 +371,7 @@ RunResult run_case(const Case& c, const RunOptions& options) {
   } catch (const Failure& f) {
     result.status = f.status;
     result.text = f.text;
+    result.unsupported = f.unsupported;
   }
   return result;
 }

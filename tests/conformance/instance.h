@@ -30,6 +30,7 @@ struct RunOptions {
   bool unfused = false;
   uint64_t seed = 1;
   bool plan_only = false;  // stop after compiling: only `explain` is filled
+  bool once = false;       // no second step for determinism: of the oracle, which takes the time
   uint32_t n_timed = 0;    // > 0: repeat the last step for --perf
 };
 

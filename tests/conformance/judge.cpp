@@ -17,6 +17,7 @@
 #include <cstdio>
 
 #include "tests/conformance/guard.h"
+#include "tests/conformance/oracle.h"
 
 namespace mica::conformance {
 namespace {
@@ -257,22 +258,6 @@ Outcome compare_exact(const OutputData& got, const OutputData& exact, uint32_t n
 // --- Cases
 // ----------------------------------------------------------------------------------------
 
-RunResult oracle(const Case& c, const RunOptions& options, const std::string& how,
-                 const NodeNumerics& numerics) {
-  RunOptions o = options;
-  o.backend = guarded(mica_backend_ref(), Role::kOracle);
-  o.role = Role::kOracle;
-  o.device = how.empty() ? "ref" : "ref:" + how;
-  o.variant.clear();
-  o.unfused = false;
-  o.n_timed = 0;
-  impose_numerics(Role::kOracle, numerics);
-  RunResult r = run_case(c, o);
-  const std::string complaint = guards_complaint(Role::kOracle);
-  if (r.status == MICA_OK && !complaint.empty()) r.status = MICA_INTERNAL, r.text = complaint;
-  return r;
-}
-
 // All nodes in F64.
 NodeNumerics exact_of(const NodeNumerics& numerics) {
   NodeNumerics exact = numerics;
@@ -298,8 +283,9 @@ struct Judged {
   const Case& c;
   const RunOptions& options;
   const RunResult& got;
-  RunResult want, bound, exact;
-  std::vector<RunResult> jitters;
+  const RunResult &want, &exact;
+  const RunResult* bound;  // of single ops
+  std::vector<const RunResult*> jitters;
 
   bool whole() const { return c.op == "graph"; }
   bool row_of_ops() const { return c.chain || whole(); }
@@ -308,8 +294,8 @@ struct Judged {
   bool more_jitter() {
     if (jitters.size() == kMostJitters) return false;
     const std::string how = "f64,jitter" + std::to_string(jitters.size() + 1);
-    jitters.push_back(oracle(c, options, how, got.numerics));
-    return jitters.back().status == MICA_OK;
+    jitters.push_back(&oracle(c, options, how, got.numerics));
+    return jitters.back()->status == MICA_OK;
   }
 
   Outcome compare(size_t s, size_t i) {
@@ -324,7 +310,7 @@ struct Judged {
     if (!row_of_ops()) {
       if (g.is_cells) return compare_cells(g, w);
       if (g.numerics == MICA_NUM_EXACT) return compare_bytes(g, w);
-      return compare_op(g, w, bound.steps[s][i], e, c.slack);
+      return compare_op(g, w, bound->steps[s][i], e, c.slack);
     }
     Outcome out = compare_row_of_ops(g, w, s, i);
     if (!out.text.empty() || c.exact || whole() || g.is_far || g.is_cells) return out;
@@ -342,7 +328,7 @@ struct Judged {
       Outcome out = compare_chain(g, w, limits, spread);
       if (out.text.empty()) return out;
       if (c.exact || (n == jitters.size() && !more_jitter())) return out;
-      spread.add(jitters[n++].steps[s][i], w);
+      spread.add(jitters[n++]->steps[s][i], w);
     }
   }
 };
@@ -363,16 +349,6 @@ Verdict fail(std::string text) { return {Verdict::kFail, std::move(text)}; }
 
 }  // namespace
 
-bool planned_alike(const Case& c, const RunOptions& options) {
-  RunOptions other = options;
-  other.plan_only = true;
-  const RunResult here = run_case(c, other);
-  other.variant.clear();
-  other.unfused = false;
-  const RunResult plain = run_case(c, other);
-  return here.status == plain.status && here.explain == plain.explain;
-}
-
 Verdict judge(const Case& c, const RunOptions& options) {
   const RunResult got = run_case(c, options);
   if (got.unsupported) return {Verdict::kUnsupported, got.text};
@@ -380,13 +356,17 @@ Verdict judge(const Case& c, const RunOptions& options) {
   if (!got.changed.empty()) return fail(got.changed);
   const RunResult again = run_case(c, options);
   if (again.status != MICA_OK || !same_bits(got, again)) return fail("a second run differs");
-  Judged judged{c, options, got, {}, {}, {}, {}};
-  judged.want = oracle(c, options, "", got.numerics);
-  judged.exact =
-      rounds(got.numerics) ? oracle(c, options, "", exact_of(got.numerics)) : judged.want;
-  if (!judged.row_of_ops()) judged.bound = oracle(c, options, "f64,bound", got.numerics);
-  for (const RunResult* r : {&judged.want, &judged.bound, &judged.exact})
-    if (r->status != MICA_OK) return fail("the reference failed: " + r->text);
+  const RunResult& want = oracle(c, options, "", got.numerics);
+  Judged judged{c,
+                options,
+                got,
+                want,
+                rounds(got.numerics) ? oracle(c, options, "", exact_of(got.numerics)) : want,
+                nullptr,
+                {}};
+  if (!judged.row_of_ops()) judged.bound = &oracle(c, options, "f64,bound", got.numerics);
+  for (const RunResult* r : {&judged.want, &judged.exact, judged.bound})
+    if (r != nullptr && r->status != MICA_OK) return fail("the reference failed: " + r->text);
   Verdict verdict;
   for (size_t s = 0; s < got.steps.size(); ++s)
     for (size_t i = 0; i < got.steps[s].size(); ++i) {

@@ -15,10 +15,6 @@ struct Verdict {
   double seconds = 0;  // median of --perf
 };
 
-// True when `options` (a variant, or unfused) plan the case just as the plain options do: running
-// it again would check nothing new.
-bool planned_alike(const Case& c, const RunOptions& options);
-
 // `options` names the device under test. Runs the case there twice and on the oracle.
 Verdict judge(const Case& c, const RunOptions& options);
 

@@ -21,7 +21,7 @@ for op in $ops; do
   grep -q 'unsupported and not listed: .*template cannot run it: the template runs nothing' \
     "$work/out" || die "$op: the reason is missing"
   ! grep -q '[1-9][0-9]* passed' "$work/out" || die "$op: a case passed"
-  run --op "$op" --expect "$work/$op.txt" --write-expect || die "$op: the list was not written"
+  run --op "$op" --write-expect "$work/$op.txt" || die "$op: the list was not written"
   run --op "$op" --expect "$work/$op.txt" || die "$op: not green with its own list"
   sed -i '2d' "$work/$op.txt"
   run --op "$op" --expect "$work/$op.txt" && die "$op: green with a line missing"

@@ -1,0 +1,42 @@
+// What the suite runs: a case with one seed on one device, planned in one way.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "mica/backend.h"
+#include "tests/conformance/instance.h"
+
+namespace mica::conformance {
+
+struct Device {
+  std::string name;  // "cpu:avx2"
+  const mica_backend* backend = nullptr;
+};
+
+struct Job {
+  const Case* c = nullptr;
+  const Device* device = nullptr;
+  uint64_t seed = 1;
+  std::string variant;  // "": the kernels that the device chooses itself
+  bool unfused = false;
+  std::string id() const;  // op/case[/variant][/unfused]
+  // Jobs of one group stand in a row and share the reference's results.
+  bool same_group(const Job& other) const { return c == other.c && seed == other.seed; }
+};
+
+// Which of all jobs; empty lists choose all.
+struct Selection {
+  std::vector<std::string> ops;    // names or globs
+  std::vector<std::string> cases;  // ids, names, parts of names, or globs
+  bool reduced = false;            // a seventh of every op's cases, where no case is named
+  bool whole() const { return ops.empty() && cases.empty() && !reduced; }
+};
+
+CaseList all_cases();
+
+// The chosen jobs on every device with every seed, group by group. What matches nothing is an error
+// (std::runtime_error) that names the nearest.
+std::vector<Job> make_jobs(const CaseList& list, const Selection& selection,
+                           const std::vector<Device>& devices, const std::vector<uint64_t>& seeds);
+
+}  // namespace mica::conformance
