@@ -46,7 +46,8 @@ std::vector<Device> find_devices(const std::vector<std::string>& names, const st
           "; there are: " + (loaded != nullptr ? loaded->name + (" of " + plugin) + ", " : "") +
           "ref, cpu, cuda, vulkan" + (loaded == nullptr ? ", or --plugin FILE.so" : ""));
     used |= is_loaded;
-    devices.push_back({name, backend});
+    if (std::none_of(devices.begin(), devices.end(), [&](auto& d) { return d.name == name; }))
+      devices.push_back({name, backend});
   }
   if (names.empty()) devices.push_back({loaded != nullptr ? loaded->name : "cpu", loaded});
   if (names.empty() && loaded == nullptr) devices.back().backend = mica_backend_cpu();

@@ -17,19 +17,6 @@ void cases_alias(CaseList& list);
 
 namespace {
 
-// How a case is planned: with the kernels of a variant, and with or without fusions.
-struct Way {
-  std::string variant;
-  bool unfused;
-};
-
-// Those that a device plans alike are run once (run.cpp).
-std::vector<Way> ways_of(const Case&) { return {{"", false}, {"naive", false}, {"", true}}; }
-
-std::string suffix(const Way& w) {
-  return (w.variant.empty() ? "" : "/" + w.variant) + (w.unfused ? "/unfused" : "");
-}
-
 std::vector<const Case*> cases_of_ops(const CaseList& list, const Selection& s) {
   std::vector<std::string> ops;
   for (const Case& c : list.cases)
@@ -54,8 +41,10 @@ std::vector<const Case*> cases_of_ops(const CaseList& list, const Selection& s) 
 
 // The three ways to name a case, of which the first that matches anything counts.
 enum class Match { kExact, kParts, kGlob };
-bool matches(Match how, const std::string& pattern, const Case& c, const Way& w) {
-  const std::string id = c.op + "/" + c.name + suffix(w);
+constexpr Match kMatches[] = {Match::kExact, Match::kParts, Match::kGlob};
+
+bool matches(Match how, const std::string& pattern, const Case& c, const Way& way) {
+  const std::string id = c.op + "/" + c.name + way.suffix();
   const size_t slash = pattern.find('/');
   const bool by_name = slash == std::string::npos;
   switch (how) {
@@ -72,29 +61,37 @@ bool matches(Match how, const std::string& pattern, const Case& c, const Way& w)
   return false;
 }
 
-struct Planned {
-  const Case* c;
-  Way way;
-};
+// Whether some way to plan the case may match; which ways there are is not known yet.
+bool may_match(const std::string& pattern, const Case& c) {
+  const std::string id = c.op + "/" + c.name;
+  return is_glob(pattern) || pattern.rfind(id + "/", 0) == 0 ||
+         matches(Match::kExact, pattern, c, {}) || matches(Match::kParts, pattern, c, {});
+}
 
-std::vector<bool> matched(const std::vector<Planned>& all, const std::string& pattern) {
-  std::vector<bool> chosen(all.size());
-  for (const Match how : {Match::kExact, Match::kParts, Match::kGlob}) {
-    for (size_t i = 0; i < all.size(); ++i)
-      chosen[i] = matches(how, pattern, *all[i].c, all[i].way);
+[[noreturn]] void no_case(const std::string& pattern, const std::vector<std::string>& ids) {
+  std::vector<std::string> names = ids;
+  if (pattern.find('/') == std::string::npos)
+    for (std::string& name : names) name = name.substr(name.find('/') + 1);
+  throw std::runtime_error("no case " + pattern + nearest(pattern, names));
+}
+
+std::vector<bool> matched(const std::vector<Job>& jobs, const std::string& pattern) {
+  std::vector<bool> chosen(jobs.size());
+  for (const Match how : kMatches) {
+    for (size_t i = 0; i < jobs.size(); ++i)
+      chosen[i] = matches(how, pattern, *jobs[i].c, jobs[i].way);
     if (std::find(chosen.begin(), chosen.end(), true) != chosen.end()) return chosen;
   }
-  std::vector<std::string> names;
-  for (const Planned& p : all)
-    names.push_back(pattern.find('/') == std::string::npos
-                        ? p.c->name
-                        : p.c->op + "/" + p.c->name + suffix(p.way));
-  throw std::runtime_error("no case " + pattern + nearest(pattern, names));
+  std::vector<std::string> ids;
+  for (const Job& job : jobs) ids.push_back(job.id());
+  no_case(pattern, ids);
 }
 
 }  // namespace
 
-std::string Job::id() const { return c->op + "/" + c->name + suffix({variant, unfused}); }
+std::string Way::suffix() const {
+  return (variant.empty() ? "" : "/" + variant) + (unfused ? "/unfused" : "");
+}
 
 CaseList all_cases() {
   CaseList list;
@@ -108,11 +105,34 @@ CaseList all_cases() {
   return list;
 }
 
-std::vector<Job> make_jobs(const CaseList& list, const Selection& selection,
-                           const std::vector<Device>& devices, const std::vector<uint64_t>& seeds) {
-  std::vector<Planned> all;
-  for (const Case* c : cases_of_ops(list, selection))
-    for (const Way& w : ways_of(*c)) all.push_back({c, w});
+std::vector<const Case*> choose_cases(const CaseList& list, const Selection& selection) {
+  const std::vector<const Case*> cases = cases_of_ops(list, selection);
+  std::vector<bool> chosen(cases.size(), selection.cases.empty());
+  for (const std::string& pattern : selection.cases) {
+    bool any = false;
+    for (size_t i = 0; i < cases.size(); ++i)
+      if (may_match(pattern, *cases[i])) chosen[i] = any = true;
+    if (any) continue;
+    std::vector<std::string> ids;
+    for (const Case* c : cases) ids.push_back(c->op + "/" + c->name);
+    no_case(pattern, ids);
+  }
+  std::vector<const Case*> result;
+  for (size_t i = 0; i < cases.size(); ++i)
+    if (chosen[i]) result.push_back(cases[i]);
+  return result;
+}
+
+std::vector<Job> make_jobs(const std::vector<const Case*>& cases, const Selection& selection,
+                           const std::vector<Device>& devices, const std::vector<uint64_t>& seeds,
+                           const Planner& planner) {
+  std::vector<Job> plain;
+  for (const Case* c : cases)
+    for (const Device& d : devices) plain.push_back({c, &d, seeds.front(), {}});
+  const std::vector<std::vector<Way>> ways = planner(plain);
+  std::vector<Job> all;
+  for (size_t i = 0; i < plain.size(); ++i)
+    for (const Way& way : ways[i]) all.push_back({plain[i].c, plain[i].device, 0, way});
   std::vector<bool> chosen(all.size(), selection.cases.empty());
   for (const std::string& pattern : selection.cases) {
     const std::vector<bool> more = matched(all, pattern);
@@ -122,10 +142,8 @@ std::vector<Job> make_jobs(const CaseList& list, const Selection& selection,
   for (size_t first = 0, last = 0; first < all.size(); first = last) {
     while (last < all.size() && all[last].c == all[first].c) ++last;
     for (const uint64_t seed : seeds)
-      for (const Device& d : devices)
-        for (size_t i = first; i < last; ++i)
-          if (chosen[i])
-            jobs.push_back({all[i].c, &d, seed, all[i].way.variant, all[i].way.unfused});
+      for (size_t i = first; i < last; ++i)
+        if (chosen[i]) jobs.push_back({all[i].c, all[i].device, seed, all[i].way});
   }
   return jobs;
 }

@@ -9,7 +9,7 @@
 namespace mica::conformance {
 
 struct Verdict {
-  enum Kind { kPass, kFail, kUnsupported, kSame } kind = kPass;
+  enum Kind { kPass, kFail, kUnsupported } kind = kPass;
   std::string text;    // why it failed, or the device's reason for "unsupported"
   double worst = 0;    // largest error / bound over all elements
   double seconds = 0;  // median of --perf

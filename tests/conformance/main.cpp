@@ -81,16 +81,16 @@ int explain(const std::vector<Job>& jobs) {
   return 0;
 }
 
-int print_list(const std::vector<Row>& rows, const Arguments& args, bool several_devices) {
+int print_list(const std::vector<Job>& jobs, const Arguments& args, bool several_devices) {
   if (args.output == "json") {
     nlohmann::json out = nlohmann::json::array();
-    for (const Row& r : rows) out.push_back({{"id", r.id}, {"device", r.device}});
+    for (const Job& job : jobs) out.push_back({{"id", job.id()}, {"device", job.device->name}});
     std::printf("%s\n", out.dump(1).c_str());
     return 0;
   }
-  for (const Row& r : rows)
-    std::printf("%s%s%s\n", r.id.c_str(), several_devices ? " on " : "",
-                several_devices ? r.device.c_str() : "");
+  for (const Job& job : jobs)
+    std::printf("%s%s%s\n", job.id().c_str(), several_devices ? " on " : "",
+                several_devices ? job.device->name.c_str() : "");
   return 0;
 }
 
@@ -128,25 +128,26 @@ int run(Arguments& args) {
   to_report.plugin = args.plugin;
   to_report.perf = args.perf;
   to_report.json = args.output == "json";
-  const CaseList list = all_cases();
   if (!args.explain.empty()) args.selection.cases = {args.explain};
-  const std::vector<uint64_t> one = {args.seed};
-  make_jobs(list, args.selection, devices, one);  // names that do not exist are told first
+  const CaseList list = all_cases();
+  const std::vector<const Case*> cases = choose_cases(list, args.selection);
   if (!check_devices(devices, to_report.missing)) return 1;
   if (devices.empty()) return kSkipped;
   std::vector<uint64_t> seeds(args.list || !args.explain.empty() ? 1 : args.n_seeds);
   for (size_t i = 0; i < seeds.size(); ++i) seeds[i] = args.seed + i;
-  const std::vector<Job> jobs = make_jobs(list, args.selection, devices, seeds);
+  Runner runner(args.perf);  // a copy in each worker: devices are opened there
+  args.work.at_end = [&] { runner.release(); };
+  const auto plan = [&](const std::vector<Job>& plain) {
+    std::vector<std::vector<Way>> ways;
+    for (const Row& r : run_jobs(plain, args.work, [&](auto& job) { return runner.plan(job); }))
+      ways.push_back(ways_of(r.verdict));
+    return ways;
+  };
+  const std::vector<Job> jobs = make_jobs(cases, args.selection, devices, seeds, plan);
+  if (args.list) return print_list(jobs, args, devices.size() > 1);
   if (!args.explain.empty()) return explain(jobs);
-  Runner runner(args.list, args.perf);
   std::vector<Row> rows =
       run_jobs(jobs, args.work, [&](const Job& job) { return runner.run(job); });
-  if (args.list) return print_list(rows, args, devices.size() > 1);
-  if (rows.empty()) {
-    std::fprintf(stderr,
-                 "nothing was run: what was chosen is planned as the cases themselves are\n");
-    return 1;
-  }
   check_expected(rows, args, devices);
   for (const Device& d : devices) to_report.devices.push_back(d.name);
   to_report.seeds = seeds;

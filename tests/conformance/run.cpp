@@ -1,5 +1,8 @@
 #include "tests/conformance/run.h"
 
+#include <algorithm>
+#include <sstream>
+
 #include "tests/conformance/answers.h"
 #include "tests/conformance/guard.h"
 
@@ -12,13 +15,13 @@ RunOptions options_of(const Job& job) {
   RunOptions options;
   options.backend = guarded(answers_watched(job.device->backend), Role::kTested);
   options.device = job.device->name;
-  options.variant = job.variant;
-  options.unfused = job.unfused;
+  options.variant = job.way.variant;
+  options.unfused = job.way.unfused;
   options.seed = job.seed;
   return options;
 }
 
-bool is_plain(const Job& job) { return job.variant.empty() && !job.unfused; }
+bool is_plain(const Job& job) { return job.way.variant.empty() && !job.way.unfused; }
 
 }  // namespace
 
@@ -29,28 +32,39 @@ std::string explained(const Job& job) {
   return result.status == MICA_OK ? result.explain : result.text;
 }
 
-const std::string& Runner::plan_of(const Job& job) {
-  if (of_ != job.c) plans_.clear();
-  of_ = job.c;
-  const std::string key = job.device->name + "/" + job.variant + (job.unfused ? "/unfused" : "");
-  const auto found = plans_.find(key);
-  return found != plans_.end() ? found->second : plans_.emplace(key, explained(job)).first->second;
+void Runner::hold(const Device* device) {
+  std::unique_ptr<HeldDevice>& held = held_[device];
+  if (held == nullptr) held = std::make_unique<HeldDevice>(*device);
 }
 
-bool Runner::planned_before(const Job& job) {
-  if (is_plain(job)) return false;
-  const std::string mine = plan_of(job);
-  Job plain = job;
-  plain.variant.clear();
-  plain.unfused = false;
-  return mine == plan_of(plain);
+Verdict Runner::plan(const Job& job) {
+  hold(job.device);
+  std::vector<std::string> plans = {explained(job)};
+  std::string text = "\n";
+  const auto try_way = [&](const Way& way) {
+    const std::string plan = explained({job.c, job.device, job.seed, way});
+    if (std::find(plans.begin(), plans.end(), plan) != plans.end()) return;
+    plans.push_back(plan);
+    text += way.suffix() + "\n";
+  };
+  for (const char* variant : {"naive"}) try_way({variant, false});
+  try_way({"", true});
+  return {Verdict::kPass, text};
+}
+
+std::vector<Way> ways_of(const Verdict& verdict) {
+  if (verdict.kind != Verdict::kPass) return {{}};
+  std::vector<Way> ways;
+  std::istringstream lines(verdict.text);
+  for (std::string line; std::getline(lines, line);) {
+    const bool unfused = line == "/unfused";
+    ways.push_back({unfused || line.empty() ? "" : line.substr(1), unfused});
+  }
+  return ways;
 }
 
 Verdict Runner::run(const Job& job) {
-  std::unique_ptr<HeldDevice>& held = held_[job.device];
-  if (held == nullptr) held = std::make_unique<HeldDevice>(*job.device);
-  if (planned_before(job)) return {Verdict::kSame, ""};
-  if (only_plan_) return {Verdict::kPass, ""};
+  hold(job.device);
   RunOptions options = options_of(job);
   options.n_timed = perf_ && is_plain(job) ? kTimedRuns : 0;
   Verdict v = judge(*job.c, options);

@@ -1,4 +1,4 @@
-// Runs one job in a worker process.
+// What is done with one job in a worker process.
 #pragma once
 #include <map>
 #include <memory>
@@ -14,19 +14,21 @@ std::string explained(const Job& job);
 
 class Runner {
  public:
-  // `only_plan`: whether a job would run, for --list. `perf`: measure times.
-  Runner(bool only_plan, bool perf) : only_plan_(only_plan), perf_(perf) {}
-  // kSame: an earlier way to plan the case on the device gives the same plan.
+  explicit Runner(bool perf) : perf_(perf) {}  // perf: measure times
+  // The ways in which the job's case can be planned on its device, each giving another plan. In a
+  // verdict's text, for it comes from a worker: ways_of reads it.
+  Verdict plan(const Job& job);
   Verdict run(const Job& job);
+  void release() { held_.clear(); }
 
  private:
-  bool planned_before(const Job& job);
-  const std::string& plan_of(const Job& job);
+  void hold(const Device* device);
 
-  bool only_plan_, perf_;
+  bool perf_;
   std::map<const Device*, std::unique_ptr<HeldDevice>> held_;
-  const Case* of_ = nullptr;                  // whose plans these are
-  std::map<std::string, std::string> plans_;  // by device, variant and fusing
 };
+
+// What Runner::plan found; of a worker that was lost there is one way, the plain one.
+std::vector<Way> ways_of(const Verdict& verdict);
 
 }  // namespace mica::conformance

@@ -18,6 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t kMostText = 16384;
+constexpr unsigned kMostSecondsToEnd = 60;
 
 // Jobs [first, last), from the parent to a worker.
 struct Order {
@@ -68,9 +69,8 @@ class Pool {
     if (progress_) std::fprintf(stderr, "\r                    \r");
     std::vector<Row> rows;
     for (size_t i = 0; i < jobs_.size(); ++i)
-      if (verdicts_[i].kind != Verdict::kSame)
-        rows.push_back(
-            {jobs_[i].id(), jobs_[i].c->op, jobs_[i].device->name, jobs_[i].seed, verdicts_[i]});
+      rows.push_back(
+          {jobs_[i].id(), jobs_[i].c->op, jobs_[i].device->name, jobs_[i].seed, verdicts_[i]});
     return rows;
   }
 
@@ -94,6 +94,8 @@ class Pool {
       for (const Worker& other : workers_)
         if (other.fd >= 0) close(other.fd);
       work_off(fds[1], jobs_, work_);
+      alarm(kMostSecondsToEnd);
+      if (options_.at_end) options_.at_end();
       std::fflush(stdout);  // what a plug-in printed
       _exit(0);
     }

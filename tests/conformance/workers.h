@@ -18,12 +18,12 @@ struct Row {
 };
 
 struct WorkOptions {
-  unsigned n_workers = 1;  // groups are handed out one at a time
-  double timeout = 60;     // seconds; what takes longer is killed and has failed
+  unsigned n_workers = 1;        // groups are handed out one at a time
+  double timeout = 60;           // seconds; what takes longer is killed and has failed
+  std::function<void()> at_end;  // in every worker, behind its last job; may be empty
 };
 
-// `work` is called in a child, job after job of a group. Rows come in the jobs' order, without
-// those of the verdict kSame.
+// `work` is called in a child, job after job of a group. One row a job, in their order.
 std::vector<Row> run_jobs(const std::vector<Job>& jobs, const WorkOptions& options,
                           const std::function<Verdict(const Job&)>& work);
 

@@ -22,7 +22,7 @@ cp "$source/examples/minimal.c" "$work/project/"
 cat >"$work/project/CMakeLists.txt" <<'C'
 cmake_minimum_required(VERSION 3.25)
 project(user LANGUAGES C CXX)
-find_package(mica REQUIRED)
+find_package(mica 0.1 REQUIRED)
 add_executable(with_archive minimal.c)
 target_link_libraries(with_archive PRIVATE mica::mica)
 add_executable(with_shared minimal.c)
@@ -42,4 +42,28 @@ if nm -D --defined-only "$work/plugin.so" | grep ' mica_'; then
   echo "a shared object that links the archive re-exports it"
   exit 1
 fi
+# A version that is not there is refused.
+sed -i 's/mica 0.1 REQUIRED/mica 0.2 REQUIRED/' "$work/project/CMakeLists.txt"
+if cmake -G Ninja -S "$work/project" -B "$work/project/build2" "-DCMAKE_PREFIX_PATH=$work/usr" \
+  >/dev/null 2>&1; then
+  echo "version 0.1 is taken for 0.2"
+  exit 1
+fi
+
+# A backend's author: the skeleton, built outside the tree, and the installed suite on it.
+cp -r "$work/usr/share/mica/backends/template" "$work/backend"
+cmake -G Ninja -S "$work/backend" -B "$work/backend/build" "-DCMAKE_PREFIX_PATH=$work/usr" >/dev/null
+cmake --build "$work/backend/build" >/dev/null
+suite=$work/usr/bin/mica-conformance
+plugin=$work/backend/build/libmica_backend_template.so
+cd "$work" # nothing of the source tree is in reach, and no path of it is in the program
+"$suite" --plugin "$plugin" --op add --write-expect add.txt >/dev/null
+grep -q '^add/\*: add: template cannot run it: ' add.txt
+"$suite" --plugin "$plugin" --op add --expect add.txt | grep -q '^0 passed, 0 failed, '
+"$suite" --backend cpu:plain --op relu | grep -q '^[1-9][0-9]* passed, 0 failed, '
+if grep -qF "$(realpath "$source")/tests" "$suite"; then
+  echo "the installed suite names the source tree"
+  exit 1
+fi
+[ -s "$(find "$work/usr/share/doc" -name conformance.md)" ]
 echo "installed and used"
