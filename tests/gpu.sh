@@ -54,7 +54,7 @@ if [ $sanitize -eq 1 ] && [ "$(with cuda)" = ON ]; then
   for tool in memcheck racecheck; do
     echo "== compute-sanitizer $tool"
     compute-sanitizer --tool $tool --target-processes all --kernel-regex kns=mica \
-      "$bin/conformance" --backend cuda --reduced "$@" >"$bin/$tool.log" 2>&1 || failed=1
+      "$bin/conformance" --backend cuda --reduced --timeout 3600 "$@" >"$bin/$tool.log" 2>&1 || failed=1
     grep -E '^(FAIL|=+ (ERROR SUMMARY|RACECHECK SUMMARY|Invalid|Error|Race))|passed' "$bin/$tool.log" |
       sort | uniq -c | sort -rn | head -40
     if grep -qE '(ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9])' "$bin/$tool.log"; then failed=1; fi

@@ -27,12 +27,16 @@ void add_options(CLI::App& app, Arguments& args) {
   app.add_option("--backend", args.backends,
                  "devices, a comma between two, e.g. ref, cpu, cpu:avx2 (default: cpu, or the "
                  "plug-in's)")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_option("--plugin", args.plugin, "load a backend from this shared object");
-  app.add_option("--op", args.selection.ops, "only these ops; globs")->delimiter(',');
+  app.add_option("--op", args.selection.ops, "only these ops; globs")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_option("--case", args.selection.cases,
                  "only these cases: ids as --list prints them, names, parts of names, globs")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_option("--explain", args.explain, "print how this case is planned");
   app.add_option("--seed", args.seed, "seed of the inputs")->capture_default_str();
   app.add_option("--seeds", args.n_seeds, "so many seeds, from --seed on")
