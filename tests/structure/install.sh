@@ -58,7 +58,7 @@ suite=$work/usr/bin/mica-conformance
 plugin=$work/backend/build/libmica_backend_template.so
 cd "$work" # nothing of the source tree is in reach, and no path of it is in the program
 "$suite" --plugin "$plugin" --op add --write-expect add.txt >/dev/null
-grep -q '^add/\*: add: template cannot run it: ' add.txt
+grep -q '^add/.*: add: template cannot run it: the template runs nothing$' add.txt
 "$suite" --plugin "$plugin" --op add --expect add.txt | grep -q '^0 passed, 0 failed, '
 "$suite" --backend cpu:plain --op relu | grep -q '^[1-9][0-9]* passed, 0 failed, '
 if grep -qF "$(realpath "$source")/tests" "$suite"; then
