@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <sstream>
 #include <stdexcept>
 
 namespace mica::conformance {
@@ -30,10 +31,31 @@ const mica_backend* builtin(const std::string& name) {
   return nullptr;
 }
 
+// At commas, but not at those of a device's options: behind a colon, what is no backend's name goes
+// on with them ("ref:f64,fused").
+std::vector<std::string> split_names(const std::vector<std::string>& lists,
+                                     const mica_backend* loaded) {
+  std::vector<std::string> names;
+  for (const std::string& list : lists) {
+    std::istringstream in(list);
+    bool is_first = true;
+    for (std::string name; std::getline(in, name, ','); is_first = false) {
+      const std::string base = name.substr(0, name.find(':'));
+      const bool known = builtin(base) != nullptr || (loaded != nullptr && base == loaded->name);
+      if (!is_first && !known && names.back().find(':') != std::string::npos)
+        names.back() += "," + name;
+      else
+        names.push_back(name);
+    }
+  }
+  return names;
+}
+
 }  // namespace
 
-std::vector<Device> find_devices(const std::vector<std::string>& names, const std::string& plugin) {
+std::vector<Device> find_devices(const std::vector<std::string>& lists, const std::string& plugin) {
   const mica_backend* loaded = plugin.empty() ? nullptr : load_plugin(plugin);
+  const std::vector<std::string> names = split_names(lists, loaded);
   std::vector<Device> devices;
   bool used = false;
   for (const std::string& name : names) {

@@ -7,9 +7,9 @@
 
 namespace mica::conformance {
 
-// `names`: "cpu:avx2"; of a plug-in also none, which means its only backend. Throws
-// std::runtime_error where a name has no backend or the plug-in cannot be loaded.
-std::vector<Device> find_devices(const std::vector<std::string>& names, const std::string& plugin);
+// `lists`: "cpu:avx2" or "ref,cpu:avx2"; of a plug-in also none, which means its only backend.
+// Throws std::runtime_error where a name has no backend or the plug-in cannot be loaded.
+std::vector<Device> find_devices(const std::vector<std::string>& lists, const std::string& plugin);
 
 enum class Presence { kThere, kMissing, kBroken };
 // Opens the device in a process of its own and prints why it cannot be: CUDA, once used, does not

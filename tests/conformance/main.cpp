@@ -27,7 +27,6 @@ void add_options(CLI::App& app, Arguments& args) {
   app.add_option("--backend", args.backends,
                  "devices, a comma between two, e.g. ref, cpu, cpu:avx2 (default: cpu, or the "
                  "plug-in's)")
-      ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("--plugin", args.plugin, "load a backend from this shared object");
   app.add_option("--op", args.selection.ops, "only these ops; globs")

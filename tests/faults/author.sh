@@ -61,8 +61,10 @@ run --backend cpu:plain --case "$variant" || die "a variant cannot be run alone"
 says '^1 passed, 0 failed'
 run --explain softmax/nope && die "--explain of an unknown case succeeds"
 says 'no case softmax/nope; the nearest names are: .*softmax/'
-run --backend cpu:plain,cpo && die "an unknown backend is green"
+run --backend cpu,cpo && die "an unknown backend is green"
 says 'no backend cpo; there are: ref, cpu'
+run --backend ref:f64,fused,cpu:plain --op relu || die "commas of options separate devices"
+says '^ref:f64,fused, seed 1$'
 run --plugin "$plugin" --backend cpu && die "a plug-in that no --backend names is ignored"
 run --op 'sof*' --list || die "a glob names no op"
 ! grep -qv '^softmax/' "$work/out" || die "sof* lists other ops"
