@@ -298,8 +298,8 @@ TEST_F(GgufBad, HugeMetadataOfASparseFile) {
 
 // The fuzz target's seeds (tests/fuzz/make_corpus.py): those named bad_... must be refused.
 TEST_F(GgufBad, Corpus) {
-  const std::filesystem::path here(__FILE__);
-  const std::filesystem::path folder = here.parent_path().parent_path() / "fuzz/corpus/gguf";
+  const std::filesystem::path folder =
+      std::filesystem::path(MICA_GOLDEN_DIR).parent_path() / "fuzz/corpus/gguf";
   int n = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string path = entry.path().string();

@@ -31,8 +31,7 @@ std::string golden_path(const std::string& name) {
 #ifdef MICA_SOURCE_DIR
   return std::string(MICA_SOURCE_DIR) + "/tests/golden/dtypes/" + name;
 #else
-  const std::string here = __FILE__;
-  return here.substr(0, here.rfind('/')) + "/../golden/dtypes/" + name;
+  return std::string(MICA_GOLDEN_DIR "/dtypes/") + name;
 #endif
 }
 
