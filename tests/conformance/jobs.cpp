@@ -14,6 +14,7 @@ void cases_regions(CaseList& list);
 void cases_whole_graphs(CaseList& list);
 void cases_exact(CaseList& list);
 void cases_alias(CaseList& list);
+void cases_extents(CaseList& list);
 
 namespace {
 
@@ -102,6 +103,7 @@ CaseList all_cases() {
   cases_whole_graphs(list);
   cases_exact(list);
   cases_alias(list);
+  cases_extents(list);
   return list;
 }
 

@@ -28,11 +28,7 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 std::string golden_path(const std::string& name) {
-#ifdef MICA_SOURCE_DIR
-  return std::string(MICA_SOURCE_DIR) + "/tests/golden/dtypes/" + name;
-#else
   return std::string(MICA_GOLDEN_DIR "/dtypes/") + name;
-#endif
 }
 
 std::vector<float> normal_values(size_t n, float scale, unsigned seed) {
