@@ -102,6 +102,8 @@ mica_tensor mica_matmul(mica_graph* graph, mica_tensor w, mica_tensor x) {
 }
 
 #else
+#include <random>
+
 #include "tests/conformance/case.h"
 
 namespace mica::conformance {
@@ -181,6 +183,31 @@ void add_tiles(CaseList& list) {
   add(list, "q8_0.k96.n7.m9", MICA_Q8_0, MICA_F32, {{96, 7}, {96, 9}});
 }
 
+// Rows below the least scale of int8, which gives zeros for them (ops/matmul/q8.h), beside a normal
+// one; and rows whose products with quants are beyond F32, though their sums are not.
+void add_extremes(CaseList& list) {
+  std::mt19937 rng(1);
+  std::normal_distribution<double> gauss;
+  std::vector<double> tiny(256 * 3), one_tiny(256 * 3);
+  for (size_t i = 0; i < 256; ++i) tiny[i] = one_tiny[i] = gauss(rng);
+  for (size_t i = 256; i < tiny.size(); ++i) tiny[i] = 1e-38 * gauss(rng);
+  one_tiny[256 + 5] = 3e-38;
+  one_tiny[512 + 200] = -1e-39;
+  for (const mica_dtype type :
+       {MICA_Q4_0, MICA_Q4_1, MICA_Q5_0, MICA_Q5_1, MICA_Q8_0, MICA_Q4_K, MICA_Q5_K, MICA_Q6_K}) {
+    const std::string name = type_name(type);
+    const auto with = [&](const char* what, int64_t m, const Values& x, const Values& w) {
+      list.add("matmul", name + what + std::to_string(m), [=](CaseBuilder& b) {
+        const mica_tensor weight = b.weight("w", type, {256, 24}, w);
+        b.output(mica_matmul(b.graph(), weight, b.input("x", MICA_F32, {256, m}, x)));
+      });
+    };
+    with(".tiny.m", 3, mica::conformance::list(tiny), normal(0.2, 0.5));
+    with(".one_tiny.m", 3, mica::conformance::list(one_tiny), normal(0.2, 0.5));
+    for (const int64_t m : {1, 3}) with(".e36.m", m, normal(1e36), normal(0.1));
+  }
+}
+
 // Activations that make rounding hard.
 void add_values(CaseList& list) {
   std::vector<double> outlier(31, 0.01);
@@ -196,6 +223,7 @@ void add_values(CaseList& list) {
     add(list, name + ".huge", type, MICA_F32, shape, normal(1e6));  // beyond F16
     add(list, name + ".offset", type, MICA_F32, shape, normal(1, 20));
   }
+  add_extremes(list);
 }
 
 // The first operand computed in the graph: any strides, and shared between slices.

@@ -58,7 +58,7 @@ MICA_INLINE void add_fifth_bits(const uint8_t* p, u8x64* q) {
 }
 
 // A panel's record of the 32-element types: per block [width][32] int8, [width] F32 scale, [width]
-// F32 (scale * sum, for types with a min) or I32 (-kZero * sum).
+// F32 (the sum of the quants, for types with a min) or I32 (-kZero * sum).
 template <int kBlocks, int32_t kZero, bool kMin>
 static void prepare_q8_32(mica_dtype dtype, const char* x, int64_t n, int64_t n_records,
                           int64_t width, int64_t i, char* panel) {
@@ -72,14 +72,15 @@ static void prepare_q8_32(mica_dtype dtype, const char* x, int64_t n, int64_t n_
     put_f32(block + 32 * width + 4 * i, r.scale);
     char* extra = block + 36 * width + 4 * i;
     if (kMin) {
-      put_f32(extra, r.scale * static_cast<float>(sum));
+      put_f32(extra, static_cast<float>(sum));
     } else {
       put_i32(extra, -kZero * sum);
     }
   }
 }
 
-// acc += block's quants times columns' int8, scaled. Moves `columns` past the block.
+// acc += block's quants times columns' int8, scaled. Moves `columns` past the block. The columns'
+// scale comes last: large as they may be, a product overflows only where their sum does.
 template <int kColumns, int kBits, bool kMin>
 MICA_INLINE void add_block(const u8x64* q, f32x16 scale, f32x16 min, const char*& columns,
                            f32x16* acc) {
@@ -89,8 +90,9 @@ MICA_INLINE void add_block(const u8x64* q, f32x16 scale, f32x16 min, const char*
   for (int i = 0; i < kColumns; ++i) {
     const i32x16 init = set1_i32(kMin ? 0 : get_i32(extras + 4 * i));
     const i32x16 sum = dot<8, kBits>(q, reinterpret_cast<const int8_t*>(columns + 32 * i), init);
-    acc[i] = fma(to_f32(sum) * set1(get_f32(scales + 4 * i)), scale, acc[i]);
-    if (kMin) acc[i] = fma(min, set1(get_f32(extras + 4 * i)), acc[i]);
+    f32x16 product = to_f32(sum) * scale;
+    if (kMin) product = fma(min, set1(get_f32(extras + 4 * i)), product);
+    acc[i] = fma(product, set1(get_f32(scales + 4 * i)), acc[i]);
   }
   columns += 40 * kColumns;
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "backends/cpu/quant/rows16.h"
 #include "backends/cpu/simd/dot.h"
+#include "ops/matmul/q8.h"
 
 MICA_CPU_BEGIN
 
@@ -92,11 +93,12 @@ struct Rounding {
   float scale;
   f32x16 inverse;
 };
-// The scale of kElems values: NaN or infinite when one of them is, and then no quant matters.
+// The scale of kElems values, as ops/matmul/q8.h has it: NaN or infinite when one of them is, and
+// then no quant matters.
 template <int kElems>
 MICA_INLINE Rounding rounding(const float* x) {
   const float amax = magnitude<kElems>(x);
-  return {amax / 127.0f, set1(amax > 0 ? 127.0f / amax : 0.0f)};
+  return {mica::q8_scale(amax), set1(mica::q8_inverse(amax))};
 }
 
 // q = x rounded; the sum of q.

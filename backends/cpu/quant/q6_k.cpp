@@ -127,7 +127,7 @@ struct Q6_K {
     const f32x16 d = load_f16(reinterpret_cast<const uint16_t*>(record));
     MICA_UNROLL
     for (int i = 0; i < kColumns; ++i) {
-      acc[i] = fma(total[i] * set1(get_f32(columns + 4 * i)), d, acc[i]);
+      acc[i] = fma(total[i] * d, set1(get_f32(columns + 4 * i)), acc[i]);
     }
   }
   MICA_INLINE_MEMBER void add_top(const uint8_t* p, u8x64* q) {

@@ -174,9 +174,9 @@ struct SuperBlocks {
       for (int g = 0; g < 4; ++g) {
         mins = dot_pair(mins, record + kMins + 32 * g, get_i32(sums + 16 * i + 4 * g));
       }
-      const f32x16 scale = set1(get_f32(scales + 4 * i));
-      acc[i] = fma(total[i] * scale, d, acc[i]);
-      acc[i] = fnma(to_f32(mins) * scale, dmin, acc[i]);
+      // The columns' scale last, as in add_block.
+      const f32x16 product = fnma(to_f32(mins), dmin, total[i] * d);
+      acc[i] = fma(product, set1(get_f32(scales + 4 * i)), acc[i]);
     }
   }
 };
