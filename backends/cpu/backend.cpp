@@ -377,6 +377,10 @@ void plan_release(mica_b_plan* plan) {
   mica::destroy(plan->device().allocator, plan);
 }
 
+uint64_t reserve(mica_b_device* device, const mica_b_partition* partition) {
+  return partition == nullptr ? 0 : cpu::scratch_bytes(*device, *partition);
+}
+
 constexpr mica_backend kBackend = {
     sizeof(mica_backend),
     MICA_BACKEND_ABI,
@@ -409,7 +413,7 @@ constexpr mica_backend kBackend = {
     submit,
     wait,
     plan_release,
-    nullptr,
+    reserve,
 };
 
 }  // namespace

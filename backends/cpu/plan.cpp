@@ -5,6 +5,32 @@ using mica::Error;
 using mica::Writer;
 namespace cpu = mica::cpu;
 
+namespace {
+
+// A thread's scratch with a line of its own at both ends: threads share none.
+uint64_t apart(uint64_t bytes) {
+  return bytes == 0 ? 0 : mica::align_up<uint64_t>(bytes, 64) + 64;
+}
+
+}  // namespace
+
+uint64_t cpu::scratch_bytes(const mica_b_device& device, const mica_b_partition& partition) {
+  uint64_t most = 0;
+  for (uint32_t i = 0; i < partition.n_units; ++i) {
+    const mica_b_unit& unit = partition.units[i];
+    char text[200];
+    Writer reason(text, sizeof text);
+    Bound bound;
+    Call members[kMaxMembers];
+    const UnitRef ref = {unit.node, unit.region};
+    if (bind(device, partition, ref, nullptr, members, bound, reason) != MICA_OK) continue;
+    if (bound.kernel == nullptr || bound.kernel->scratch == nullptr) continue;
+    const uint64_t bytes = bound.kernel->scratch(bound.call);
+    if (bytes > most) most = bytes;
+  }
+  return apart(most) * device.pool.n_threads();
+}
+
 mica_b_plan::mica_b_plan(mica_b_device& d, const mica_b_partition& p)
     : device_(d), partition_(p), bound_(d.allocator), members_(d.allocator), works_(d.allocator),
       lanes_(d.allocator), stages_(d.allocator), patches_(d.allocator), extents_(d.allocator) {
@@ -45,8 +71,7 @@ mica_status mica_b_plan::bind_units(mica_b_buffer* const* buffers, Error& error)
     const uint64_t bytes = bound.kernel->scratch(bound.call);
     if (bytes > scratch_bytes_) scratch_bytes_ = bytes;
   }
-  // A line of its own at both ends: threads share none.
-  scratch_bytes_ = scratch_bytes_ == 0 ? 0 : mica::align_up<uint64_t>(scratch_bytes_, 64) + 64;
+  scratch_bytes_ = apart(scratch_bytes_);
   const uint64_t all = scratch_bytes_ * device_.pool.n_threads();
   if (all == 0) return MICA_OK;
   scratch_ = static_cast<char*>(mica::allocate(device_.allocator, all, 64));

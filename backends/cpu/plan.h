@@ -82,6 +82,9 @@ class Slots {
   size_t size_ = 0;
 };
 
+// Of all threads, in a plan of the partition: what a plan allocates beside the arena.
+uint64_t scratch_bytes(const mica_b_device& device, const mica_b_partition& partition);
+
 }  // namespace mica::cpu
 
 struct mica_b_plan : mica::cpu::Task {

@@ -185,7 +185,7 @@ mica_status check_room(mica_session* s) {
   w.put(over_budget ? " (weights " : " beside the weights (weights ").put_bytes(need.weights_bytes);
   w.put(", KV cache ").put_bytes(need.kv_bytes);
   w.put(", activations ").put_bytes(need.activations_bytes);
-  if (need.reserve_bytes != 0) w.put(", driver ").put_bytes(need.reserve_bytes);
+  if (need.reserve_bytes != 0) w.put(", reserve ").put_bytes(need.reserve_bytes);
   if (need.fallback_bytes != 0) w.put(", fallback ").put_bytes(need.fallback_bytes);
   if (over_budget) {
     w.put("), the budget is ").put_bytes(budget);

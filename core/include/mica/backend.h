@@ -225,8 +225,9 @@ struct mica_backend {
   mica_status (*wait)(mica_b_plan* plan);
   void (*plan_release)(mica_b_plan* plan);
 
-  /* What the driver is expected to take of the device's memory beside buffers: for a plan, or, of
-   * `partition` NULL, once for all of them, such as code. May be NULL: nothing. */
+  /* What is taken of the device's memory beside buffers: what the driver is expected to take, and
+   * what `compile` allocates that grows with shapes or threads. For a plan, or, of `partition`
+   * NULL, once for all of them, such as code. May be NULL: nothing. */
   uint64_t (*reserve)(mica_b_device* device, const mica_b_partition* partition);
 };
 

@@ -136,7 +136,7 @@ TEST_F(CudaBackend, ReservesWhatTheDriverTakes) {
   const int64_t n_malloc = fake.n_malloc;
   fake.free_bytes = need.total_bytes - 1;
   EXPECT_EQ(mica_session_allocate(w.session.get()), MICA_OVER_BUDGET);
-  EXPECT_TRUE(has(w.error(), ", driver ") && has(w.error(), ", cuda has ")) << w.error();
+  EXPECT_TRUE(has(w.error(), ", reserve ") && has(w.error(), ", cuda has ")) << w.error();
   EXPECT_EQ(fake.n_malloc, n_malloc);
   fake.free_bytes = need.total_bytes;
   EXPECT_EQ(mica_session_allocate(w.session.get()), MICA_OK) << w.error();

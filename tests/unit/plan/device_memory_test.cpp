@@ -180,7 +180,7 @@ TEST_F(DeviceMemory, TheDriversShareIsCounted) {
   EXPECT_EQ(need.total_bytes, need.activations_bytes + need.step_bytes + 5600);
   small.free_bytes = need.total_bytes - 1;
   EXPECT_EQ(mica_session_allocate(session.get()), MICA_OVER_BUDGET);
-  EXPECT_TRUE(has(error(), ", driver 5.5 KiB)")) << error();
+  EXPECT_TRUE(has(error(), ", reserve 5.5 KiB)")) << error();
   small.free_bytes += 1;
   ASSERT_EQ(mica_session_allocate(session.get()), MICA_OK) << error();
   const uint64_t before = need.activations_bytes;
