@@ -179,6 +179,8 @@ void score(const RefCall& call, const Sequence& seq, int64_t i_token, int64_t i_
     s = -HUGE_VAL;
     size = 0;
     if (!sees(args, query, seq.position[i]) || (mask.present() && i >= mask.dim[0])) continue;
+    const double bias = mask.present() ? mask.at(i, i_token, repeated(i_head, mask.dim[2])) : 0;
+    if (bias == -HUGE_VAL) continue;
     const double* k = x.k.data() + i * head_dim;
     double sum = 0;
     for (int64_t d = 0; d < head_dim; ++d) {
@@ -187,12 +189,8 @@ void score(const RefCall& call, const Sequence& seq, int64_t i_token, int64_t i_
       size += std::fabs(term);
     }
     if (args.softcap > 0) sum = double{args.softcap} * std::tanh(sum / double{args.softcap});
-    if (mask.present()) {
-      const double bias = mask.at(i, i_token, repeated(i_head, mask.dim[2]));
-      sum += bias;
-      if (bias > -HUGE_VAL) size += std::fabs(bias);
-    }
-    s = sum;
+    s = sum + bias;
+    size += std::fabs(bias);
   }
 }
 
@@ -491,6 +489,74 @@ void add_sequences(CaseList& list) {
   }
 }
 
+// K or V of one token is not finite. Rows that cannot see it are as ever; those that see it are
+// not-a-number, because an infinite V comes with such a K.
+void add_hidden(CaseList& list) {
+  const std::pair<const char*, std::pair<double, double> > kinds[] = {
+      {"k_nan", {NAN, 1}}, {"v_nan", {1, NAN}}, {"v_inf", {NAN, HUGE_VAL}}};
+  for (const auto& [kind, values] : kinds) {
+    for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16}) {
+      AttentionCase c;
+      c.dtype_k = c.dtype_v = type;
+      const auto with = [&](const std::string& name, uint32_t bad, auto change) {
+        AttentionCase changed = c;
+        change(changed);
+        changed.k = with_bad_token(changed, changed.head_dim_k, bad, values.first);
+        changed.v = with_bad_token(changed, changed.head_dim_v, bad, values.second);
+        add(list, "hidden." + type_name(type) + "." + kind + "." + name, changed);
+      };
+      with("few_tokens", 3, [](AttentionCase& x) { x.steps = {{{{0, 5}}, {}}}; });
+      c.max_step_tokens = 70;
+      c.steps = {{{{0, 70}}, {}}};
+      with("prompt", 40, [](AttentionCase&) {});
+      with("prompt.softcap.head80", 40, [](AttentionCase& x) {
+        x.softcap = 2;
+        x.head_dim_k = x.head_dim_v = 80;
+      });
+      with("prefix", 40, [](AttentionCase& x) {
+        x.max_seqs = 2;
+        x.steps.push_back(
+            {{{1, 3}}, [](mica_kv_cache* k) { return mica_kv_seq_cp(k, 0, 1, 0, 30); }});
+      });
+      c.steps = prompt_and_decode(70, 2);
+      c.steps.push_back({{{0, 5}}, {}});
+      for (const uint32_t n_first : {0u, 2u})
+        with("window9.first" + std::to_string(n_first), 60, [&](AttentionCase& x) {
+          x.window = 9;
+          x.n_first = n_first;
+        });
+    }
+  }
+}
+
+// The same where a mask hides the token from all rows, even its own.
+void add_hidden_by_mask(CaseList& list) {
+  for (const double bad : {HUGE_VAL, -HUGE_VAL, double{NAN}}) {
+    for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0}) {
+      AttentionCase c;
+      c.dtype_k = c.dtype_v = type;
+      c.mask_heads = 1;
+      c.max_step_tokens = 70;
+      c.steps = prompt_and_decode(70, 2);
+      c.steps.push_back({{{0, 5}}, {}});
+      std::vector<double> mask(c.mask_cells, 0.5);
+      mask[40] = -HUGE_VAL;
+      c.mask = mica::conformance::list(mask);
+      c.k = with_bad_token(c, c.head_dim_k, 40, bad);
+      c.v = with_bad_token(c, c.head_dim_v, 40, bad);
+      const std::string name = "hidden." + type_name(type) +
+                               (bad > 0   ? ".inf"
+                                : bad < 0 ? ".minus_inf"
+                                          : ".nan");
+      add(list, name + ".mask", c);
+      c.mask_heads = 4;
+      c.mask_dtype = MICA_F16;
+      c.non_causal = true;
+      add(list, name + ".mask.heads", c);
+    }
+  }
+}
+
 void add_lengths(CaseList& list) {
   AttentionCase c;
   c.dtype_k = c.dtype_v = MICA_F16;
@@ -516,6 +582,8 @@ void cases_attention(CaseList& list) {
   add_heads(list);
   add_options(list);
   add_sequences(list);
+  add_hidden(list);
+  add_hidden_by_mask(list);
   add_lengths(list);
 }
 

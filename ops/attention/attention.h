@@ -39,11 +39,14 @@ typedef struct mica_attention_params {
  *     mask  F32 or F16 [n_kv_max, n_tokens, n_heads or 1], rows contiguous; n_tokens is q's
  *           maximum. It may have q's extent if its rank is 2. Column i belongs to the i-th cell of
  *           the token's own sequence, seen or not, in table order. Cells from n_kv_max on are not
- *           seen. -infinity hides a cell.
+ *           seen. -infinity hides a cell, whatever K holds there.
  *     sinks F32 [n_heads].
  *   result  F32 [head_dim_v, n_heads, n_tokens], packed, with q's extent.
  *
- * Values with not-a-number or +infinity in a seen score give not-a-number.
+ * What a query does not see has no part in its row, not even when K or V are infinite or
+ * not-a-number there: the row is as if those cells held zeros. A score of a seen cell that is
+ * not-a-number or +infinity gives not-a-number; an infinite or not-a-number element of V in a seen
+ * cell makes the row's element infinite or not-a-number.
  *
  * Errors: shapes, dtypes, strides, extents; scale or softcap not finite, softcap below 0. */
 MICA_API mica_tensor mica_attention(mica_graph* graph, mica_tensor q, const mica_kv* kv,

@@ -28,12 +28,18 @@ static void add_entry(const Tile& t, const Entry& e, const Entry& next, int64_t 
                                   head_at(k_state, s.k, next, t.kv_head), t.scratch.k);
   scores_of(k, t.scratch.q + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
             t.scratch.scores + w.row0 * kPageCells);
-  softmax_rows(t, w, run0, run1);
+  const bool hides = softmax_rows(t, w, run0, run1);
   const TileOperand v =
       v_operand(s.v, head_at(v_state, s.v, e, t.kv_head), n_rows, w.cell0, w.cell1, s.dim_v_pad,
                 head_at(v_state, s.v, next, t.kv_head), t.scratch.v);
-  add_values(v, t.scratch.scores + w.row0 * kPageCells, n_rows, w.cell0, w.cell1, s.dim_v_pad,
-             t.scratch.sums + w.row0 * s.dim_v_pad);
+  const float* weights = t.scratch.scores + w.row0 * kPageCells;
+  float* sums = t.scratch.sums + w.row0 * s.dim_v_pad;
+  if (hides && not_finite(v, w.cell0, w.cell1, s.dim_v_pad)) {
+    add_seen_values(v, weights, t.scratch.hidden + w.row0, n_rows, w.cell0, w.cell1, s.dim_v_pad,
+                    sums);
+  } else {
+    add_values(v, weights, n_rows, w.cell0, w.cell1, s.dim_v_pad, sums);
+  }
 }
 
 // A row's result: sums / (denom + e^(sink - largest)); nothing seen and no sink: zeros. `less`
@@ -163,7 +169,8 @@ static void merge_row(const Call& call, const Cut& cut, const SeqCut& seq, int64
   for (int64_t i = 0; i < seq.n_chunks; ++i) {
     const float* part = slot_at(call, s, seq.slot + i, kv_head);
     const float m = part[rows * s.dim_v_pad + row];
-    if (m == -__builtin_inff() && top != m) continue;
+    // A chunk that saw nothing; but one of not-a-numbers alone has no maximum either.
+    if (m == -__builtin_inff() && top != m && part[rows * (s.dim_v_pad + 1) + row] == 0) continue;
     float lanes[16];
     store(lanes, exp(set1(m == top ? 0.0f : m - top)));
     const f32x16 weight = set1(lanes[0]);

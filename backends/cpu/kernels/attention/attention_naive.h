@@ -14,7 +14,25 @@ struct NaiveRow {
   const float* q;  // [dim_k]
 };
 
+static float naive_mask(const NaiveRow& r, int64_t column) {
+  const Tensor& mask = r.call->in[kMask];
+  if (mask.data == nullptr) return 0.0f;
+  if (column >= mask.dim[0]) return -__builtin_inff();
+  const char* at = mask.data + column * mask.stride[0] + r.token * mask.stride[1] +
+                   (mask.dim[2] == 1 ? 0 : r.head) * mask.stride[2];
+  if (mask.dtype == MICA_F16) {
+    uint16_t half;
+    __builtin_memcpy(&half, at, 2);
+    return mica::f16_to_f32(half);
+  }
+  float value;
+  __builtin_memcpy(&value, at, 4);
+  return value;
+}
+
 static float naive_score(const NaiveRow& r, const Entry& e, int64_t cell, int64_t column) {
+  const float bias = naive_mask(r, column);
+  if (bias == -__builtin_inff()) return bias;  // whatever the cell holds
   const char* page = r.call->in[kK].data + e.page * r.shape.k.page_bytes;
   const char* k = page + r.kv_head * r.shape.k.head_bytes;
   float sum = 0.0f;
@@ -25,19 +43,7 @@ static float naive_score(const NaiveRow& r, const Entry& e, int64_t cell, int64_
   if (r.args->softcap != 0.0f) {
     sum = r.args->softcap * __builtin_tanhf(sum / r.args->softcap);
   }
-  const Tensor& mask = r.call->in[kMask];
-  if (mask.data == nullptr) return sum;
-  if (column >= mask.dim[0]) return -__builtin_inff();
-  const char* at = mask.data + column * mask.stride[0] + r.token * mask.stride[1] +
-                   (mask.dim[2] == 1 ? 0 : r.head) * mask.stride[2];
-  if (mask.dtype == MICA_F16) {
-    uint16_t half;
-    __builtin_memcpy(&half, at, 2);
-    return sum + mica::f16_to_f32(half);
-  }
-  float value;
-  __builtin_memcpy(&value, at, 4);
-  return sum + value;
+  return sum + bias;
 }
 
 // Calls visit(score, entry, cell) for each visible cell.

@@ -14,7 +14,8 @@ struct Scratch {
   float* denom;    // [n_rows][16]: lanes not yet added up
   float* k;        // decoded page
   float* v;
-  Seen* seen;  // [tokens]
+  Seen* seen;        // [tokens]
+  uint64_t* hidden;  // [n_rows], bits by cell: those without a weight
 };
 
 static uint64_t carve(const Shape& s, char* base, Scratch* out) {
@@ -35,6 +36,7 @@ static uint64_t carve(const Shape& s, char* base, Scratch* out) {
   out->k = floats(kPageCells * max_i64(s.k.row_elems, s.dim_k));
   out->v = floats(kPageCells * s.dim_v_pad);
   out->seen = reinterpret_cast<Seen*>(take(s.max_rows * static_cast<int64_t>(sizeof(Seen))));
+  out->hidden = reinterpret_cast<uint64_t*>(take(s.max_rows * 8));
   return at - start + 64;
 }
 
@@ -133,7 +135,11 @@ static void finish_scores(const Tile& t, int64_t row, const View& w, int64_t run
   for (int64_t run = run0; run < run1; ++run) {
     f32x16 x = load(scores + run * 16);
     if (cap != 0.0f) x = tanh(x / set1(cap)) * set1(cap);
-    if (masked) x = x + load(mask + run * 16);
+    if (masked) {
+      const f32x16 bias = load(mask + run * 16);
+      // Not added: a hidden cell's score may be anything.
+      x = select(eq(bias, lowest()), lowest(), x + bias);
+    }
     store(scores + run * 16, select(seen_lanes(seen, run * 16), x, lowest()));
   }
 }
@@ -171,18 +177,34 @@ static void softmax_row(const Tile& t, int64_t row, int64_t run0, int64_t run1) 
   for (int64_t i = 0; i < t.shape->dim_v_pad; i += 16) store(sums + i, load(sums + i) * less);
 }
 
-static void softmax_rows(const Tile& t, const View& w, int64_t run0, int64_t run1) {
+// The cells of the view that have no part in a row's sums, as bits.
+static uint64_t hidden_cells(const float* scores, const View& w, int64_t run0, int64_t run1) {
+  uint64_t hidden = 0;
+  for (int64_t run = run0; run < run1; ++run) {
+    hidden |= uint64_t{bits(eq(load(scores + run * 16), lowest()))} << (run * 16);
+  }
+  return hidden << (kPageCells - w.cell1) >> (kPageCells - w.cell1 + w.cell0) << w.cell0;
+}
+
+// False: every row has a weight for every cell of the view.
+static bool softmax_rows(const Tile& t, const View& w, int64_t run0, int64_t run1) {
+  uint64_t any_hidden = 0;
   const bool plain = t.args->softcap == 0.0f && t.call->in[kMask].data == nullptr;
   for (int64_t row = w.row0; row < w.row1; ++row) {
     const Seen& s = t.scratch.seen[row / t.shape->group];
     const bool all = s.begin <= run0 * 16 && s.end >= run1 * 16;
     if (!plain || !all) finish_scores(t, row, w, run0, run1);
+    const bool whole = plain && s.begin <= w.cell0 && s.end >= w.cell1;
+    t.scratch.hidden[row] =
+        whole ? 0 : hidden_cells(t.scratch.scores + row * kPageCells, w, run0, run1);
+    any_hidden |= t.scratch.hidden[row];
     if (run0 == 0 && run1 == 4) {
       softmax_row<4>(t, row, run0, run1);
     } else {
       softmax_row<0>(t, row, run0, run1);
     }
   }
+  return any_hidden != 0;
 }
 
 MICA_CPU_END

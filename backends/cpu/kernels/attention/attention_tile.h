@@ -174,6 +174,51 @@ static void add_values(const TileOperand& v, const float* weights, int64_t n_row
   product<static_cast<int>(kPageCells), true>(v.dtype, p, n_rows, dim_v_pad / 16);
 }
 
+// Is any of the cells [cell0, cell1) infinite or not-a-number somewhere?
+template <class E>
+static bool any_not_finite(const TileOperand& v, int64_t cell0, int64_t cell1, int64_t dim_v_pad) {
+  f32x16 sum = zero();
+  for (int64_t cell = cell0; cell < cell1; ++cell) {
+    const typename E::T* x = reinterpret_cast<const typename E::T*>(v.data) + cell * v.row_elems;
+    for (int64_t i = 0; i < dim_v_pad; i += 16) sum = fma(E::get(x + i), zero(), sum);
+  }
+  return any(is_nan(sum));
+}
+static bool not_finite(const TileOperand& v, int64_t cell0, int64_t cell1, int64_t dim_v_pad) {
+  if (v.dtype == MICA_F16) return any_not_finite<ElemF16>(v, cell0, cell1, dim_v_pad);
+  if (v.dtype == MICA_BF16) return any_not_finite<ElemBF16>(v, cell0, cell1, dim_v_pad);
+  return any_not_finite<ElemF32>(v, cell0, cell1, dim_v_pad);
+}
+
+// As add_values, with zeros in the place of cells that the row's bits in `hidden` name: a weight of
+// 0 times infinity would be not-a-number. The sums are made in the same order, so that rows come
+// out bit by bit as if those cells held zeros.
+template <class E>
+static void add_seen(const TileOperand& v, const float* weights, const uint64_t* hidden,
+                     int64_t n_rows, int64_t cell0, int64_t cell1, int64_t dim_v_pad, float* sums) {
+  const typename E::T* values = reinterpret_cast<const typename E::T*>(v.data);
+  for (int64_t row = 0; row < n_rows; ++row) {
+    for (int64_t i = 0; i < dim_v_pad; i += 16) {
+      float* to = sums + row * dim_v_pad + i;
+      f32x16 sum = load(to);
+      for (int64_t cell = cell0; cell < cell1; ++cell) {
+        const bool seen = (hidden[row] >> cell & 1) == 0;
+        const f32x16 x = seen ? E::get(values + cell * v.row_elems + i) : zero();
+        sum = fma(set1(weights[row * kPageCells + cell]), x, sum);
+      }
+      store(to, sum);
+    }
+  }
+}
+static void add_seen_values(const TileOperand& v, const float* weights, const uint64_t* hidden,
+                            int64_t n_rows, int64_t cell0, int64_t cell1, int64_t dim_v_pad,
+                            float* sums) {
+  const auto add = v.dtype == MICA_F16    ? add_seen<ElemF16>
+                   : v.dtype == MICA_BF16 ? add_seen<ElemBF16>
+                                          : add_seen<ElemF32>;
+  add(v, weights, hidden, n_rows, cell0, cell1, dim_v_pad, sums);
+}
+
 template <class E>
 static void widen(const char* from, int64_t n, float* to) {
   const typename E::T* p = reinterpret_cast<const typename E::T*>(from);
