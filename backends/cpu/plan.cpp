@@ -8,9 +8,7 @@ namespace cpu = mica::cpu;
 namespace {
 
 // A thread's scratch with a line of its own at both ends: threads share none.
-uint64_t apart(uint64_t bytes) {
-  return bytes == 0 ? 0 : mica::align_up<uint64_t>(bytes, 64) + 64;
-}
+uint64_t apart(uint64_t bytes) { return bytes == 0 ? 0 : mica::align_up<uint64_t>(bytes, 64) + 64; }
 
 }  // namespace
 
