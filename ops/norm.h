@@ -5,8 +5,9 @@
  *   x       F32, F16 or BF16; rows (dim[0]) are contiguous.
  *   weight  F32, F16 or BF16 [dim[0] of x], contiguous, or MICA_NO_TENSOR: ones.
  *   eps     0 or more.
- *   result  packed, with x's dtype, shape and extent. A row of zeros with eps = 0 gives
- * not-a-number.
+ *   result  packed, with x's dtype, shape and extent.
+ *
+ * A row of zeros with eps = 0 gives not-a-number.
  *
  * Errors: dtypes, shapes, strides; eps negative or not finite; x has its extent on dim[0]. */
 #ifndef MICA_OPS_NORM_H_

@@ -11,9 +11,10 @@ extern "C" {
 /* y[i] = exp(s[i] - max(s)) / sum over j of exp(s[j] - max(s)), s = scale * x + mask, over dim[0].
  *
  *   x       F32, F16 or BF16; rows are contiguous.
- *   mask    F32, F16 or BF16, rows contiguous; dim[0] is x's, each other dimension x's or 1 (then
- * it is repeated); or MICA_NO_TENSOR. If it has an extent, it is x's. scale   finite. result
- * packed, with x's dtype, shape and extent.
+ *   mask    F32, F16 or BF16, rows contiguous; dim[0] is x's, each other dimension x's or 1, which
+ *           is repeated; or MICA_NO_TENSOR. If it has an extent, it is x's.
+ *   scale   finite.
+ *   result  packed, with x's dtype, shape and extent.
  *
  * -infinity in s gives 0. A row of nothing but -infinity gives zeros: nothing is visible. A row
  * with not-a-number or +infinity gives not-a-number.

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds and runs the tests under CTest; installs what is missing first.
-#   tests/run.sh         the release build: unit, conformance, model and program tests
-#   tests/run.sh --all   also under sanitizers, Vulkan at more subgroup sizes, CUDA kernels emulated
-#                        (what CI runs)
+#   tests/run.sh         the release build: unit, conformance, model and program tests; the CUDA
+#                        backend where there is an NVIDIA GPU
+#   tests/run.sh --all   also under sanitizers, more seeds, Vulkan at several subgroup sizes, the CUDA
+#                        kernels compiled and emulated, format and lint (what CI runs)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . examples/packages.sh
@@ -10,7 +11,8 @@ cd "$(dirname "$0")/.."
 all=0
 [ "${1:-}" = "--all" ] && all=1
 mica_install g++ cmake ninja-build pkg-config ccache libpcre2-dev libcli11-dev nlohmann-json3-dev libgtest-dev \
-  python3 python3-pip glslang-tools libvulkan-dev mesa-vulkan-drivers vulkan-validationlayers
+  python3 python3-pip glslang-tools libvulkan-dev mesa-vulkan-drivers vulkan-validationlayers \
+  $([ $all -eq 0 ] || echo clang-format clang-tidy)
 MICA_MODEL=$(mica_model) || { echo "Tests that need the model are skipped." >&2; MICA_MODEL=; }
 export MICA_MODEL
 at_once=-j2 # tests: much of each is the reference's arithmetic, on one core
@@ -25,9 +27,10 @@ if [ $all -eq 1 ]; then
   done
 fi
 echo "== release"
-# One architecture of CUDA: that it compiles is what a machine without a GPU can see.
+# One architecture of CUDA: that it compiles is what a machine without a GPU can see, and takes minutes.
 on_all=$([ $all -eq 1 ] && echo ON || echo OFF)
-cmake --preset release -DMICA_TESTS=ON -DMICA_CUDA=AUTO -DMICA_CUDA_ARCHS=90a -DMICA_WERROR=$on_all \
+cuda=$([ $all -eq 1 ] || command -v nvidia-smi >/dev/null && echo AUTO || echo OFF)
+cmake --preset release -DMICA_TESTS=ON -DMICA_CUDA=$cuda -DMICA_CUDA_ARCHS=90a -DMICA_WERROR=$on_all \
   -DMICA_CUDA_EMULATION=$on_all $launcher >/dev/null
 cmake --build --preset release
 ctest --preset release $at_once $([ $all -eq 1 ] || echo "-LE ^all$")
