@@ -56,6 +56,7 @@ struct mica_gguf {
   int fd = -1;
   uint32_t version = 0;
   uint64_t file_bytes = 0;
+  uint64_t keys_end = 0;      // where the last key ends
   const char* map = nullptr;  // the whole file, or nullptr in READ mode
   mica::Vec<char> head;       // READ mode: the file's first bytes, at least all metadata
   mica::Vec<char> names;      // NUL-terminated names of keys and tensors

@@ -20,6 +20,10 @@ constexpr uint64_t kMinTensorBytes =
 constexpr uint64_t kMinAlignment = 8;
 constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
 constexpr int kMaxArrayDepth = 4;
+// Far above any model's; what is kept of an entry is larger than the least entry in a file.
+constexpr uint64_t kMaxKeys = uint64_t{1} << 17;
+constexpr uint64_t kMaxTensors = uint64_t{1} << 20;
+constexpr uint64_t kBetweenLooks = 4096;  // elements between two looks at `cancel`
 
 struct TypeName {
   uint32_t id;
@@ -40,6 +44,9 @@ class Parser {
 
  private:
   uint64_t left() const { return limit_ - at_; }
+  mica_status look() const {
+    return file_.context->cancelled() ? error_.fail(MICA_CANCELLED, "cancelled") : MICA_OK;
+  }
   // Makes the next n bytes of the file readable through here().
   mica_status need(uint64_t n);
   const char* here() const { return file_.bytes(at_); }
@@ -144,6 +151,10 @@ mica_status Parser::header() {
   if (n_tensors_ > left() / kMinTensorBytes) {
     return error_.fail(MICA_BAD_FILE, n_tensors_, " tensors cannot fit in ", left(), " bytes");
   }
+  if (n_keys_ > kMaxKeys || n_tensors_ > kMaxTensors) {
+    return error_.fail(MICA_UNSUPPORTED, n_keys_, " keys and ", n_tensors_, " tensors; ", kMaxKeys,
+                       " and ", kMaxTensors, " can be read");
+  }
   return MICA_OK;
 }
 
@@ -160,6 +171,7 @@ mica_status Parser::check_bools(uint64_t n) {
 mica_status Parser::array(int depth, GgufKey& out) {
   uint32_t type = 0;
   uint64_t n = 0;
+  MICA_TRY(look());
   MICA_TRY(number(type));
   MICA_TRY(number(n));
   if (type > MICA_GGUF_F64) return error_.fail(MICA_BAD_FILE, "array of unknown type ", type);
@@ -176,6 +188,7 @@ mica_status Parser::array(int depth, GgufKey& out) {
   }
   if (type == MICA_GGUF_STRING) {
     for (uint64_t i = 0; i < n; ++i) {
+      if (i % kBetweenLooks == 0) MICA_TRY(look());
       uint64_t length = 0;
       MICA_TRY(number(length));
       MICA_TRY(need(length));
@@ -375,8 +388,9 @@ mica_status Parser::place_tensors() {
 mica_status Parser::parse() {
   MICA_TRY(header());
   for (uint64_t i = 0; i < n_keys_ + n_tensors_; ++i) {
-    if (file_.context->cancelled()) return error_.fail(MICA_CANCELLED, "cancelled");
+    MICA_TRY(look());
     MICA_TRY(i < n_keys_ ? key(i) : tensor(i - n_keys_));
+    if (i < n_keys_) file_.keys_end = at_;
   }
   MICA_TRY(make_names());
   MICA_TRY(sort_names());

@@ -220,6 +220,17 @@ const char* mica_gguf_key_at(const mica_gguf* file, uint64_t i, mica_gguf_type* 
   return key.name;
 }
 
+const void* mica_gguf_key_raw(const mica_gguf* file, uint64_t i, size_t* out_bytes) {
+  if (file == nullptr || out_bytes == nullptr || i >= file->keys.size()) return nullptr;
+  // A key begins with its name's length; the next begins where it ends.
+  const auto begin_of = [&](size_t k) {
+    return k < file->keys.size() ? file->keys[k].name_at - sizeof(uint64_t) : file->keys_end;
+  };
+  const uint64_t begin = begin_of(static_cast<size_t>(i));
+  *out_bytes = static_cast<size_t>(begin_of(static_cast<size_t>(i) + 1) - begin);
+  return file->bytes(begin);
+}
+
 int mica_gguf_has(const mica_gguf* file, const char* key) {
   uint32_t i = 0;
   return file != nullptr && key != nullptr && mica::gguf_find_key(*file, key, i) ? 1 : 0;

@@ -45,8 +45,8 @@ typedef struct mica_gguf_tensor {
 } mica_gguf_tensor;
 
 /* Opens a regular file. Errors: NOT_FOUND, IO (also: a directory, a FIFO), BAD_FILE (with the key
- * or tensor and the reason), UNSUPPORTED (a version or tensor type this build lacks),
- * OUT_OF_MEMORY. */
+ * or tensor and the reason), UNSUPPORTED (a version or tensor type this build lacks; more than 2^17
+ * keys or 2^20 tensors), CANCELLED, OUT_OF_MEMORY. */
 MICA_API mica_status mica_gguf_open(mica_context* context, const char* path, mica_gguf_mode mode,
                                     mica_gguf** out_file);
 /* NULL is a no-op. */
@@ -68,6 +68,9 @@ MICA_API uint64_t mica_gguf_n_keys(const mica_gguf* file);
 /* The i-th key's name, NULL past the end; its type, and for arrays the element type and count. */
 MICA_API const char* mica_gguf_key_at(const mica_gguf* file, uint64_t i, mica_gguf_type* out_type,
                                       mica_gguf_type* out_elem_type, uint64_t* out_n);
+/* The i-th key as it lies in the file: name, type and value, as another file can take it over
+ * whatever the type. NULL past the end. Lives as long as the file. */
+MICA_API const void* mica_gguf_key_raw(const mica_gguf* file, uint64_t i, size_t* out_bytes);
 /* 1 when the key exists. */
 MICA_API int mica_gguf_has(const mica_gguf* file, const char* key);
 

@@ -236,6 +236,34 @@ TEST_F(GgufBad, Class8NothingQuadratic) {
   }
 }
 
+TEST_F(GgufBad, MoreKeysThanAnyModelHas) {
+  const std::string zeros(64u << 20, '\0');
+  const auto counts = [&](int64_t n_keys, int64_t n_tensors) {
+    File f;
+    f.n_keys = n_keys;
+    f.n_tensors = n_tensors;
+    return f.bytes() + zeros;
+  };
+  expect(counts((1 << 17) + 1, 0), MICA_UNSUPPORTED, "131073 keys and 0 tensors; 131072 and");
+  expect(counts(0, (1 << 20) + 1), MICA_UNSUPPORTED, "0 keys and 1048577 tensors; 131072 and");
+}
+
+TEST_F(GgufBad, ALongArrayCanBeInterrupted) {
+  File f;
+  f.keys = {array_key("k", MICA_GGUF_STRING, 100000, std::string(800000, '\0'))};
+  const MemFile mem(f.bytes());
+  const volatile int32_t cancel = 1;
+  mica_context_params params = MICA_CONTEXT_PARAMS_INIT;
+  params.cancel = &cancel;
+  mica_context* context = nullptr;
+  ASSERT_EQ(mica_context_create(&params, &context), MICA_OK);
+  for (const mica_gguf_mode mode : {MICA_GGUF_MAP, MICA_GGUF_READ}) {
+    mica_gguf* file = nullptr;
+    EXPECT_EQ(mica_gguf_open(context, mem.path().c_str(), mode, &file), MICA_CANCELLED);
+  }
+  mica_context_release(context);
+}
+
 TEST_F(GgufBad, Class9DeclaredTypesAreBelieved) {
   // `scores` as u8 where a caller reads f32: converted, never reinterpreted or over-read.
   File f;

@@ -44,6 +44,19 @@ TEST_P(GgufValues, ListsKeysInFileOrder) {
   EXPECT_EQ(mica_gguf_has(file_, "n.u"), 0);
 }
 
+TEST_P(GgufValues, RawKeysAreTheFilesBytes) {
+  const File f = sample();
+  for (size_t i = 0; i < f.keys.size(); ++i) {
+    size_t bytes = 0;
+    const void* raw = mica_gguf_key_raw(file_, i, &bytes);
+    ASSERT_NE(raw, nullptr);
+    EXPECT_EQ(std::string(static_cast<const char*>(raw), bytes), f.keys[i]) << i;
+  }
+  size_t bytes = 0;
+  EXPECT_EQ(mica_gguf_key_raw(file_, f.keys.size(), &bytes), nullptr);
+  EXPECT_EQ(mica_gguf_key_raw(nullptr, 0, &bytes), nullptr);
+}
+
 TEST_P(GgufValues, ConvertsOnlyWithoutLoss) {
   struct Case {
     const char* key;
