@@ -11,7 +11,8 @@ constexpr const char* kBackends[] = {"cpu", "ref", "cuda", "vulkan"};
 Context new_context() {
   mica_context* context = nullptr;
   const mica_status status = mica_context_create(nullptr, &context);
-  if (status != MICA_OK) fail(status, "cannot create a context");
+  if (status != MICA_OK)
+    fail(status, std::string("cannot create a context: ") + mica_status_text(status));
   Context owner(context);
   add_backends(context);
   return owner;

@@ -1,6 +1,7 @@
 // Streaming a GGUF file to disk.
 #include "gguf_writer.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,9 @@ static_assert(std::endian::native == std::endian::little, "files are little-endi
 
 uint64_t aligned(uint64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
 
+// Where the system shows an open file, whatever its name.
+std::string own_path(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
+
 template <class T>
 std::string bytes_of(T value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
@@ -33,9 +37,8 @@ GgufWriter::GgufWriter(std::string path)
     : path_(std::move(path)), temporary_(path_ + ".part" + std::to_string(getpid())) {}
 
 GgufWriter::~GgufWriter() {
-  if (file_ == nullptr) return;
-  std::fclose(file_);
-  std::remove(temporary_.c_str());
+  if (file_ != nullptr) std::fclose(file_);
+  if (has_name_) std::remove(temporary_.c_str());
 }
 
 void GgufWriter::put_string(std::string_view text) {
@@ -66,107 +69,58 @@ void GgufWriter::add_string_array(std::string_view key, const std::vector<std::s
 }
 
 void GgufWriter::copy_key(const Metadata& file, uint64_t i_key) {
-  mica_gguf_type type{}, element{};
-  uint64_t n = 0;
-  const char* name = mica_gguf_key_at(file.file(), i_key, &type, &element, &n);
-  if (name == nullptr) fail(MICA_INVALID_ARGUMENT, "there is no such key");
-  const auto integer = [&] { return file.i64(name).value(); };
-  const auto floating = [&] {
-    double value = 0;
-    check(mica_gguf_get_f64(file.file(), name, &value), file.context());
-    return value;
-  };
-  switch (type) {
-    case MICA_GGUF_U8:
-      return add(name, type, static_cast<uint8_t>(integer()));
-    case MICA_GGUF_I8:
-      return add(name, type, static_cast<int8_t>(integer()));
-    case MICA_GGUF_U16:
-      return add(name, type, static_cast<uint16_t>(integer()));
-    case MICA_GGUF_I16:
-      return add(name, type, static_cast<int16_t>(integer()));
-    case MICA_GGUF_U32:
-      return add(name, type, static_cast<uint32_t>(integer()));
-    case MICA_GGUF_I32:
-      return add(name, type, static_cast<int32_t>(integer()));
-    case MICA_GGUF_I64:
-      return add(name, type, integer());
-    case MICA_GGUF_F32:
-      return add(name, type, static_cast<float>(floating()));
-    case MICA_GGUF_F64:
-      return add(name, type, floating());
-    case MICA_GGUF_BOOL:
-      return add(name, type, static_cast<uint8_t>(*file.boolean(name)));
-    case MICA_GGUF_STRING:
-      return add_string(name, *file.string(name));
-    case MICA_GGUF_U64: {
-      uint64_t value = 0;
-      check(mica_gguf_get_u64(file.file(), name, &value), file.context());
-      return add(name, type, value);
-    }
-    case MICA_GGUF_ARRAY:
-      return copy_array(file, name, element, n);
-    default:
-      break;
-  }
-  fail(MICA_UNSUPPORTED, "the key '" + escaped(name) + "' has an unknown type");
-}
-
-void GgufWriter::copy_array(const Metadata& file, const char* key, mica_gguf_type type,
-                            uint64_t n) {
-  if (type == MICA_GGUF_STRING) {
-    begin_array(key, type, n);
-    for (uint64_t i = 0; i < n; ++i) put_string(file.array_string(key, i));
-    return;
-  }
-  if (type == MICA_GGUF_F32) {
-    std::vector<float> values(n);
-    check(mica_gguf_array_f32(file.file(), key, 0, n, values.data()), file.context());
-    return add_array(key, type, values);
-  }
-  if (type == MICA_GGUF_ARRAY || type == MICA_GGUF_F64)
-    fail(MICA_UNSUPPORTED, "the key '" + escaped(key) + "' is an array that cannot be copied");
-  std::vector<int64_t> values(n);
-  check(mica_gguf_array_i64(file.file(), key, 0, n, values.data()), file.context());
-  begin_array(key, type, n);
-  for (const int64_t v : values) {
-    switch (type) {
-      case MICA_GGUF_U8:
-      case MICA_GGUF_I8:
-      case MICA_GGUF_BOOL:
-        put(static_cast<int8_t>(v));
-        break;
-      case MICA_GGUF_U16:
-      case MICA_GGUF_I16:
-        put(static_cast<int16_t>(v));
-        break;
-      case MICA_GGUF_U32:
-      case MICA_GGUF_I32:
-        put(static_cast<int32_t>(v));
-        break;
-      default:
-        put(v);
-    }
-  }
+  size_t bytes = 0;
+  const void* raw = mica_gguf_key_raw(file.file(), i_key, &bytes);
+  if (raw == nullptr) fail(MICA_INVALID_ARGUMENT, "there is no such key");
+  keys_.append(static_cast<const char*>(raw), bytes);
+  ++n_keys_;
 }
 
 void GgufWriter::add_tensor(const StoredTensor& tensor) { tensors_.push_back(tensor); }
 
+void GgufWriter::create() {
+  // Beside its place, so that a rename can move it there.
+  const size_t slash = path_.rfind('/');
+  const std::string folder = slash == path_.npos ? "." : path_.substr(0, slash + 1);
+  int fd = open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+  if (fd >= 0 && access(own_path(fd).c_str(), F_OK) != 0) {  // it could not be given a name
+    close(fd);
+    fd = -1;
+  }
+  if (fd < 0) {
+    fd = open(temporary_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+    has_name_ = fd >= 0;
+  }
+  if (fd >= 0) file_ = fdopen(fd, "wb");
+  if (file_ != nullptr) return;
+  const int reason = errno;
+  if (fd >= 0) close(fd);
+  fail(MICA_IO, "cannot create '" + escaped(temporary_) + "': " + std::strerror(reason));
+}
+
+bool GgufWriter::link_temporary() {
+  if (!has_name_)
+    has_name_ = linkat(AT_FDCWD, own_path(fileno(file_)).c_str(), AT_FDCWD, temporary_.c_str(),
+                       AT_SYMLINK_FOLLOW) == 0;
+  return has_name_;
+}
+
 void GgufWriter::begin() {
-  std::string head = "GGUF" + bytes_of(uint32_t{3});
-  head += bytes_of(uint64_t{tensors_.size()}) + bytes_of(n_keys_) + keys_;
+  create();
+  const std::string head =
+      "GGUF" + bytes_of(uint32_t{3}) + bytes_of(uint64_t{tensors_.size()}) + bytes_of(n_keys_);
+  write_raw(head.data(), head.size());
+  write_raw(keys_.data(), keys_.size());
+  std::string().swap(keys_);
   uint64_t offset = 0;
   for (const StoredTensor& t : tensors_) {
-    head += bytes_of(uint64_t{t.name.size()}) + t.name;
-    head += bytes_of(static_cast<uint32_t>(t.dim.size()));
-    for (const int64_t d : t.dim) head += bytes_of(d);
-    head += bytes_of(static_cast<uint32_t>(t.dtype)) + bytes_of(offset);
+    std::string entry = bytes_of(uint64_t{t.name.size()}) + t.name;
+    entry += bytes_of(static_cast<uint32_t>(t.dim.size()));
+    for (const int64_t d : t.dim) entry += bytes_of(d);
+    entry += bytes_of(static_cast<uint32_t>(t.dtype)) + bytes_of(offset);
+    write_raw(entry.data(), entry.size());
     offset = aligned(offset + t.bytes());
   }
-  file_ = std::fopen(temporary_.c_str(), "wbx");
-  if (file_ == nullptr)
-    fail(MICA_IO, "cannot create '" + escaped(temporary_) + "': " + std::strerror(errno));
-  write_raw(head.data(), head.size());
   pad();
 }
 
@@ -198,11 +152,17 @@ void GgufWriter::write(const void* data, uint64_t bytes) {
 void GgufWriter::finish() {
   if (file_ == nullptr || i_tensor_ != tensors_.size())
     fail(MICA_INVALID_ARGUMENT, "the data of some tensors is missing");
-  bool ok = std::fflush(file_) == 0 && fsync(fileno(file_)) == 0;
-  ok = std::fclose(std::exchange(file_, nullptr)) == 0 && ok;
-  if (ok && std::rename(temporary_.c_str(), path_.c_str()) == 0) return;
-  const int reason = errno;
-  std::remove(temporary_.c_str());
+  bool ok = std::fflush(file_) == 0 && fsync(fileno(file_)) == 0 && link_temporary();
+  int reason = errno;
+  if (std::fclose(std::exchange(file_, nullptr)) != 0 && ok) {
+    ok = false;
+    reason = errno;
+  }
+  if (ok && std::rename(temporary_.c_str(), path_.c_str()) == 0) {
+    has_name_ = false;
+    return;
+  }
+  if (ok) reason = errno;
   fail(MICA_IO, "writing '" + escaped(path_) + "' failed: " + std::strerror(reason));
 }
 

@@ -1,5 +1,7 @@
 // Writes GGUF files, version 3: keys and tensors are declared, then the data streams through. The
-// file appears under its name only when it is complete.
+// file appears under its name only when it is complete. Until then it has no name where the file
+// system can do that (O_TMPFILE), so that nothing is left however the process ends; elsewhere it is
+// called PATH.partPID, and the destructor removes it.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -32,8 +34,10 @@ class GgufWriter {
     for (const T value : values) put(value);
   }
   void add_string_array(std::string_view key, const std::vector<std::string>& values);
-  // A key of a file that is read, whatever its type. Arrays of arrays are UNSUPPORTED.
+  // A key of a file that is read, byte for byte, whatever its type.
   void copy_key(const Metadata& file, uint64_t i_key);
+  // Room for so many bytes of keys, so that they are held once while they are added.
+  void reserve_keys(size_t bytes) { keys_.reserve(bytes); }
 
   void add_tensor(const StoredTensor& tensor);
   // Creates the file and writes all that was declared.
@@ -46,12 +50,14 @@ class GgufWriter {
  private:
   void begin_key(std::string_view key, mica_gguf_type type);
   void begin_array(std::string_view key, mica_gguf_type type, uint64_t n);
-  void copy_array(const Metadata& file, const char* key, mica_gguf_type type, uint64_t n);
   void put_string(std::string_view text);
   template <class T>
   void put(T value) {
     keys_.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
+  void create();
+  // Gives a file without a name its temporary one.
+  bool link_temporary();
   void write_raw(const void* data, size_t bytes);
   void pad();
 
@@ -60,6 +66,7 @@ class GgufWriter {
   uint64_t n_keys_ = 0;
   std::vector<StoredTensor> tensors_;
   std::FILE* file_ = nullptr;
+  bool has_name_ = false;      // there is a file called temporary_
   uint64_t position_ = 0;      // of the next byte of the file
   size_t i_tensor_ = 0;        // whose data comes
   uint64_t tensor_bytes_ = 0;  // of it that came

@@ -20,11 +20,11 @@ uint64_t Metadata::array_size(const std::string& key) const {
   return n;
 }
 
-std::string Metadata::array_string(const std::string& key, uint64_t i) const {
+std::string_view Metadata::array_string(const std::string& key, uint64_t i) const {
   const char* data = nullptr;
   size_t size = 0;
   check(bad_file(mica_gguf_array_string(file_, key.c_str(), i, &data, &size)), context_);
-  return std::string(data, size);
+  return {data, size};
 }
 
 }  // namespace mica_llama

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "failure.h"
@@ -36,7 +37,8 @@ using CoreSession = Handle<mica_session, mica_session_release>;
 // A file's metadata. A key that is absent gives nullopt; one of another type is an error.
 class Metadata {
  public:
-  Metadata(mica_gguf* file, mica_context* context) : file_(file), context_(context) {}
+  Metadata(mica_gguf* file, mica_context* context, const volatile int32_t* cancel = nullptr)
+      : file_(file), context_(context), cancel_(cancel) {}
 
   std::optional<uint32_t> u32(const std::string& key) const {
     return get<uint32_t>(key, mica_gguf_get_u32);
@@ -55,7 +57,13 @@ class Metadata {
   bool has(const std::string& key) const { return mica_gguf_has(file_, key.c_str()) != 0; }
   // Elements of an array; 0 when the key is absent.
   uint64_t array_size(const std::string& key) const;
-  std::string array_string(const std::string& key, uint64_t i) const;
+  // Lives as long as the file. Fast when the indices of a key rise.
+  std::string_view array_string(const std::string& key, uint64_t i) const;
+
+  // Fails with CANCELLED when the context's caller wants it: for loops over what a file holds.
+  void check_cancelled() const {
+    if (cancel_ != nullptr && *cancel_ != 0) fail(MICA_CANCELLED, "cancelled");
+  }
 
   mica_gguf* file() const { return file_; }
   mica_context* context() const { return context_; }
@@ -76,6 +84,7 @@ class Metadata {
 
   mica_gguf* file_;
   mica_context* context_;
+  const volatile int32_t* cancel_;
 };
 
 }  // namespace mica_llama

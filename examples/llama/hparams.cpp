@@ -93,7 +93,7 @@ void Hparams::validate() const {
   in_range("the context length", n_ctx_train, 1, kMaxContext);
   in_range("the sliding window", window, 0, kMaxContext);
   finite_in_range("epsilon of the norms", norm_eps, 0.0f, 1.0f);
-  in_range("the number of rotated dimensions", n_rot, 0, head_dim_k);
+  in_range("the number of rotated dimensions", n_rot, 2, head_dim_k);
   if (n_rot % 2 != 0) fail(MICA_BAD_FILE, "the number of rotated dimensions is odd");
   finite_in_range("the rope base", rope_base, 1.0f, 1e12f);
   finite_in_range("the rope scale", rope_linear_scale, 1e-6f, 1e3f);

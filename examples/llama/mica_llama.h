@@ -43,9 +43,13 @@ typedef struct mica_llama_model_params {
   /* May be NULL. Called while loading with bytes done and bytes in all; non-zero cancels. */
   int (*progress)(void* user, uint64_t done, uint64_t total);
   void* progress_user;
+  /* 0: the file is read, and one that changes or becomes shorter while it loads is an error (IO).
+   * Else it is mapped until the weights are loaded: a file that becomes shorter in that time then
+   * raises SIGBUS, which ends the host unless it handles that. */
+  int32_t map_file;
 } mica_llama_model_params;
 #define MICA_LLAMA_MODEL_PARAMS_INIT \
-  { sizeof(mica_llama_model_params), NULL, 0, NULL, NULL, 0, NULL, NULL }
+  { sizeof(mica_llama_model_params), NULL, 0, NULL, NULL, 0, NULL, NULL, 0 }
 
 /* Reads and checks a GGUF file's metadata and describes its weights; loads no weight. `params` may
  * be NULL. Errors: NOT_FOUND (file or device), IO (not a regular file), BAD_FILE, UNSUPPORTED (an
@@ -171,10 +175,11 @@ typedef struct mica_llama_batch {
   const uint8_t* outputs;       /* per token: non-zero to get its logits; NULL: each span's last */
 } mica_llama_batch;
 
-/* Runs the tokens, in several steps when there are more than n_batch. On an error the sequences are
- * as before, but what a sliding window has let go. Errors: INVALID_ARGUMENT (ids, sequences,
- * weights not loaded), CACHE_FULL (the context or the cache is full; nothing ran), CANCELLED,
- * OUT_OF_MEMORY, DEVICE_LOST. */
+/* Runs the tokens, in several steps when there are more than n_batch. On an error each sequence
+ * ends where it did before; where a sliding window has let go of what it would go on with, the
+ * sequence is emptied (mica_llama_seq_next is 0), and the error's text says which were. Errors:
+ * INVALID_ARGUMENT (ids, sequences, weights not loaded), CACHE_FULL (the context or the cache is
+ * full; nothing ran), CANCELLED, OUT_OF_MEMORY, DEVICE_LOST. */
 MICA_API mica_status mica_llama_decode(mica_llama_session* session, const mica_llama_batch* batch);
 /* Rows of logits of the last decode. */
 MICA_API uint32_t mica_llama_n_outputs(const mica_llama_session* session);
@@ -202,7 +207,8 @@ typedef struct mica_llama_sampler {
  * sampler, and the sequence and position of the row alone. Sampling with the same settings step
  * after step is part of the decode step itself, and reads back nothing but the tokens; a repeat
  * penalty, or other settings than last time, reads the row of logits. Errors: INVALID_ARGUMENT,
- * CANCELLED, OUT_OF_MEMORY, DEVICE_LOST. */
+ * BAD_FILE (all logits are NaN or -infinity: damaged weights), CANCELLED, OUT_OF_MEMORY,
+ * DEVICE_LOST. */
 MICA_API mica_status mica_llama_sample(mica_llama_session* session, uint32_t i_output,
                                        const mica_llama_sampler* sampler, int32_t* out_token);
 

@@ -75,7 +75,8 @@ Context Model::new_context(uint32_t n_threads, const volatile int32_t* cancel) c
   params.memory_budget_bytes = memory_budget_bytes_;
   mica_context* context = nullptr;
   const mica_status status = mica_context_create(&params, &context);
-  if (status != MICA_OK) fail(status, "cannot create a context");
+  if (status != MICA_OK)
+    fail(status, std::string("cannot create a context: ") + mica_status_text(status));
   Context owner(context);
   add_backends(context);
   return owner;
@@ -96,9 +97,10 @@ std::shared_ptr<Model> Model::open(const char* path, const mica_llama_model_para
   std::shared_ptr<Model> model(new Model(params));
   mica_context* context = model->context_.get();
   mica_gguf* file = nullptr;
-  check(mica_gguf_open(context, path, MICA_GGUF_MAP, &file), context);
+  const mica_gguf_mode mode = params.map_file != 0 ? MICA_GGUF_MAP : MICA_GGUF_READ;
+  check(mica_gguf_open(context, path, mode, &file), context);
   model->file_.reset(file);
-  model->set_parts(read_parts(Metadata(file, context)));
+  model->set_parts(read_parts(Metadata(file, context, params.cancel)));
   return model;
 }
 

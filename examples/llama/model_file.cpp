@@ -1,6 +1,7 @@
 // Architecture, tensors and tokenizer of a GGUF file.
 #include "model_file.h"
 
+#include <algorithm>
 #include <cctype>
 #include <cstdio>
 #include <map>
@@ -27,12 +28,18 @@ std::string shape_text(const std::vector<int64_t>& dim) {
 }
 
 // The vocabulary's size is the embedding's: the ids that the network can look up.
-uint32_t vocabulary_size(const Metadata& file) {
+uint32_t vocabulary_size(const Metadata& file, const Architecture& architecture) {
   const mica_gguf_tensor* t = mica_gguf_tensor_find(file.file(), "token_embd.weight");
   if (t == nullptr) fail(MICA_BAD_FILE, "the tensor token_embd.weight is missing");
   if (t->rank != 2 || t->dim[1] > UINT32_MAX)
     fail(MICA_BAD_FILE, "token_embd.weight is not a table");
-  return static_cast<uint32_t>(t->dim[1]);
+  const auto n_vocab = static_cast<uint32_t>(t->dim[1]);
+  const std::string key = std::string(architecture.name) + ".vocab_size";
+  const uint32_t said = file.u32(key).value_or(n_vocab);
+  if (said != n_vocab)
+    fail(MICA_BAD_FILE, "the key " + key + " is " + std::to_string(said) + ", the embedding has " +
+                            std::to_string(n_vocab) + " rows");
+  return n_vocab;
 }
 
 std::vector<StoredTensor> match_tensors(const Metadata& file, const Architecture& architecture,
@@ -48,6 +55,10 @@ std::vector<StoredTensor> match_tensors(const Metadata& file, const Architecture
     if (stored.dim != want.dim)
       fail(MICA_BAD_FILE, "the tensor " + want.name + " has the shape " + shape_text(stored.dim) +
                               ", it must be " + shape_text(want.dim));
+    if (t->dtype == MICA_I32 || t->dtype == MICA_I64)
+      fail(MICA_BAD_FILE, "the tensor " + want.name + " holds integers of type " +
+                              mica_dtype_get(t->dtype)->name +
+                              ", weights are numbers with a fraction");
     found.push_back(std::move(stored));
   }
   if (found.size() == mica_gguf_n_tensors(file.file())) return found;
@@ -67,32 +78,54 @@ int32_t token_id(const Metadata& file, const char* name) {
   return static_cast<int32_t>(*id);
 }
 
-std::vector<std::string> string_list(const Metadata& file, const std::string& key) {
-  std::vector<std::string> list(file.array_size(key));
-  for (size_t i = 0; i < list.size(); ++i) list[i] = file.array_string(key, i);
-  return list;
+void append_strings(const Metadata& file, const std::string& key, TextList& list) {
+  constexpr uint64_t kBetweenLooks = 4096;
+  const uint64_t n = file.array_size(key);
+  for (uint64_t i = 0; i < n; ++i) {
+    if (i % kBetweenLooks == 0) file.check_cancelled();
+    list.push_back(file.array_string(key, i));
+  }
 }
 
-std::vector<int32_t> token_types(const Metadata& file) {
+// Fails unless the array is absent or has one element a token: nothing is made of another.
+uint64_t array_size_a_token(const Metadata& file, const std::string& key, uint64_t n_vocab) {
+  const uint64_t n = file.array_size(key);
+  if (n != 0 && n != n_vocab)
+    fail(MICA_BAD_FILE, "the key " + key + " has " + std::to_string(n) + " entries for " +
+                            std::to_string(n_vocab) + " tokens");
+  return n;
+}
+
+// Calls `get(first, n)` for parts of an array, so that only a part is held as it is converted.
+template <class Get>
+void in_parts(const Metadata& file, uint64_t n, const Get& get) {
+  constexpr uint64_t kPart = 4096;
+  for (uint64_t first = 0; first < n; first += kPart) {
+    file.check_cancelled();
+    const mica_status status = get(first, std::min(kPart, n - first));
+    check(status == MICA_INVALID_ARGUMENT ? MICA_BAD_FILE : status, file.context());
+  }
+}
+
+std::vector<int32_t> token_types(const Metadata& file, uint64_t n_vocab) {
   const std::string key = "tokenizer.ggml.token_type";
-  std::vector<int64_t> wide(file.array_size(key));
-  if (wide.empty()) return {};
-  const mica_status status =
-      mica_gguf_array_i64(file.file(), key.c_str(), 0, wide.size(), wide.data());
-  check(status == MICA_INVALID_ARGUMENT ? MICA_BAD_FILE : status, file.context());
-  std::vector<int32_t> types;
-  types.reserve(wide.size());
-  for (const int64_t t : wide) types.push_back(t >= 0 && t < 100 ? static_cast<int32_t>(t) : 0);
+  std::vector<int32_t> types(array_size_a_token(file, key, n_vocab));
+  std::vector<int64_t> part(4096);
+  in_parts(file, types.size(), [&](uint64_t first, uint64_t n) {
+    const mica_status status = mica_gguf_array_i64(file.file(), key.c_str(), first, n, part.data());
+    for (uint64_t i = 0; status == MICA_OK && i < n; ++i)
+      types[first + i] = part[i] >= 0 && part[i] < 100 ? static_cast<int32_t>(part[i]) : 0;
+    return status;
+  });
   return types;
 }
 
-std::vector<float> token_scores(const Metadata& file) {
+std::vector<float> token_scores(const Metadata& file, uint64_t n_vocab) {
   const std::string key = "tokenizer.ggml.scores";
-  std::vector<float> scores(file.array_size(key));
-  if (scores.empty()) return {};
-  const mica_status status =
-      mica_gguf_array_f32(file.file(), key.c_str(), 0, scores.size(), scores.data());
-  check(status == MICA_INVALID_ARGUMENT ? MICA_BAD_FILE : status, file.context());
+  std::vector<float> scores(array_size_a_token(file, key, n_vocab));
+  in_parts(file, scores.size(), [&](uint64_t first, uint64_t n) {
+    return mica_gguf_array_f32(file.file(), key.c_str(), first, n, scores.data() + first);
+  });
   return scores;
 }
 
@@ -102,13 +135,14 @@ std::unique_ptr<Tokenizer> read_tokenizer(const Metadata& file, uint32_t n_vocab
   v.model = file.string(prefix + "model").value_or("no_vocab");
   if (v.model == "no_vocab" || v.model == "none") return nullptr;
   v.pre = file.string(prefix + "pre").value_or("");
-  v.tokens = string_list(file, prefix + "tokens");
-  if (v.tokens.size() != n_vocab)
-    fail(MICA_BAD_FILE, "the tokenizer has " + std::to_string(v.tokens.size()) +
+  const uint64_t n_tokens = file.array_size(prefix + "tokens");
+  if (n_tokens != n_vocab)
+    fail(MICA_BAD_FILE, "the tokenizer has " + std::to_string(n_tokens) +
                             " tokens, the embedding has " + std::to_string(n_vocab));
-  v.scores = token_scores(file);
-  v.types = token_types(file);
-  v.merges = string_list(file, prefix + "merges");
+  append_strings(file, prefix + "tokens", v.tokens);
+  v.scores = token_scores(file, n_vocab);
+  v.types = token_types(file, n_vocab);
+  append_strings(file, prefix + "merges", v.merges);
   v.bos = token_id(file, "bos_token_id");
   v.eos = token_id(file, "eos_token_id");
   v.eot = token_id(file, "eot_token_id");
@@ -139,7 +173,7 @@ ModelParts read_parts(const Metadata& file) {
   ModelParts parts;
   parts.architecture = &find_architecture(file);
   parts.hparams = parts.architecture->read(file);
-  parts.hparams.n_vocab = vocabulary_size(file);
+  parts.hparams.n_vocab = vocabulary_size(file, *parts.architecture);
   parts.hparams.validate();
   parts.tensors = match_tensors(file, *parts.architecture, parts.hparams);
   parts.tokenizer = read_tokenizer(file, parts.hparams.n_vocab);

@@ -2,6 +2,7 @@
 #include "session.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "mica/ops.h"
@@ -13,6 +14,19 @@ constexpr uint32_t kDefaultContext = 4096;
 constexpr uint32_t kDefaultBatch = 512;
 constexpr uint32_t kMaxContext = 1u << 24;
 constexpr uint32_t kMaxBatch = 1u << 16;
+
+constexpr int64_t kEmptied = -1;  // of a sequence that could not be taken back
+
+// The end of a sentence that names the sequences whose `before` is kEmptied; "" when there is none.
+std::string emptied_text(const mica_llama_batch& batch, const std::vector<int64_t>& before) {
+  std::string names;
+  for (uint32_t i = 0; i < batch.n_spans; ++i)
+    if (before[i] == kEmptied)
+      names += (names.empty() ? "" : ", ") + std::to_string(batch.spans[i].seq);
+  if (names.empty()) return names;
+  return "; emptied: sequence " + names +
+         ", whose sliding window has let go of what it would go on with";
+}
 
 uint32_t limited(const char* what, uint32_t value, uint32_t high) {
   if (value <= high) return value;
@@ -286,11 +300,23 @@ void Session::decode(const mica_llama_batch& batch) {
   Chunk chunk;
   try {
     while (next_chunk(batch, done, chunk)) run_chunk(chunk);
-  } catch (...) {
-    rows_.clear();
-    for (uint32_t i = 0; i < batch.n_spans; ++i)
-      (void)mica_kv_seq_rm(cache_.get(), batch.spans[i].seq, before[i], -1);
+  } catch (Failure& failure) {
+    take_back(batch, before);
+    failure.text += emptied_text(batch, before);
     throw;
+  } catch (const std::bad_alloc&) {
+    take_back(batch, before);
+    fail(MICA_OUT_OF_MEMORY, "out of host memory" + emptied_text(batch, before));
+  }
+}
+
+void Session::take_back(const mica_llama_batch& batch, std::vector<int64_t>& before) {
+  rows_.clear();
+  for (uint32_t i = 0; i < batch.n_spans; ++i) {
+    const uint32_t seq = batch.spans[i].seq;
+    if (mica_kv_seq_rm(cache_.get(), seq, before[i], -1) == MICA_OK) continue;
+    (void)mica_kv_seq_rm(cache_.get(), seq, 0, -1);  // of the whole sequence: nothing can refuse it
+    before[i] = kEmptied;
   }
 }
 
@@ -373,9 +399,20 @@ int32_t Session::sample(uint32_t i_output, const mica_llama_sampler& s) {
   column.keys[3] = static_cast<int32_t>(r.position);
   wanted_[r.seq] = column;
   const bool in_step = last_plan_ != nullptr && samples(last_plan_) && i_output >= i_step_row_;
-  if (penalized || !in_step || !(r.sampled_with == column))
-    return sample_again(i_output, s, column);
-  return sampled_token(i_output - i_step_row_);
+  const int32_t token = penalized || !in_step || !(r.sampled_with == column)
+                            ? sample_again(i_output, s, column)
+                            : sampled_token(i_output - i_step_row_);
+  if (token == 0) require_choice(i_output);
+  return token;
+}
+
+void Session::require_choice(uint32_t i_output) {
+  const float* row = logits(i_output);
+  const auto is_candidate = [](float x) { return !std::isnan(x) && x != -HUGE_VALF; };
+  if (std::any_of(row, row + model_->hparams().n_vocab, is_candidate)) return;
+  fail(MICA_BAD_FILE, "the logits at position " + std::to_string(rows_[i_output].position) +
+                          " are no numbers: the model's weights are damaged, or too large for the "
+                          "types it runs in");
 }
 
 int32_t Session::sampled_token(uint32_t i) {

@@ -68,9 +68,14 @@ class Session {
   // end.
   bool next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done, Chunk& chunk) const;
   void run_chunk(Chunk& chunk);
+  // After a decode that failed: the sequences end where they did, `before` each span, or are
+  // emptied where a window refuses that, and `before` says so. Allocates nothing.
+  void take_back(const mica_llama_batch& batch, std::vector<int64_t>& before);
   void set(const char* input, const void* data, size_t bytes);
   // Copies the last step's rows of logits to logits_, before another plan overwrites them.
   void fetch();
+  // Fails when the row has no logit to choose: the op mica_sample then answers 0.
+  void require_choice(uint32_t i_output);
   // What the last step sampled in its row `i`.
   int32_t sampled_token(uint32_t i);
   const Row& row(uint32_t i_output) const;

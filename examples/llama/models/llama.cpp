@@ -79,10 +79,8 @@ mica_tensor attend(const Hparams& h, const StepGraph& s, const mica_rope_params&
   mica_tensor q = split_heads(s, project(s, blk + ".attn_q", x), h.head_dim_k, h.n_heads);
   mica_tensor k = split_heads(s, project(s, blk + ".attn_k", x), h.head_dim_k, h.n_kv_heads);
   mica_tensor v = split_heads(s, project(s, blk + ".attn_v", x), h.head_dim_v, h.n_kv_heads);
-  if (h.n_rot != 0) {
-    q = mica_rope(g, q, kv.positions, &rope);
-    k = mica_rope(g, k, kv.positions, &rope);
-  }
+  q = mica_rope(g, q, kv.positions, &rope);
+  k = mica_rope(g, k, kv.positions, &rope);
   mica_kv_append(g, &kv, k, v);
   const mica_attention_params params = MICA_ATTENTION_PARAMS_INIT;
   const mica_tensor y = mica_attention(g, q, &kv, &params);

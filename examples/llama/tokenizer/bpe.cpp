@@ -41,13 +41,35 @@ std::string to_alphabet(std::string_view bytes) {
   return text;
 }
 
-uint64_t pair_key(int32_t left, int32_t right) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
-}
-
 }  // namespace
 
-std::unique_ptr<Bpe> Bpe::create(const std::vector<std::string>& merges, std::string_view pre,
+void Bpe::Rules::reserve(size_t n) {
+  size_t size = 16;
+  while (n * 4 > size * 3) size *= 2;
+  slots_.assign(size, -1);
+  rules_.reserve(n);
+}
+
+size_t Bpe::Rules::slot_of(int32_t left, int32_t right) const {
+  const uint64_t pair =
+      uint64_t{static_cast<uint32_t>(left)} << 32 | uint64_t{static_cast<uint32_t>(right)};
+  const size_t mask = slots_.size() - 1;
+  size_t at = static_cast<size_t>(hash_mix(pair ^ seed_, 0x9e3779b97f4a7c15u ^ seed_)) & mask;
+  for (; slots_[at] >= 0; at = (at + 1) & mask) {
+    const Rule& rule = rules_[static_cast<size_t>(slots_[at])];
+    if (rule.left == left && rule.right == right) break;
+  }
+  return at;
+}
+
+void Bpe::Rules::add(const Rule& rule) {
+  int32_t& slot = slots_[slot_of(rule.left, rule.right)];
+  if (slot >= 0) return;
+  slot = static_cast<int32_t>(rules_.size());
+  rules_.push_back(rule);
+}
+
+std::unique_ptr<Bpe> Bpe::create(const TextList& merges, std::string_view pre,
                                  const TokenIndex& index, std::string& error) {
   std::unique_ptr<Bpe> bpe(new Bpe(index));
   bpe->pre_ = PreTokenizer::create(pre, error);
@@ -59,8 +81,9 @@ std::unique_ptr<Bpe> Bpe::create(const std::vector<std::string>& merges, std::st
   return bpe;
 }
 
-bool Bpe::add_merges(const std::vector<std::string>& merges, std::string& error) {
+bool Bpe::add_merges(const TextList& merges, std::string& error) {
   rules_.reserve(merges.size());
+  std::string both;
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string_view merge = merges[i];
     // The alphabet has no space, so the one between the parts is the first.
@@ -71,10 +94,14 @@ bool Bpe::add_merges(const std::vector<std::string>& merges, std::string& error)
       return false;
     }
     const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
-    std::string both(left);
-    both += right;
-    const uint64_t key = pair_key(intern(left), intern(right));
-    rules_.emplace(key, Rule{static_cast<int32_t>(i), intern(both)});  // a repeat is ignored
+    both.assign(left).append(right);
+    const int32_t left_id = intern(left), right_id = intern(right);
+    rules_.add({left_id, right_id, intern(both)});  // a repeat is ignored
+    if (others_.size() > kMaxOthers) {
+      error = "the merges name more than " + std::to_string(kMaxOthers) +
+              " texts that are no tokens, up to merge " + std::to_string(i);
+      return false;
+    }
   }
   return true;
 }
@@ -82,8 +109,13 @@ bool Bpe::add_merges(const std::vector<std::string>& merges, std::string& error)
 int32_t Bpe::intern(std::string_view text) {
   const int32_t id = index_->find(text);
   if (id >= 0) return id;
-  const int32_t next = kFirstOther + static_cast<int32_t>(others_.size());
-  return others_.emplace(text, next).first->second;
+  int32_t other = other_index_.find(text);
+  if (other < 0) {
+    other = static_cast<int32_t>(others_.size());
+    others_.push_back(text);
+    other_index_.add(other);
+  }
+  return kFirstOther + other;
 }
 
 void Bpe::encode(std::string_view text, std::vector<int32_t>& ids) const {
@@ -115,9 +147,9 @@ void Bpe::encode_word(std::string_view word, std::vector<Symbol>& symbols,
     append_symbol(symbols, i, 1, byte_symbols_[static_cast<unsigned char>(word[i])]);
   }
   merge_symbols(symbols, [&](const Symbol& left, const Symbol& right) -> std::optional<Merged> {
-    const auto rule = rules_.find(pair_key(left.id, right.id));
-    if (rule == rules_.end()) return std::nullopt;
-    return Merged{static_cast<double>(rule->second.rank), rule->second.id};
+    const int32_t rank = rules_.rank(left.id, right.id);
+    if (rank < 0) return std::nullopt;
+    return Merged{static_cast<double>(rank), rules_[rank].id};
   });
   for (const Symbol& symbol : symbols) {
     if (symbol.n_bytes == 0) continue;

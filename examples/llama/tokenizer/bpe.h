@@ -6,11 +6,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "merge.h"
 #include "pretokenizer.h"
+#include "text_list.h"
 #include "token_index.h"
 
 namespace mica_llama {
@@ -19,7 +19,8 @@ class Bpe {
  public:
   // `index` must outlive it. nullptr and one sentence for a merge that is not two parts or an
   // unknown pre-tokenizer.
-  static std::unique_ptr<Bpe> create(const std::vector<std::string>& merges, std::string_view pre,
+  // Merges may name up to kMaxOthers texts that are no tokens.
+  static std::unique_ptr<Bpe> create(const TextList& merges, std::string_view pre,
                                      const TokenIndex& index, std::string& error);
 
   // Appends the ids of a plain text, any bytes. A byte that has no token is left out.
@@ -31,13 +32,31 @@ class Bpe {
   bool adds_bos() const { return pre_->adds_bos(); }
 
  private:
-  struct Rule {
-    int32_t rank;  // the lowest merges first
-    int32_t id;    // of the symbol that it makes
+  // The rules in order, the best first, and where to find the one of a pair.
+  class Rules {
+   public:
+    struct Rule {
+      int32_t left, right;
+      int32_t id;  // of the symbol that the two become
+    };
+    Rules() : seed_(hash_seed()) {}
+    void reserve(size_t n);
+    // A pair that has a rule keeps it.
+    void add(const Rule& rule);
+    // -1 when there is none.
+    int32_t rank(int32_t left, int32_t right) const { return slots_[slot_of(left, right)]; }
+    const Rule& operator[](int32_t rank) const { return rules_[static_cast<size_t>(rank)]; }
+
+   private:
+    size_t slot_of(int32_t left, int32_t right) const;
+
+    uint64_t seed_;
+    std::vector<Rule> rules_;
+    std::vector<int32_t> slots_;  // a power of two of ranks, a quarter free at least; -1: free
   };
 
-  explicit Bpe(const TokenIndex& index) : index_(&index) {}
-  bool add_merges(const std::vector<std::string>& merges, std::string& error);
+  explicit Bpe(const TokenIndex& index) : index_(&index), other_index_(others_) {}
+  bool add_merges(const TextList& merges, std::string& error);
   int32_t intern(std::string_view text);
   void encode_word(std::string_view word, std::vector<Symbol>& symbols,
                    std::vector<int32_t>& ids) const;
@@ -47,8 +66,10 @@ class Bpe {
   // A symbol is a token's id, or kFirstOther and up for a text that merges name and the
   // vocabulary lacks.
   static constexpr int32_t kFirstOther = 1 << 30;
-  std::unordered_map<std::string, int32_t> others_;
-  std::unordered_map<uint64_t, Rule> rules_;  // by the ids of the left and the right symbol
+  static constexpr size_t kMaxOthers = size_t{1} << 20;
+  TextList others_;
+  TokenIndex other_index_;
+  Rules rules_;
   std::array<int32_t, 256> byte_symbols_ = {};
 };
 

@@ -75,12 +75,18 @@ bool is_chatml(std::string_view template_text) {
 }
 
 std::string chatml_default_system(std::string_view template_text) {
-  size_t at = 0;
+  // A turn holds no other, so one that another interrupts is skipped: each byte is looked at once.
+  size_t at = 0, end = 0;
   while ((at = template_text.find(kSystemTurn, at)) != template_text.npos) {
     const char before = at == 0 ? '\0' : template_text[at - 1];
     at += kSystemTurn.size();
-    const size_t end = template_text.find(kEnd, at);
+    if (end < at) end = template_text.find(kEnd, at);
     if (end == template_text.npos) break;
+    const size_t next = template_text.substr(0, end).find(kStart, at);
+    if (next != template_text.npos) {
+      at = next;
+      continue;
+    }
     std::string system = literal_turn(template_text.substr(at, end - at), before);
     if (!system.empty()) return system;
   }

@@ -102,6 +102,7 @@ Code compile(const char* expression, std::string& error) {
   Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression), PCRE2_ZERO_TERMINATED,
                           PCRE2_UTF | PCRE2_UCP, &number, &at, nullptr));
   if (!code) {
+    if (number == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();
     PCRE2_UCHAR text[256] = {};
     pcre2_get_error_message(number, text, sizeof text);
     error = "PCRE2 does not take a pre-tokenizer's expression: ";

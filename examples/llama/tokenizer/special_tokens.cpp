@@ -1,4 +1,4 @@
-// Special tokens inside text: a trie, and longest-first choice among what it finds.
+// Special tokens inside text: sorted texts, and longest-first choice among what is found.
 #include "special_tokens.h"
 
 #include <algorithm>
@@ -8,49 +8,65 @@
 
 namespace mica_llama {
 
-SpecialTokens::SpecialTokens() : nodes_(1) {}
+void SpecialTokens::Sorted::add(std::string_view text, int32_t id) {
+  tokens_.push_back({text, id, -1});
+  begins_[static_cast<unsigned char>(text[0])] = true;
+}
 
-uint32_t SpecialTokens::child(uint32_t node, char byte) const {
-  if (node == 0) return first_[static_cast<unsigned char>(byte)];
-  for (const auto& [edge, to] : nodes_[node].children) {
-    if (edge == byte) return to;
+void SpecialTokens::Sorted::finish() {
+  std::sort(tokens_.begin(), tokens_.end(), [](const Token& a, const Token& b) {
+    return std::tie(a.text, a.id) < std::tie(b.text, b.id);
+  });
+  const auto same = [](const Token& a, const Token& b) { return a.text == b.text; };
+  tokens_.erase(std::unique(tokens_.begin(), tokens_.end(), same), tokens_.end());
+  // A text stands behind those that it begins with, and only texts that begin with them lie
+  // between: the parent is the token before, or one of its parents.
+  for (size_t i = 1; i < tokens_.size(); ++i) {
+    auto parent = static_cast<int32_t>(i - 1);
+    while (parent >= 0 && !tokens_[i].text.starts_with(tokens_[static_cast<size_t>(parent)].text))
+      parent = tokens_[static_cast<size_t>(parent)].parent;
+    tokens_[i].parent = parent;
   }
-  return 0;
+}
+
+SpecialTokens::Match SpecialTokens::Sorted::longest(std::string_view text) const {
+  const auto behind = std::upper_bound(
+      tokens_.begin(), tokens_.end(), text,
+      [](std::string_view wanted, const Token& token) { return wanted < token.text; });
+  if (behind == tokens_.begin()) return {};
+  const Token* token = &*(behind - 1);
+  const size_t n = std::min(text.size(), token->text.size());
+  const auto same =
+      static_cast<size_t>(std::mismatch(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(n),
+                                        token->text.begin())
+                              .first -
+                          text.begin());
+  while (token->text.size() > same) {
+    if (token->parent < 0) return {};
+    token = &tokens_[static_cast<size_t>(token->parent)];
+  }
+  return {0, token->text.size(), token->id};
 }
 
 void SpecialTokens::add(std::string_view text, int32_t id, bool always) {
-  if (text.empty()) return;
-  uint32_t node = 0;
-  for (const char byte : text) {
-    uint32_t to = child(node, byte);
-    if (to == 0) {
-      to = static_cast<uint32_t>(nodes_.size());
-      nodes_.emplace_back();
-      if (node == 0)
-        first_[static_cast<unsigned char>(byte)] = to;
-      else
-        nodes_[node].children.emplace_back(byte, to);
-    }
-    node = to;
-  }
-  if (nodes_[node].id < 0) nodes_[node].id = id;
-  if (always && nodes_[node].always_id < 0) nodes_[node].always_id = id;
+  if (!text.empty()) (always ? always_ : others_).add(text, id);
+}
+
+void SpecialTokens::finish() {
+  always_.finish();
+  others_.finish();
 }
 
 SpecialTokens::Match SpecialTokens::longest(std::string_view text, size_t begin, size_t max_bytes,
                                             bool parse_special) const {
-  Match best;
-  best.begin = begin;
-  const size_t limit = std::min(max_bytes, text.size() - begin);
-  uint32_t node = 0;
-  for (size_t i = 0; i < limit; ++i) {
-    node = child(node, text[begin + i]);
-    if (node == 0) break;
-    const int32_t id = parse_special ? nodes_[node].id : nodes_[node].always_id;
-    if (id < 0) continue;
-    best.n_bytes = i + 1;
-    best.id = id;
+  const std::string_view rest = text.substr(begin, max_bytes);
+  Match best = always_.longest(rest);
+  if (parse_special) {
+    const Match other = others_.longest(rest);
+    const bool is_longer = other.n_bytes > best.n_bytes;
+    if (is_longer || (other.n_bytes == best.n_bytes && other.id < best.id)) best = other;
   }
+  best.begin = begin;
   return best;
 }
 
@@ -60,7 +76,7 @@ std::vector<SpecialTokens::Match> SpecialTokens::choose(std::string_view text,
   // longer is found to overlap what was taken.
   std::map<size_t, std::vector<Match>, std::greater<>> by_length;
   for (size_t begin = 0; begin < text.size(); ++begin) {
-    if (first_[static_cast<unsigned char>(text[begin])] == 0) continue;
+    if (!always_.begins(text[begin]) && !(parse_special && others_.begins(text[begin]))) continue;
     const Match match = longest(text, begin, text.size(), parse_special);
     if (match.n_bytes > 0) by_length[match.n_bytes].push_back(match);
   }

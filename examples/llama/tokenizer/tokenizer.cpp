@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <utility>
 
 #include "bpe.h"
@@ -66,11 +65,12 @@ struct Tokenizer::Impl {
   void find_ends();
   bool set_spm(std::string& error);
   bool set_bpe(std::string& error);
+  bool set_specials(std::string& error);
   bool build(std::string& error);
 
   bool valid(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < vocab.tokens.size(); }
   TokenType type(int32_t id) const { return types[static_cast<size_t>(id)]; }
-  const std::string& text(int32_t id) const { return vocab.tokens[static_cast<size_t>(id)]; }
+  std::string_view text(int32_t id) const { return vocab.tokens[static_cast<size_t>(id)]; }
   void append_piece(int32_t id, bool render_special, std::string& bytes) const;
 };
 
@@ -123,6 +123,7 @@ bool Tokenizer::Impl::set_types(std::string& error) {
       return false;
     }
   }
+  std::vector<int32_t>().swap(vocab.types);
   return true;
 }
 
@@ -173,6 +174,7 @@ bool Tokenizer::Impl::set_spm(std::string& error) {
 bool Tokenizer::Impl::set_bpe(std::string& error) {
   bpe = Bpe::create(vocab.merges, vocab.pre, index, error);
   if (!bpe) return false;
+  vocab.merges = TextList();
   add_bos = vocab.add_bos.value_or(bpe->adds_bos());
   return true;
 }
@@ -186,12 +188,23 @@ bool Tokenizer::Impl::build(std::string& error) {
   add_bos = add_bos && vocab.bos >= 0;
   add_eos = vocab.add_eos.value_or(false) && vocab.eos >= 0;
   find_ends();
+  return set_specials(error);
+}
+
+bool Tokenizer::Impl::set_specials(std::string& error) {
   for (size_t i = 0; i < types.size(); ++i) {
     const bool always = types[i] == TokenType::kUserDefined;
-    if (always || is_special(types[i])) {
-      specials.add(vocab.tokens[i], static_cast<int32_t>(i), always);
+    if (!always && !is_special(types[i])) continue;
+    const std::string_view text = vocab.tokens[i];
+    if (text.size() > SpecialTokens::kMaxBytes) {
+      error = "token " + std::to_string(i) + " '" + utf8_excerpt(text) +
+              "' is a special one and its text has " + std::to_string(text.size()) +
+              " bytes, more than " + std::to_string(SpecialTokens::kMaxBytes);
+      return false;
     }
+    specials.add(text, static_cast<int32_t>(i), always);
   }
+  specials.finish();
   return true;
 }
 
@@ -221,16 +234,11 @@ Tokenizer::Tokenizer() : impl_(std::make_unique<Impl>()) {}
 Tokenizer::~Tokenizer() = default;
 
 std::unique_ptr<Tokenizer> Tokenizer::create(Vocab vocab, std::string& error) {
-  try {
-    error.clear();
-    std::unique_ptr<Tokenizer> made(new Tokenizer());
-    made->impl_->vocab = std::move(vocab);
-    if (!made->impl_->build(error)) return nullptr;
-    return made;
-  } catch (const std::exception&) {
-    error = "out of memory";  // short enough to need none
-    return nullptr;
-  }
+  error.clear();
+  std::unique_ptr<Tokenizer> made(new Tokenizer());
+  made->impl_->vocab = std::move(vocab);
+  if (!made->impl_->build(error)) return nullptr;
+  return made;
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special,

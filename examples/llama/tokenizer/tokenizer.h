@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text_list.h"
+
 namespace mica_llama {
 
 // The values of GGUF's `tokenizer.ggml.token_type`; any other value counts as kUndefined.
@@ -24,12 +26,12 @@ enum class TokenType : int32_t {
 
 // What a model file says of its tokenizer, as it stands there (GGUF keys `tokenizer.ggml.*`).
 struct Vocab {
-  std::string model;                // "llama" or "gpt2"
-  std::string pre;                  // pre-tokenizer of "gpt2" ("" is "default"); "llama" has none
-  std::vector<std::string> tokens;  // an id is an index
-  std::vector<float> scores;        // one a token, or empty; needed by "llama"
-  std::vector<int32_t> types;       // TokenType, one a token, or empty: all normal
-  std::vector<std::string> merges;  // "left right", first is best; needed by "gpt2"
+  std::string model;           // "llama" or "gpt2"
+  std::string pre;             // pre-tokenizer of "gpt2" ("" is "default"); "llama" has none
+  TextList tokens;             // an id is an index
+  std::vector<float> scores;   // one a token, or empty; needed by "llama"
+  std::vector<int32_t> types;  // TokenType, one a token, or empty: all normal
+  TextList merges;             // "left right", first is best; needed by "gpt2"
   // -1: not given; "llama" then looks at the places where SentencePiece puts unk, bos and eos: 0, 1
   // and 2, and takes those that are of unknown or control type.
   int32_t bos = -1, eos = -1, eot = -1, eom = -1, unk = -1, pad = -1;
@@ -43,8 +45,9 @@ class Tokenizer {
   // nullptr, and one sentence in `error`, for a vocabulary that cannot work: an unknown model or
   // pre-tokenizer, no tokens, arrays of different sizes, a special id out of range (pad, which
   // nothing here uses, may be), a score that is not a number, a merge without two parts, a byte
-  // token whose text is not <0xHH>, "llama" with neither all byte tokens nor an unknown token.
-  // Of tokens with equal text the lowest id is the one that text becomes. Never throws.
+  // token whose text is not <0xHH>, a special token of more than SpecialTokens::kMaxBytes, merges
+  // of too many texts that are no tokens, "llama" with neither all byte tokens nor an unknown
+  // token. Of tokens with equal text the lowest id is the one that text becomes.
   static std::unique_ptr<Tokenizer> create(Vocab vocab, std::string& error);
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;

@@ -50,14 +50,32 @@ size_t utf8_run(std::string_view text, bool valid) {
   return n_bytes;
 }
 
+bool is_control(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  if (first == 0xC2 && character.size() > 1)
+    return static_cast<unsigned char>(character[1]) < 0xA0;  // C1: U+0080 to U+009F
+  return first < 0x20 || first == 0x7F;
+}
+
+std::string utf8_printable(std::string_view text) {
+  std::string printable;
+  while (!text.empty()) {
+    const Utf8Step step = utf8_step(text);
+    const bool shown =
+        text[0] == '\n' || text[0] == '\t' || (step.kind == Utf8Kind::kValid && !is_control(text));
+    printable.append(shown ? text.substr(0, step.n_bytes) : "?");
+    text.remove_prefix(step.n_bytes);
+  }
+  return printable;
+}
+
 std::string utf8_excerpt(std::string_view bytes) {
   constexpr std::string_view kMore = "...";
   constexpr size_t kMaxBytes = 60;
   std::string text;
   while (!bytes.empty()) {
     const Utf8Step step = utf8_step(bytes);
-    const bool control = bytes[0] == 0x7F || (bytes[0] >= 0 && bytes[0] < ' ');
-    const bool shown = step.kind == Utf8Kind::kValid && !control;
+    const bool shown = step.kind == Utf8Kind::kValid && !is_control(bytes);
     const std::string_view next = shown ? bytes.substr(0, step.n_bytes) : "?";
     if (text.size() + next.size() + kMore.size() > kMaxBytes) return text.append(kMore);
     text.append(next);

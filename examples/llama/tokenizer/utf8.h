@@ -29,6 +29,13 @@ Utf8Step utf8_step(std::string_view text);
 // kind.
 size_t utf8_run(std::string_view text, bool valid);
 
+// Whether a valid character, at the start of `character`, is a control character: C0, DEL or C1
+// (U+0080 to U+009F, which terminals obey as they do ESC and a letter).
+bool is_control(std::string_view character);
+
+// Text for a terminal: control characters but newline and tab, and what is not UTF-8, as '?'.
+std::string utf8_printable(std::string_view text);
+
 // The start of any bytes, for a message: at most 60 bytes, valid UTF-8, no control characters.
 std::string utf8_excerpt(std::string_view bytes);
 

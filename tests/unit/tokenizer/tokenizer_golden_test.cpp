@@ -38,10 +38,10 @@ class Metadata {
     Vocab vocab;
     vocab.model = get("model", std::string());
     vocab.pre = get("pre", std::string());
-    vocab.tokens = get("tokens", vocab.tokens);
+    vocab.tokens = get("tokens", std::vector<std::string>());
     vocab.scores = get("scores", vocab.scores);
     vocab.types = get("token_type", vocab.types);
-    vocab.merges = get("merges", vocab.merges);
+    vocab.merges = get("merges", std::vector<std::string>());
     vocab.bos = get("bos_token_id", -1);
     vocab.eos = get("eos_token_id", -1);
     vocab.unk = get("unknown_token_id", -1);

@@ -163,7 +163,7 @@ TEST(Bpe, InvalidBytesDoNotDisturbTheWordsAround) {
 
 TEST(Bpe, AMergeBeyondTheVocabularyFallsBackToBytes) {
   Vocab vocab = bpe_vocab({"a b", "ab c"});
-  vocab.tokens[256] = "something else";  // ab is no token; abc still is
+  vocab.tokens.replace(256, "something else");  // ab is no token; abc still is
   const auto tokenizer = make(vocab);
   EXPECT_EQ(tokenizer->encode("abc", true, true), (Ids{257}));
   EXPECT_EQ(tokenizer->encode("abd", true, true), (Ids{'a', 'b', 'd'}));
@@ -171,7 +171,7 @@ TEST(Bpe, AMergeBeyondTheVocabularyFallsBackToBytes) {
 
 TEST(Bpe, AByteWithoutTokenIsLeftOut) {
   Vocab vocab = bpe_vocab({});
-  vocab.tokens['b'] = "";
+  vocab.tokens.replace('b', "");
   const auto tokenizer = make(vocab);
   EXPECT_EQ(tokenizer->encode("abc", true, true), (Ids{'a', 'c'}));
   EXPECT_EQ(tokenizer->find(""), -1);
@@ -363,7 +363,7 @@ TEST(Tokenizer, ABadVocabularyIsOneSentence) {
             "unknown tokenizer model 'bert', known are llama and gpt2");
   EXPECT_EQ(bad(bpe, [](Vocab& v) { v.pre = "tekken"; }),
             "unknown pre-tokenizer 'tekken' (tokenizer.ggml.pre)");
-  EXPECT_EQ(bad(bpe, [](Vocab& v) { v.tokens.clear(); }), "the vocabulary has no tokens");
+  EXPECT_EQ(bad(bpe, [](Vocab& v) { v.tokens = {}; }), "the vocabulary has no tokens");
   EXPECT_EQ(bad(bpe, [](Vocab& v) { v.types.pop_back(); }),
             "token_type has 256 entries, tokens has 257");
   EXPECT_EQ(bad(spm, [](Vocab& v) { v.scores.push_back(0); }),
@@ -372,11 +372,12 @@ TEST(Tokenizer, ABadVocabularyIsOneSentence) {
             "the score of token 7 is not a number");
   EXPECT_EQ(bad(spm, [](Vocab& v) { v.bos = 260; }), "bos is token 260, the vocabulary has 260");
   EXPECT_EQ(bad(bpe, [](Vocab& v) { v.eot = -2; }), "eot is token -2, the vocabulary has 257");
-  EXPECT_EQ(bad(spm, [](Vocab& v) { v.tokens[3] = "<0x0a>"; }),
+  EXPECT_EQ(bad(spm, [](Vocab& v) { v.tokens.replace(3, "<0x0a>"); }),
             "token 3 is a byte, but its text '<0x0a>' is not <0xHH>");
   EXPECT_EQ(bad(spm,
                 [](Vocab& v) {
-                  v.tokens[0] = v.tokens[3] = "x";
+                  v.tokens.replace(0, "x");
+                  v.tokens.replace(3, "x");
                   v.types[0] = v.types[3] = 1;
                 }),
             "the vocabulary has neither all byte tokens <0x00> to <0xFF> nor an unknown token");

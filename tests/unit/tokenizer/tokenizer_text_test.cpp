@@ -153,6 +153,7 @@ TEST(SpecialTokens, TheLongestGoesFirstOverTheWholeText) {
   specials.add("", 5, true);
   specials.add("ab", 6, true);
   specials.add("aa", 7, true);
+  specials.finish();
   EXPECT_EQ(show(specials.partition("", true)), "");
   EXPECT_EQ(show(specials.partition("xyz", true)), "[xyz]");
   EXPECT_EQ(show(specials.partition("abcd", true)), "[a]<2>");
@@ -169,17 +170,41 @@ TEST(SpecialTokens, AShorterTokenServesWhereTheLongerOverlapsWhatIsTaken) {
   specials.add("abc", 1, true);
   specials.add("bcdef", 2, true);
   specials.add("a", 3, true);
+  specials.finish();
   EXPECT_EQ(show(specials.partition("abcdefabc", true)), "<3><2><1>");
 }
 
 TEST(SpecialTokens, ALongTextOfCandidatesTakesLinearTime) {
   SpecialTokens specials;
-  for (int32_t n = 1; n <= 31; ++n) specials.add(std::string(static_cast<size_t>(n), ' '), n, true);
   const std::string text(1000003, ' ');
+  for (int32_t n = 1; n <= 31; ++n)
+    specials.add(std::string_view(text).substr(0, static_cast<size_t>(n)), n, true);
+  specials.finish();
   const auto fragments = specials.partition(text, true);
   ASSERT_EQ(fragments.size(), 1000003u / 31 + 1);
   EXPECT_EQ(fragments.front().id, 31);
   EXPECT_EQ(fragments.back().id, 1000003 % 31);
+}
+
+TEST(SpecialTokens, AShorterOneIsFoundThroughThoseThatBeginWithIt) {
+  const std::vector<std::string> texts = {"a", "ab", "abc", "abcx", "abz", "b", "abca"};
+  SpecialTokens specials;
+  for (size_t i = 0; i < texts.size(); ++i) specials.add(texts[i], static_cast<int32_t>(i), false);
+  specials.add("ab", 9, true);
+  specials.finish();
+  EXPECT_EQ(show(specials.partition("abcd", true)), "<2>[d]");
+  EXPECT_EQ(show(specials.partition("abw", true)), "<1>[w]");  // of equal texts, the lowest id
+  EXPECT_EQ(show(specials.partition("abw", false)), "<9>[w]");
+  EXPECT_EQ(show(specials.partition("azabcy", true)), "<0>[z]<2>[y]");
+  EXPECT_EQ(show(specials.partition("abcabcx", true)), "<2><3>");
+  EXPECT_EQ(show(specials.partition("abca", true)), "<6>");
+  EXPECT_EQ(show(specials.partition("zz", true)), "[zz]");
+}
+
+TEST(Utf8, ControlCharactersAreNotPrinted) {
+  const std::string text = "a\x1b[1m\x7f\u009b\u00a0\n\t\xff\u0085z";
+  EXPECT_EQ(utf8_printable(text), "a?[1m??\u00a0\n\t??z");
+  EXPECT_EQ(utf8_excerpt(text), "a?[1m??\u00a0????z");
 }
 
 // ---- Pre-tokenizers ----
