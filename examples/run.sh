@@ -9,7 +9,7 @@ if [ $# -ne 1 ]; then
   echo "usage: examples/run.sh \"question\"" >&2
   exit 1
 fi
-mica_install g++ cmake ninja-build pkg-config libpcre2-dev libcli11-dev nlohmann-json3-dev python3 python3-pip
+mica_install g++ cmake ninja-build pkg-config libpcre2-dev python3 python3-pip
 model=$(mica_model)
 echo "Building (about two minutes the first time) ..." >&2
 log=$(mktemp)

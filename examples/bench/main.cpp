@@ -2,10 +2,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <span>
 
 #include "../llama/cli.h"
+#include "../llama/tokenizer/utf8.h"
 
 namespace mica_llama::cli {
 namespace {
@@ -42,32 +42,22 @@ struct Result {
   }
 };
 
-void add_arguments(CLI::App& app, Arguments& a) {
-  add_options(app, a.common);
-  app.add_option("-p,--n-prompt", a.n_prompt, "prompt lengths, comma-separated; 0: none")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_option("-n,--n-gen", a.n_gen, "tokens to generate; 0: none")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_option("-d,--n-depth", a.depth, "tokens that are in the cache already")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_option("--seqs", a.n_seqs,
-                 "sequences that generate at once; t/s counts the tokens of all")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_flag("--logits", a.logits,
-               "generating, read back every row of logits, not the sampled token alone");
-  app.add_option("-r,--repetitions", a.n_repetitions, "runs of each test")->capture_default_str();
-  app.add_option("-o,--output", a.format, "md, json or csv")
-      ->check(CLI::IsMember({"md", "json", "csv"}))
-      ->capture_default_str();
-  app.add_option("--shape", a.shape,
-                 "NAME:TYPE, random weights in a real shape instead of -m: tinyllama-1.1b "
-                 "smollm2-135m llama-3.2-1b llama-3.1-8b llama-70b mha-7b");
-  app.add_option("--write", a.write_path, "write the shape as a GGUF file and measure nothing");
-  app.add_flag("--no-warmup", a.no_warmup, "do not run each test once before");
+void add_arguments(CommandLine& line, Arguments& a) {
+  add_options(line, a.common);
+  line.add("-p,--n-prompt", &a.n_prompt, "prompt lengths, comma-separated; 0: none", true);
+  line.add("-n,--n-gen", &a.n_gen, "tokens to generate; 0: none", true);
+  line.add("-d,--n-depth", &a.depth, "tokens that are in the cache already", true);
+  line.add("--seqs", &a.n_seqs, "sequences that generate at once; t/s counts the tokens of all",
+           true);
+  line.add("--logits", &a.logits,
+           "generating, read back every row of logits, not the sampled token alone");
+  line.add("-r,--repetitions", &a.n_repetitions, "runs of each test", true);
+  line.add_choice("-o,--output", &a.format, "md json csv");
+  line.add("--shape", &a.shape,
+           "NAME:TYPE, random weights in a real shape instead of -m: tinyllama-1.1b smollm2-135m "
+           "llama-3.2-1b llama-3.1-8b llama-70b mha-7b");
+  line.add("--write", &a.write_path, "write the shape as a GGUF file and measure nothing");
+  line.add("--no-warmup", &a.no_warmup, "do not run each test once before");
 }
 
 // Ids spread over the vocabulary; which ones makes no difference to the speed.
@@ -148,6 +138,32 @@ Result measure(const Arguments& a, Bench& bench, Result test) {
   return test;
 }
 
+std::string json_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.17g", value);
+  return std::isfinite(value) ? text : "null";
+}
+
+// A text as JSON writes it; what is not UTF-8 becomes U+FFFD.
+std::string json_text(std::string_view text) {
+  std::string out = "\"";
+  while (!text.empty()) {
+    const Utf8Step step = utf8_step(text);
+    char code[8];
+    if (step.kind != Utf8Kind::kValid) {
+      out += "\\ufffd";
+    } else if (static_cast<unsigned char>(text[0]) < 0x20) {
+      std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned>(text[0]));
+      out += code;
+    } else {
+      if (text[0] == '"' || text[0] == '\\') out += '\\';
+      out += text.substr(0, step.n_bytes);
+    }
+    text.remove_prefix(step.n_bytes);
+  }
+  return out + "\"";
+}
+
 // Prints results as they come.
 class Report {
  public:
@@ -185,43 +201,54 @@ class Report {
                   threads_, n_batch(), a_.common.type_k.c_str(), a_.common.type_v.c_str(),
                   r.n_prompt, r.n_gen, r.depth, r.n_seqs, r.mean(), r.deviation());
     } else {
-      rows_.push_back({{"model_filename", a_.common.model},
-                       {"model_type", info_.description},
-                       {"model_size", info_.file_bytes},
-                       {"model_n_params", info_.n_params},
-                       {"backend", backend_},
-                       {"device", info_.device},
-                       {"n_threads", threads_},
-                       {"n_batch", n_batch()},
-                       {"type_k", a_.common.type_k},
-                       {"type_v", a_.common.type_v},
-                       {"n_prompt", r.n_prompt},
-                       {"n_gen", r.n_gen},
-                       {"n_depth", r.depth},
-                       {"n_seqs", r.n_seqs},
-                       {"test", r.test()},
-                       {"avg_ts", r.mean()},
-                       {"stddev_ts", r.deviation()},
-                       {"samples_ts", r.rates}});
+      add_row(r);
     }
     std::fflush(stdout);
   }
 
   void finish() {
-    if (a_.format == "json")
-      std::printf("%s\n",
-                  rows_.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    if (a_.format == "json") std::printf("[%s\n]\n", rows_.c_str());
   }
 
  private:
   bool has_types() const { return a_.common.type_k != "f16" || a_.common.type_v != "f16"; }
+  void add_row(const Result& r) {
+    rows_ += rows_.empty() ? "\n  {" : ",\n  {";
+    const char* separator = "\n    ";
+    const auto put = [&](const char* key, const std::string& value) {
+      rows_.append(separator).append("\"").append(key).append("\": ").append(value);
+      separator = ",\n    ";
+    };
+    put("model_filename", json_text(a_.common.model));
+    put("model_type", json_text(info_.description));
+    put("model_size", std::to_string(info_.file_bytes));
+    put("model_n_params", std::to_string(info_.n_params));
+    put("backend", json_text(backend_));
+    put("device", json_text(info_.device));
+    put("n_threads", std::to_string(threads_));
+    put("n_batch", std::to_string(n_batch()));
+    put("type_k", json_text(a_.common.type_k));
+    put("type_v", json_text(a_.common.type_v));
+    put("n_prompt", std::to_string(r.n_prompt));
+    put("n_gen", std::to_string(r.n_gen));
+    put("n_depth", std::to_string(r.depth));
+    put("n_seqs", std::to_string(r.n_seqs));
+    put("test", json_text(r.test()));
+    put("avg_ts", json_number(r.mean()));
+    put("stddev_ts", json_number(r.deviation()));
+    std::string rates;
+    for (const double rate : r.rates) rates += (rates.empty() ? "" : ", ") + json_number(rate);
+    put("samples_ts", "[" + rates + "]");
+    rows_ += "\n  }";
+  }
+
   uint32_t n_batch() const { return a_.common.n_batch != 0 ? a_.common.n_batch : 512; }
 
   const Arguments& a_;
   mica_llama_model_info info_;
   std::string backend_;
   uint32_t threads_;
-  nlohmann::json rows_ = nlohmann::json::array();
+  std::string rows_;  // of -o json
 };
 
 ModelHandle open_any(const Arguments& a) {
@@ -233,6 +260,7 @@ ModelHandle open_any(const Arguments& a) {
 int write_shape(const Arguments& a) {
   static char title[] = "writing";
   if (a.shape.empty()) fail(MICA_INVALID_ARGUMENT, "--write needs --shape");
+  watch_interrupt(true);
   check_llama(mica_llama_shape_write(a.shape.c_str(), a.write_path.c_str(), show_progress, title));
   std::printf("%s\n", escaped(a.write_path, 4096).c_str());
   return 0;
@@ -265,11 +293,11 @@ int run(const Arguments& a) {
 
 int main(int argc, char** argv) {
   using namespace mica_llama::cli;
-  return run_program("bench", [&] {
+  const auto body = [](int n, char** words) {
     Arguments arguments;
-    CLI::App app("Tokens per second of prompts and of generation.");
-    add_arguments(app, arguments);
-    int exit_code = 0;
-    return parse(app, "bench", argc, argv, exit_code) ? run(arguments) : exit_code;
-  });
+    CommandLine line("Tokens per second of prompts and of generation.");
+    add_arguments(line, arguments);
+    return line.parse(n, words, "bench") ? run(arguments) : 0;
+  };
+  return run_program("bench", body, argc, argv);
 }

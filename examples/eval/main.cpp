@@ -10,31 +10,26 @@ namespace {
 
 struct Arguments {
   Options common;
-  std::string text_file, text_to_tokenize, logits_file;
+  std::string text_file, logits_file;
+  CommandLine::Optional to_tokenize;
   std::vector<int32_t> ids;
   uint32_t n_chunks = 0;
-  bool wants_ids = false;
 };
 
-void add_arguments(CLI::App& app, Arguments& a) {
-  add_options(app, a.common);
-  app.add_option("--ids", a.ids, "token ids, comma-separated: writes their logits")->delimiter(',');
-  app.add_option("--logits", a.logits_file, "where --ids writes float32 [n_tokens][n_vocab]");
-  app.add_option("-f,--file", a.text_file, "a text: prints its perplexity");
-  app.add_option("-c,--ctx-size", a.common.n_ctx, "tokens of a window (default 512)");
-  app.add_option("--chunks", a.n_chunks, "windows at most (default: all)");
-  app.add_option_function<std::string>(
-      "--tokenize",
-      [&a](const std::string& text) {
-        a.text_to_tokenize = text;
-        a.wants_ids = true;
-      },
-      "prints the text's ids, comma-separated; special tokens are parsed");
+void add_arguments(CommandLine& line, Arguments& a) {
+  add_options(line, a.common);
+  line.add("--ids", &a.ids, "token ids, comma-separated: writes their logits");
+  line.add("--logits", &a.logits_file, "where --ids writes float32 [n_tokens][n_vocab]");
+  line.add("-f,--file", &a.text_file, "a text: prints its perplexity");
+  line.add("-c,--ctx-size", &a.common.n_ctx, "tokens of a window (default 512)");
+  line.add("--chunks", &a.n_chunks, "windows at most (default: all)");
+  line.add("--tokenize", &a.to_tokenize,
+           "prints the text's ids, comma-separated; special tokens are parsed");
 }
 
 void print_ids(const Arguments& a, const mica_llama_model* model) {
   const std::vector<int32_t> ids =
-      tokenize(model, a.text_to_tokenize, MICA_LLAMA_ADD_SPECIAL | MICA_LLAMA_PARSE_SPECIAL);
+      tokenize(model, a.to_tokenize.text, MICA_LLAMA_ADD_SPECIAL | MICA_LLAMA_PARSE_SPECIAL);
   for (size_t i = 0; i < ids.size(); ++i) std::printf("%s%" PRId32, i ? "," : "", ids[i]);
   std::printf("\n");
 }
@@ -61,6 +56,7 @@ void write_logits(const Arguments& a, mica_llama_model* model) {
     for (uint32_t i = 0; i < n; ++i) {
       const float* row = nullptr;
       check_llama(mica_llama_logits(session.get(), i, &row));
+      require_finite(row, n_vocab);
       if (std::fwrite(row, sizeof(float), n_vocab, file) != n_vocab)
         fail(MICA_IO, "writing '" + escaped(a.logits_file) + "' failed");
     }
@@ -83,11 +79,11 @@ void print_perplexity(const Arguments& a, mica_llama_model* model) {
 int run(const Arguments& a) {
   watch_interrupt();
   const int n_tasks =
-      (a.ids.empty() ? 0 : 1) + (a.text_file.empty() ? 0 : 1) + (a.wants_ids ? 1 : 0);
+      (a.ids.empty() ? 0 : 1) + (a.text_file.empty() ? 0 : 1) + (a.to_tokenize.is_given ? 1 : 0);
   if (n_tasks != 1)
     fail(MICA_INVALID_ARGUMENT, "give one of --ids with --logits, -f, or --tokenize");
   const ModelHandle model = open_model(a.common);
-  if (a.wants_ids) {
+  if (a.to_tokenize.is_given) {
     print_ids(a, model.get());
   } else if (!a.ids.empty()) {
     write_logits(a, model.get());
@@ -102,11 +98,11 @@ int run(const Arguments& a) {
 
 int main(int argc, char** argv) {
   using namespace mica_llama::cli;
-  return run_program("eval", [&] {
+  const auto body = [](int n, char** words) {
     Arguments arguments;
-    CLI::App app("Token ids, logits and perplexity of a GGUF model.");
-    add_arguments(app, arguments);
-    int exit_code = 0;
-    return parse(app, "eval", argc, argv, exit_code) ? run(arguments) : exit_code;
-  });
+    CommandLine line("Token ids, logits and perplexity of a GGUF model.");
+    add_arguments(line, arguments);
+    return line.parse(n, words, "eval") ? run(arguments) : 0;
+  };
+  return run_program("eval", body, argc, argv);
 }

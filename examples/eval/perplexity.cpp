@@ -37,6 +37,7 @@ void score_window(mica_llama_session* session, uint32_t n_vocab, uint32_t n_batc
       if (!is_scored(i)) continue;
       const float* logits = nullptr;
       check_llama(mica_llama_logits(session, row++, &logits));
+      require_finite(logits, n_vocab);
       const double nll = negative_log_probability(logits, n_vocab, window[i + 1]);
       sums.nll += nll;
       sums.nll_squared += nll * nll;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -21,10 +22,12 @@ volatile int32_t cancel_flag = 0;
 
 namespace {
 
-void on_interrupt(int) {
-  interrupted = 1;
+bool finishes = false;
+
+void on_interrupt(int signal) {
+  interrupted = signal;
   cancel_flag = 1;
-  std::signal(SIGINT, SIG_DFL);
+  if (!finishes) std::signal(signal, SIG_DFL);
 }
 
 void log_line(void*, mica_log_level level, const char* text) {
@@ -47,25 +50,18 @@ void print_devices() {
 
 }  // namespace
 
-void add_options(CLI::App& app, Options& o) {
-  // A flag given twice counts as given last: scripts add to the flags they were given.
-  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  app.add_option("-m,--model", o.model, "GGUF file");
-  app.add_option("-b,--batch-size", o.n_batch, "tokens of one step (default 512)");
-  app.add_option("-t,--threads", o.n_threads, "threads (default: physical cores)");
-  app.add_option("--backend", o.backend,
-                 "auto, cpu, cuda, vulkan, ref, or with an option: cpu:avx2, cuda:1, vulkan:NVIDIA")
-      ->capture_default_str();
-  app.add_flag_callback(
-      "--list-devices",
-      [] {
-        print_devices();
-        throw CLI::Success();
-      },
-      "print what --backend takes here");
-  app.add_option("--ctk", o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q4_0")
-      ->capture_default_str();
-  app.add_option("--ctv", o.type_v, "type of V in the cache")->capture_default_str();
+void add_options(CommandLine& line, Options& o) {
+  line.add("-m,--model", &o.model, "GGUF file");
+  line.add("--mmap", &o.map_file,
+           "map the file instead of reading it: it must not become shorter while it loads");
+  line.add("-b,--batch-size", &o.n_batch, "tokens of one step (default 512)");
+  line.add("-t,--threads", &o.n_threads, "threads (default: physical cores)");
+  line.add("--backend", &o.backend,
+           "auto, cpu, cuda, vulkan, ref, or with an option: cpu:avx2, cuda:1, vulkan:NVIDIA",
+           true);
+  line.add("--list-devices", &print_devices, "print what --backend takes here");
+  line.add("--ctk", &o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q4_0", true);
+  line.add("--ctv", &o.type_v, "type of V in the cache", true);
 }
 
 void check_llama(mica_status status) {
@@ -88,35 +84,31 @@ void keep_pipelines() {
 
 }  // namespace
 
-int run_program(const char* name, const std::function<int()>& body) {
+int run_program(const char* name, int (*body)(int argc, char** argv), int argc, char** argv) {
   int exit_code = 1;
-  keep_pipelines();
-  const mica_status status = guarded([&] { exit_code = body(); });
+  std::signal(SIGXFSZ, SIG_IGN);
+  const mica_status status = guarded([&] {
+    keep_pipelines();
+    exit_code = body(argc, argv);
+  });
   if (status == MICA_OK) return exit_code;
   std::fflush(stdout);
   std::fprintf(stderr, "%s: %s\n", name, last_error());
-  return status == MICA_CANCELLED ? 130 : 1;
+  return status == MICA_CANCELLED && interrupted != 0 ? 128 + interrupted : 1;
 }
 
-bool parse(CLI::App& app, const char* name, int argc, char** argv, int& exit_code) {
-  try {
-    app.parse(argc, argv);
-    return true;
-  } catch (const CLI::Success& e) {  // --help
-    exit_code = app.exit(e);
-  } catch (const CLI::ParseError& e) {
-    std::fprintf(stderr, "%s: %s (--help lists the flags)\n", name, e.what());
-    exit_code = 1;
-  }
-  return false;
+void watch_interrupt(bool finishes_first) {
+  finishes = finishes_first;
+  std::signal(SIGINT, on_interrupt);
+  std::signal(SIGTERM, on_interrupt);
+  if (std::signal(SIGHUP, on_interrupt) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup's
 }
-
-void watch_interrupt() { std::signal(SIGINT, on_interrupt); }
 
 int show_progress(void* title, uint64_t done, uint64_t total) {
   constexpr int kWidth = 40;
   static const bool is_terminal = isatty(STDERR_FILENO) != 0;
   static int shown = -1;
+  if (interrupted != 0) return 1;
   if (!is_terminal || total == 0) return 0;
   const int filled =
       static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
@@ -149,6 +141,7 @@ mica_llama_model_params model_params(const Options& o) {
   p.cancel = &cancel_flag;
   p.progress = show_progress;
   p.progress_user = title;
+  p.map_file = o.map_file ? 1 : 0;
   return p;
 }
 
@@ -214,6 +207,14 @@ mica_status decode(mica_llama_session* session, const int32_t* tokens, size_t n,
   const mica_llama_span span = {0, static_cast<uint32_t>(n)};
   const mica_llama_batch batch = {sizeof batch, 1, &span, tokens, outputs};
   return mica_llama_decode(session, &batch);
+}
+
+void require_finite(const float* logits, uint32_t n_vocab) {
+  for (uint32_t i = 0; i < n_vocab; ++i)
+    if (!std::isfinite(logits[i]))
+      fail(MICA_BAD_FILE, "the logit of token " + std::to_string(i) +
+                              " is not a finite number: the model's weights are damaged, or too "
+                              "large for the types it runs in");
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {

@@ -1,14 +1,13 @@
 // What the example programs share: flags, errors, files, the progress bar.
 #pragma once
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <csignal>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "command_line.h"
 #include "failure.h"
 #include "handles.h"
 #include "mica_llama.h"
@@ -25,24 +24,26 @@ struct Options {
   uint32_t n_ctx = 0;
   uint32_t n_batch = 0;
   std::string type_k = "f16", type_v = "f16";
+  bool map_file = false;
 };
-// -m -b -t --backend --list-devices --ctk --ctv
-void add_options(CLI::App& app, Options& options);
+// -m --mmap -b -t --backend --list-devices --ctk --ctv
+void add_options(CommandLine& line, Options& options);
 
 // Passes a failure of mica-llama on.
 void check_llama(mica_status status);
 
-// Runs a program's body: prints what it throws as one line "name: text" and returns 1.
-int run_program(const char* name, const std::function<int()>& body);
-// Parses; false when the program is to end with `exit_code` (--help, or a wrong flag, one line).
-bool parse(CLI::App& app, const char* name, int argc, char** argv, int& exit_code);
+// Runs a program's body: prints what it throws as one line "name: text" and returns 1. A write that
+// passes the limit of a file's size is an error like any other, no signal.
+int run_program(const char* name, int (*body)(int argc, char** argv), int argc, char** argv);
 
-// Set by Ctrl-C once watch_interrupt() was called; the second Ctrl-C ends the program.
+// The signal that asked the program to end (SIGINT, SIGTERM, SIGHUP), once watch_interrupt() was
+// called; 0: none did. `cancel_flag` is then set too. A second signal ends the program at once,
+// unless it `finishes_first`: one that has a file to remove.
 extern volatile std::sig_atomic_t interrupted;
 extern volatile int32_t cancel_flag;
-void watch_interrupt();
+void watch_interrupt(bool finishes_first = false);
 
-// A bar on stderr, when that is a terminal; mica's progress callbacks.
+// A bar on stderr, when that is a terminal; mica's progress callbacks. Not 0 once interrupted.
 int show_progress(void* title, uint64_t done, uint64_t total);
 
 mica_llama_model_params model_params(const Options& options);
@@ -60,6 +61,9 @@ std::string read_file(const std::string& path);
 // Appends `tokens` to sequence 0; `outputs` as in mica_llama_batch.
 mica_status decode(mica_llama_session* session, const int32_t* tokens, size_t n,
                    const uint8_t* outputs = nullptr);
+
+// Fails with BAD_FILE and a sentence when a logit is infinite or not a number.
+void require_finite(const float* logits, uint32_t n_vocab);
 
 double seconds_since(std::chrono::steady_clock::time_point start);
 // Processor cores of this machine, hyper-threads counted once: what a backend takes by default.

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <random>
 
@@ -23,24 +24,23 @@ struct Arguments {
   bool raw = false, explain = false;
 };
 
-void add_arguments(CLI::App& app, Arguments& a) {
-  add_options(app, a.common);
-  app.add_option("-p,--prompt", a.prompt,
-                 "the prompt; wrapped as a chat when the model is a ChatML one");
-  app.add_option("-f,--file", a.prompt_file, "a file with the prompt");
-  app.add_option("--system", a.system, "system message of the chat (default: the template's)");
-  app.add_flag("--raw", a.raw, "do not wrap the prompt");
-  app.add_option("-n,--predict", a.n_predict, "tokens to generate (default -1: until the end)");
-  app.add_option("-c,--ctx-size", a.common.n_ctx,
-                 "tokens of context (default: the model's, at most 4096)");
-  app.add_option("-s,--seed", a.seed, "seed (default -1: random)");
-  app.add_option("--temp", a.temperature, "temperature, 0: greedy")->capture_default_str();
-  app.add_option("--top-k", a.top_k, "0: off")->capture_default_str();
-  app.add_option("--top-p", a.top_p, "1: off")->capture_default_str();
-  app.add_option("--min-p", a.min_p, "0: off")->capture_default_str();
-  app.add_option("--repeat-penalty", a.repeat_penalty, "1: off; over the last 64 tokens")
-      ->capture_default_str();
-  app.add_flag("--explain", a.explain, "print where and how each step runs");
+void add_arguments(CommandLine& line, Arguments& a) {
+  add_options(line, a.common);
+  line.add("-p,--prompt", &a.prompt,
+           "the prompt; wrapped as a chat when the model is a ChatML one");
+  line.add("-f,--file", &a.prompt_file, "a file with the prompt");
+  line.add("--system", &a.system, "system message of the chat (default: the template's)");
+  line.add("--raw", &a.raw, "do not wrap the prompt");
+  line.add("-n,--predict", &a.n_predict, "tokens to generate (default -1: until the end)");
+  line.add("-c,--ctx-size", &a.common.n_ctx,
+           "tokens of context (default: the model's, at most 4096)");
+  line.add("-s,--seed", &a.seed, "seed (default -1: random)");
+  line.add("--temp", &a.temperature, "temperature, 0: greedy", true);
+  line.add("--top-k", &a.top_k, "0: off", true);
+  line.add("--top-p", &a.top_p, "1: off", true);
+  line.add("--min-p", &a.min_p, "0: off", true);
+  line.add("--repeat-penalty", &a.repeat_penalty, "1: off; over the last 64 tokens", true);
+  line.add("--explain", &a.explain, "print where and how each step runs");
 }
 
 std::string wrapped(const mica_llama_model* model, const std::string& prompt,
@@ -67,8 +67,8 @@ std::vector<int32_t> prompt_tokens(const Arguments& a, const mica_llama_model* m
   return tokens;
 }
 
-// Streams text: whole characters only; on a terminal, control characters of the model's are not
-// sent.
+// Streams text: whole characters only; on a terminal, control characters of the model's (C0, DEL
+// and C1) are not sent.
 class Output {
  public:
   void token(const mica_llama_model* model, int32_t id) {
@@ -89,12 +89,8 @@ class Output {
   }
 
  private:
-  void print(std::string text) {
-    if (is_terminal_)
-      std::replace_if(
-          text.begin(), text.end(),
-          [](char c) { return static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t'; },
-          '?');
+  void print(const std::string& whole) {
+    const std::string text = is_terminal_ ? utf8_printable(whole) : whole;
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   }
@@ -128,6 +124,14 @@ bool decode_or_stop(mica_llama_session* session, const int32_t* tokens, size_t n
   return true;
 }
 
+// A damaged model may spoil some logits only, which the choice of a token leaves out: looked at
+// once. mica_llama_sample itself tells of rows that leave nothing to choose from.
+void check_logits(const mica_llama_model* model, mica_llama_session* session) {
+  const float* row = nullptr;
+  check_llama(mica_llama_logits(session, 0, &row));
+  require_finite(row, info_of(model).n_vocab);
+}
+
 // Generates until an end. Returns a sentence when that is worth telling.
 const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_session* session,
                      std::vector<int32_t> tokens, Timing& timing) {
@@ -142,6 +146,7 @@ const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_ses
   if (!decode_or_stop(session, tokens.data(), tokens.size())) return nullptr;
   timing.n_prompt = tokens.size();
   timing.prompt = seconds_since(start);
+  check_logits(model, session);
   Output output;
   const char* end = nullptr;
   start = std::chrono::steady_clock::now();
@@ -197,7 +202,7 @@ int run(const Arguments& a) {
   check_llama(mica_llama_session_memory(session.get(), &memory));
   if (end != nullptr) std::fprintf(stderr, "%s\n", end);
   print_summary(timing, memory);
-  return interrupted != 0 ? 130 : 0;
+  return interrupted != 0 ? 128 + interrupted : 0;
 }
 
 }  // namespace
@@ -205,11 +210,11 @@ int run(const Arguments& a) {
 
 int main(int argc, char** argv) {
   using namespace mica_llama::cli;
-  return run_program("llama", [&] {
+  const auto body = [](int n, char** words) {
     Arguments arguments;
-    CLI::App app("Answers a prompt with a GGUF model.");
-    add_arguments(app, arguments);
-    int exit_code = 0;
-    return parse(app, "llama", argc, argv, exit_code) ? run(arguments) : exit_code;
-  });
+    CommandLine line("Answers a prompt with a GGUF model.");
+    add_arguments(line, arguments);
+    return line.parse(n, words, "llama") ? run(arguments) : 0;
+  };
+  return run_program("llama", body, argc, argv);
 }

@@ -1,5 +1,7 @@
 // The program `quantize`: a GGUF file with its matrices in another type.
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <thread>
 
@@ -18,8 +20,6 @@ constexpr struct {
                   {MICA_Q8_0, 7},  {MICA_Q5_0, 8},  {MICA_Q5_1, 9}, {MICA_Q4_K, 14},
                   {MICA_Q5_K, 16}, {MICA_Q6_K, 18}, {MICA_BF16, 32}};
 
-constexpr uint64_t kRowsAtOnce = 1024;  // bounds the memory taken
-
 uint32_t file_type_of(mica_dtype dtype) {
   for (const auto& t : kFileTypes)
     if (t.dtype == dtype) return t.number;
@@ -32,65 +32,93 @@ mica_dtype target_type(const mica_gguf_tensor& t, mica_dtype wanted) {
   return is_matrix ? storable_type(wanted, t.dim[0]) : t.dtype;
 }
 
+// The writer's own keys; the alignment is the default one again.
+bool is_rewritten(std::string_view key) {
+  return key == "general.file_type" || key == "general.quantization_version" ||
+         key == "general.alignment";
+}
+
 void copy_keys(const Metadata& file, uint32_t file_type, GgufWriter& out) {
-  for (uint64_t i = 0; i < mica_gguf_n_keys(file.file()); ++i) {
-    const std::string name = mica_gguf_key_at(file.file(), i, nullptr, nullptr, nullptr);
-    // The writer's own; the alignment is the default one again.
-    if (name == "general.file_type" || name == "general.quantization_version" ||
-        name == "general.alignment")
-      continue;
-    out.copy_key(file, i);
-  }
+  constexpr size_t kOwnBytes = 256;
+  const uint64_t n = mica_gguf_n_keys(file.file());
+  size_t total = kOwnBytes, bytes = 0;
+  for (uint64_t i = 0; i < n; ++i)
+    if (mica_gguf_key_raw(file.file(), i, &bytes) != nullptr) total += bytes;
+  out.reserve_keys(total);
+  for (uint64_t i = 0; i < n; ++i)
+    if (!is_rewritten(mica_gguf_key_at(file.file(), i, nullptr, nullptr, nullptr)))
+      out.copy_key(file, i);
   out.add_u32("general.file_type", file_type);
   out.add_u32("general.quantization_version", 2);
 }
 
-struct Rows {
+// A tensor's elements in file order, taken in parts of whole blocks of every type: rows are whole
+// blocks, so that where one ends makes no difference.
+struct Types {
   const mica_dtype_info* from;
   const mica_dtype_info* to;
-  size_t n_columns;
 
-  size_t from_bytes() const { return n_columns / from->block_elems * from->block_bytes; }
-  size_t to_bytes() const { return n_columns / to->block_elems * to->block_bytes; }
+  static size_t bytes(const mica_dtype_info* type, size_t n_elements) {
+    return n_elements / type->block_elems * type->block_bytes;
+  }
 };
+constexpr size_t kPart = size_t{1} << 22;   // elements that are read and written at once
+constexpr size_t kPiece = size_t{1} << 14;  // of a part, what a thread takes at once
 
-// Rows [first, end) of a part, through F32 in `row`. Threads run it: it does not throw.
-void convert(const Rows& rows, const char* src, char* dst, size_t first, size_t end, float* row) {
-  for (size_t i = first; i < end; ++i) {
-    (void)mica_dtype_decode(rows.from->dtype, src + i * rows.from_bytes(), row, rows.n_columns);
-    (void)mica_dtype_encode(rows.to->dtype, row, dst + i * rows.to_bytes(), rows.n_columns);
-  }
+// Converts elements [first, first + n) of a part through F32; how many of them are not finite.
+// Threads run it: it does not throw.
+uint64_t convert(const Types& types, const char* src, char* dst, size_t first, size_t n,
+                 float* piece) {
+  (void)mica_dtype_decode(types.from->dtype, src + Types::bytes(types.from, first), piece, n);
+  if (types.from != types.to)
+    (void)mica_dtype_encode(types.to->dtype, piece, dst + Types::bytes(types.to, first), n);
+  return static_cast<uint64_t>(
+      std::count_if(piece, piece + n, [](float x) { return !std::isfinite(x); }));
 }
 
-void convert_parallel(const Rows& rows, const char* src, char* dst, size_t n_rows,
-                      size_t n_threads) {
-  std::vector<float> scratch(n_threads * rows.n_columns);
+uint64_t convert_parallel(const Types& types, const char* src, char* dst, size_t n,
+                          size_t n_threads) {
+  const size_t n_pieces = (n + kPiece - 1) / kPiece;
+  n_threads = std::min(n_threads, n_pieces);
+  std::vector<float> scratch(n_threads * kPiece);
+  std::atomic<size_t> next{0};
+  std::atomic<uint64_t> n_not_finite{0};
+  const auto work = [&](float* piece) {
+    for (size_t i = next++; i < n_pieces; i = next++)
+      n_not_finite += convert(types, src, dst, i * kPiece, std::min(kPiece, n - i * kPiece), piece);
+  };
   std::vector<std::jthread> threads;  // joined when it goes
-  const size_t share = (n_rows + n_threads - 1) / n_threads;
-  for (size_t i = 1; i < n_threads && i * share < n_rows; ++i)
-    threads.emplace_back(convert, rows, src, dst, i * share, std::min(n_rows, (i + 1) * share),
-                         scratch.data() + i * rows.n_columns);
-  convert(rows, src, dst, 0, std::min(n_rows, share), scratch.data());
+  threads.reserve(n_threads);
+  try {
+    for (size_t i = 1; i < n_threads; ++i) threads.emplace_back(work, scratch.data() + i * kPiece);
+  } catch (const std::exception&) {
+    // A thread that the system does not give: those that there are do its part.
+  }
+  work(scratch.data());
+  threads.clear();
+  return n_not_finite;
 }
 
-void write_tensor(const Metadata& file, const mica_gguf_tensor& t, mica_dtype to, size_t n_threads,
-                  GgufWriter& out) {
-  const Rows rows = {mica_dtype_get(t.dtype), mica_dtype_get(to), static_cast<size_t>(t.dim[0])};
-  const auto n_rows = static_cast<uint64_t>(t.dim[1] * t.dim[2] * t.dim[3]);
+// Writes the tensor's data in its new type; how many of its values are infinite or NaN.
+uint64_t write_tensor(const Metadata& file, const mica_gguf_tensor& t, mica_dtype to,
+                      size_t n_threads, GgufWriter& out) {
+  const Types types = {mica_dtype_get(t.dtype), mica_dtype_get(to)};
+  const bool is_integer = t.dtype == MICA_I32 || t.dtype == MICA_I64;
+  const auto n_elements = static_cast<uint64_t>(t.dim[0] * t.dim[1] * t.dim[2] * t.dim[3]);
+  uint64_t n_not_finite = 0;
   std::vector<char> src, dst;
-  for (uint64_t first = 0; first < n_rows; first += kRowsAtOnce) {
-    const auto n = static_cast<size_t>(std::min(kRowsAtOnce, n_rows - first));
-    src.resize(n * rows.from_bytes());
-    check(mica_gguf_read(file.file(), &t, first * rows.from_bytes(), src.size(), src.data()),
-          file.context());
-    if (to == t.dtype) {
-      out.write(src.data(), src.size());
-      continue;
-    }
-    dst.resize(n * rows.to_bytes());
-    convert_parallel(rows, src.data(), dst.data(), n, n_threads);
-    out.write(dst.data(), dst.size());
+  for (uint64_t first = 0; first < n_elements; first += kPart) {
+    const auto n = static_cast<size_t>(std::min<uint64_t>(kPart, n_elements - first));
+    src.resize(Types::bytes(types.from, n));
+    const uint64_t at = first / types.from->block_elems * types.from->block_bytes;
+    check(mica_gguf_read(file.file(), &t, at, src.size(), src.data()), file.context());
+    const bool is_converted = types.from != types.to;
+    if (is_converted) dst.resize(Types::bytes(types.to, n));
+    if (!is_integer) n_not_finite += convert_parallel(types, src.data(), dst.data(), n, n_threads);
+    const std::vector<char>& result = is_converted ? dst : src;
+    out.write(result.data(), result.size());
   }
+  return n_not_finite;
 }
 
 int run(const std::string& in_path, const std::string& out_path, const std::string& type,
@@ -98,8 +126,11 @@ int run(const std::string& in_path, const std::string& out_path, const std::stri
   static char title[] = "quantizing";
   const mica_dtype wanted = dtype_named(type);
   const uint32_t file_type = file_type_of(wanted);
+  watch_interrupt(true);
+  mica_context_params params = MICA_CONTEXT_PARAMS_INIT;
+  params.cancel = &cancel_flag;
   mica_context* context = nullptr;
-  if (mica_context_create(nullptr, &context) != MICA_OK) fail(MICA_OUT_OF_MEMORY, "out of memory");
+  if (mica_context_create(&params, &context) != MICA_OK) fail(MICA_OUT_OF_MEMORY, "out of memory");
   const Context context_owner(context);
   mica_gguf* gguf = nullptr;
   check(mica_gguf_open(context, in_path.c_str(), MICA_GGUF_READ, &gguf), context);
@@ -117,8 +148,11 @@ int run(const std::string& in_path, const std::string& out_path, const std::stri
   out.begin();
   const size_t threads = n_threads != 0 ? n_threads : physical_cores();
   for (uint64_t i = 0; const mica_gguf_tensor* t = mica_gguf_tensor_at(gguf, i); ++i) {
-    write_tensor(file, *t, target_type(*t, wanted), threads, out);
-    (void)show_progress(title, done += t->bytes, total);
+    const uint64_t n = write_tensor(file, *t, target_type(*t, wanted), threads, out);
+    if (n != 0)
+      std::fprintf(stderr, "warning: %llu values of the tensor '%s' are infinite or NaN\n",
+                   static_cast<unsigned long long>(n), escaped(t->name).c_str());
+    if (show_progress(title, done += t->bytes, total) != 0) fail(MICA_CANCELLED, "cancelled");
   }
   out.finish();
   std::printf("%s: %s -> %s\n", escaped(out_path).c_str(), bytes_text(total).c_str(),
@@ -131,19 +165,18 @@ int run(const std::string& in_path, const std::string& out_path, const std::stri
 
 int main(int argc, char** argv) {
   using namespace mica_llama::cli;
-  return run_program("quantize", [&] {
+  const auto body = [](int n, char** words) {
     std::string in, out, type;
     uint32_t n_threads = 0;
-    CLI::App app("Writes a GGUF file with its matrices in another type; vectors stay as they are.");
-    app.add_option("IN", in, "GGUF file")->required();
-    app.add_option("OUT", out, "the file to write")->required();
-    app.add_option("TYPE", type,
-                   "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k; where rows are not whole "
-                   "blocks of 256: q5_0, q5_1, q8_0 for the last three")
-        ->required();
-    app.add_option("-t,--threads", n_threads, "threads (default: physical cores)");
-    int exit_code = 0;
-    if (!parse(app, "quantize", argc, argv, exit_code)) return exit_code;
-    return run(in, out, type, n_threads);
-  });
+    CommandLine line(
+        "Writes a GGUF file with its matrices in another type; vectors stay as they are.");
+    line.add_positional("IN", &in, "GGUF file");
+    line.add_positional("OUT", &out, "the file to write");
+    line.add_positional("TYPE", &type,
+                        "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k; where rows are not "
+                        "whole blocks of 256: q5_0, q5_1, q8_0 for the last three");
+    line.add("-t,--threads", &n_threads, "threads (default: physical cores)");
+    return line.parse(n, words, "quantize") ? run(in, out, type, n_threads) : 0;
+  };
+  return run_program("quantize", body, argc, argv);
 }

@@ -118,6 +118,56 @@ code=$?
 [ $code -eq 130 ] || wrong "exit code $code after Ctrl-C"
 grep -q "generation .* tokens" "$tmp/err" || wrong "no summary after Ctrl-C: $(cat "$tmp/err")"
 
+# A NaN in the last tensor's last weights: no text of token 0, no perplexity of nan.
+cp "$mha" "$tmp/nan.gguf"
+printf '\000\000\300\177' |
+  dd of="$tmp/nan.gguf" bs=1 seek=$(($(wc -c <"$mha") - 4)) conv=notrunc 2>"$tmp/err"
+refused "not a finite number" llama -m "$tmp/nan.gguf" -p hello -n 4
+refused "not a finite number" eval -m "$tmp/nan.gguf" --ids 1,2 --logits "$tmp/x"
+for i in 1 2 3 4 5 6 7 8 9; do echo "one two three four five $i"; done >"$tmp/text"
+refused "not a finite number" eval -m "$tmp/nan.gguf" -f "$tmp/text" -c 16
+accepted "warning: 1 values of the tensor .* are infinite or NaN" quantize "$tmp/nan.gguf" "$tmp/o" q8_0
+
+# Files that are being written: whatever ends the program leaves nothing behind. The input is one
+# F32 tensor of 400 MB that takes no room on the disk.
+mkdir "$tmp/written"
+{
+  printf 'GGUF\003\000\000\000\001\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000'
+  printf '\001\000\000\000\000\000\000\000x\002\000\000\000\000\020\000\000\000\000\000\000'
+  printf '\250\141\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000'
+} >"$tmp/large.gguf"
+truncate -s $((96 + 4096 * 25000 * 4)) "$tmp/large.gguf"
+ended_by() {
+  signal=$1
+  number=$2
+  shift 2
+  "$bin/$@" >"$tmp/out" 2>"$tmp/err" </dev/null &
+  pid=$!
+  sleep 0.4
+  kill "-$signal" $pid
+  wait $pid
+  code=$?
+  [ $code -eq $((128 + number)) ] || wrong "exit code $code after SIG$signal: $*"
+  [ -z "$(ls -A "$tmp/written")" ] || wrong "SIG$signal leaves $(ls -A "$tmp/written"): $*"
+}
+for signal in "INT 2" "TERM 15" "HUP 1"; do
+  # shellcheck disable=SC2086 # the signal is two words
+  ended_by $signal quantize "$tmp/large.gguf" "$tmp/written/o" q6_k -t 1
+done
+ended_by TERM 15 bench --shape smollm2-135m:f32 --write "$tmp/written/o"
+for program in "quantize $tmp/large.gguf $tmp/written/o q8_0" \
+  "bench --shape smollm2-135m:q4_0 --write $tmp/written/o"; do
+  (
+    ulimit -f 100
+    failures=0
+    # shellcheck disable=SC2086 # the command is words
+    refused "failed: File too large" $program
+    exit $failures
+  ) || wrong "a file that may not grow: $program"
+  [ -z "$(ls -A "$tmp/written")" ] || wrong "a failed write leaves $(ls -A "$tmp/written")"
+done
+rm "$tmp/large.gguf"
+
 # Every type: written, read back, and close to the original's perplexity on its own vocabulary.
 for type in f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k; do
   accepted "out-$type" quantize "$spm" "$tmp/out-$type.gguf" $type
