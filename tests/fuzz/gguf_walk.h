@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "mica/gguf.h"
@@ -31,6 +32,9 @@ inline void walk_key(mica_gguf* file, uint64_t i) {
   int truth;
   const char* data = nullptr;
   size_t size = 0;
+  const auto* raw = static_cast<const char*>(mica_gguf_key_raw(file, i, &size));
+  if (raw == nullptr || size < 8 + std::strlen(key)) __builtin_trap();
+  if (std::memcmp(raw + 8, key, std::strlen(key)) != 0) __builtin_trap();  // behind its length
   mica_gguf_get_u32(file, key, &u32);
   mica_gguf_get_u64(file, key, &u64);
   mica_gguf_get_i64(file, key, &i64);
