@@ -22,11 +22,7 @@ std::string escaped(std::string_view text, size_t limit) {
   std::string out;
   while (!text.empty() && out.size() < limit) {
     const Utf8Step step = utf8_step(text);
-    const auto first = static_cast<unsigned char>(text[0]);
-    // C1 controls are U+0080 to U+009F: C2 80 to C2 9F.
-    const bool is_c1 =
-        step.n_bytes == 2 && first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
-    if (step.kind == Utf8Kind::kValid && first >= 0x20 && first != 0x7f && !is_c1) {
+    if (step.kind == Utf8Kind::kValid && !is_control(text)) {
       out.append(text.substr(0, step.n_bytes));
     } else {
       for (const char c : text.substr(0, step.n_bytes)) {
