@@ -154,7 +154,7 @@ for signal in "INT 2" "TERM 15" "HUP 1"; do
   # shellcheck disable=SC2086 # the signal is two words
   ended_by $signal quantize "$tmp/large.gguf" "$tmp/written/o" q6_k -t 1
 done
-ended_by TERM 15 bench --shape smollm2-135m:f32 --write "$tmp/written/o"
+ended_by TERM 15 bench --shape tinyllama-1.1b:f32 --write "$tmp/written/o"
 for program in "quantize $tmp/large.gguf $tmp/written/o q8_0" \
   "bench --shape smollm2-135m:q4_0 --write $tmp/written/o"; do
   (
