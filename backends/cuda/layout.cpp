@@ -84,6 +84,10 @@ mica_status weight_unpack(mica_b_device* device, const mica_b_value* weight, mic
   MICA_TRY(enter(*device));
   Shape s;
   if (!shape_of(*weight, s)) return invalid(*device);
+  // What another context on this device wrote must be there. Any thread may wait for its stream.
+  if (buffer->device != device)
+    MICA_TRY(
+        check(*device, device->driver->stream_synchronize(buffer->device->stream), "load weights"));
   const uint64_t at = buffer->address + weight->offset;
   if (!s.packed) return download(*device, rows, at + first * s.row_bytes, n * s.row_bytes);
   uint64_t staging = 0;

@@ -288,21 +288,24 @@ mica_status buffer_write(mica_b_buffer* buffer, uint64_t offset, const void* src
   return done(d, status, error);
 }
 
-mica_status buffer_read(mica_b_buffer* buffer, uint64_t offset, void* dst, uint64_t bytes) {
-  Buffer* b = &of(buffer);
-  if (!range_fits(offset, bytes, b->bytes)) return MICA_INVALID_ARGUMENT;
+mica_status read_through(Device& d, Buffer& b, uint64_t offset, void* dst, uint64_t bytes) {
+  if (!range_fits(offset, bytes, b.bytes)) return MICA_INVALID_ARGUMENT;
   if (bytes == 0) return MICA_OK;
-  Device& d = *b->device;
   Error error;
   mica_status status = MICA_OK;
-  if (b->mapped != nullptr && (b->cached || bytes <= kUncachedReadBytes)) {
-    status = wait_unused(*b, error);
-    if (status == MICA_OK) std::memcpy(dst, b->mapped + offset, bytes);
+  if (b.mapped != nullptr && (b.cached || bytes <= kUncachedReadBytes)) {
+    status = b.device == &d ? wait_unused(b, error) : refuse_lost(d, error);
+    if (status == MICA_OK) std::memcpy(dst, b.mapped + offset, bytes);
   } else {
     status = refuse_lost(d, error);
-    if (status == MICA_OK) status = d.transfer.read(d, *b, offset, dst, bytes, error);
+    if (status == MICA_OK) status = d.transfer.read(d, b, offset, dst, bytes, error);
   }
   return done(d, status, error);
+}
+
+mica_status buffer_read(mica_b_buffer* buffer, uint64_t offset, void* dst, uint64_t bytes) {
+  Buffer& b = of(buffer);
+  return read_through(*b.device, b, offset, dst, bytes);
 }
 
 mica_status buffer_copy(mica_b_buffer* to, uint64_t dst_offset, mica_b_buffer* from,

@@ -104,6 +104,10 @@ mica_status buffer_write(mica_b_buffer* buffer, uint64_t offset, const void* src
 mica_status buffer_read(mica_b_buffer* buffer, uint64_t offset, void* dst, uint64_t bytes);
 mica_status buffer_copy(mica_b_buffer* dst, uint64_t dst_offset, mica_b_buffer* src,
                         uint64_t src_offset, uint64_t bytes);
+// Reads through `device`: the buffer's own, or, for weights that another context loaded, any of the
+// same GPU. The owner's is not touched then; it may be at work in another thread.
+mica_status read_through(Device& device, Buffer& buffer, uint64_t offset, void* dst,
+                         uint64_t bytes);
 
 // Memory that the host writes and reads fast, for copies.
 mica_status make_staging(Device& device, uint64_t bytes, Buffer** out, Error& error);

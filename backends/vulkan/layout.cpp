@@ -130,7 +130,8 @@ mica_status weight_unpack(mica_b_device* device, const mica_b_value* weight, mic
   if (!shape_of(*weight, s)) return too_large(of(device));
   Planes planes;
   if (!has_planes(*weight, s, planes))
-    return buffer_read(buffer, weight->offset + first * s.row_bytes, rows, n * s.row_bytes);
+    return read_through(of(device), of(buffer), weight->offset + first * s.row_bytes, rows,
+                        n * s.row_bytes);
   Staging staging(of(device), planes, n);
   if (n > 0 && staging.rows() == 0) return staging.out_of_memory();
   uint8_t* out = static_cast<uint8_t*>(rows);
@@ -139,8 +140,9 @@ mica_status weight_unpack(mica_b_device* device, const mica_b_value* weight, mic
     for (uint32_t i = 0; i < kPlanes; ++i) {
       const uint64_t row = planes.row_bytes[i];
       if (row == 0) continue;
-      MICA_TRY(buffer_read(buffer, weight->offset + planes.offset[i] + (first + done) * row,
-                           staging.plane(i), count * row));
+      MICA_TRY(read_through(of(device), of(buffer),
+                            weight->offset + planes.offset[i] + (first + done) * row,
+                            staging.plane(i), count * row));
     }
     for (uint64_t r = 0; r < count; ++r) {
       uint8_t* places[kPlanes];

@@ -12,8 +12,11 @@ namespace {
 constexpr VkPipelineStageFlags kWork =
     VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
 
-// The open batch goes with the next submission, whatever that is.
-void used_next(const Device& d, Buffer& b) { b.last_use = d.submitted + 1; }
+// The open batch goes with the next submission, whatever that is. Of a buffer of another context
+// nothing is noted: it is only read, and that is waited for.
+void used_next(const Device& d, Buffer& b) {
+  if (b.device == &d) b.last_use = d.submitted + 1;
+}
 
 }  // namespace
 

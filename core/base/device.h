@@ -70,4 +70,16 @@ class Buffer {
   mica_b_buffer* handle_ = nullptr;
   uint64_t bytes_ = 0;
 };
+
+// A partition as a backend compiled it, and what takes its place when all of an allocate succeeds.
+struct Compiled {
+  mica_b_plan* handle = nullptr;
+  mica_b_plan* next = nullptr;
+  // Ends with `next` as `handle`, or with what was there; the other one is released.
+  void settle(const mica_device& device, bool adopt) {
+    if (adopt) std::swap(handle, next);
+    if (next != nullptr) device.backend->plan_release(next);
+    next = nullptr;
+  }
+};
 }  // namespace mica

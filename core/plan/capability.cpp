@@ -18,7 +18,7 @@ bool args_known(const mica_device* device, const mica_b_node& node, char* reason
   return true;
 }
 
-// Of temporaries that no output names, that have no view and that no island touches.
+// Of temporaries that no output names, that have no view and that stay on the device.
 mica_status choose_layouts(mica_plan& p, mica_device* device) {
   if (device->backend->value_layout == nullptr) return MICA_OK;
   Vec<uint8_t> fixed(device->allocator());
@@ -26,9 +26,10 @@ mica_status choose_layouts(mica_plan& p, mica_device* device) {
   for (const PlanNamed& o : p.outputs) fixed[p.roots[o.value]] = 1;
   for (uint32_t v = 1; v < p.values.size(); ++v)
     if (p.roots[v] != v) fixed[p.roots[v]] = 1;
+  pin_carried_values(p, fixed);
   for (const mica_b_node& n : p.nodes) {
     mica_b_value& v = p.values[n.output];
-    if (v.storage != MICA_B_TEMP || fixed[n.output] != 0 || island_touches(p, n.output)) continue;
+    if (v.storage != MICA_B_TEMP || fixed[n.output] != 0) continue;
     uint32_t layout = 0;
     uint64_t bytes = v.bytes;
     MICA_TRY(

@@ -40,8 +40,7 @@ void put_unit(Writer& w, const mica_plan& p, uint32_t i) {
     put_output(p.nodes[p.regions[u.region].members[k]]);
   w.put("  [").put(static_cast<const char*>(p.kernels[i].kernel)).put("]");
   if (u.workspace_bytes != 0) w.put(" workspace ").put_bytes(u.workspace_bytes);
-  if (mica::on_island(p, i))
-    w.put(" on ").put(p.islands[p.island_of[i] - 1]->device->backend->name);
+  mica::put_device(w, p, i);
   w.put("\n");
 }
 
@@ -63,10 +62,7 @@ extern "C" mica_status mica_plan_explain(const mica_plan* plan, char* buffer, si
   w.put(" waves; ").put(n_claimed).put(" regions claimed\narena ").put_bytes(p.arena_bytes);
   w.put(", largest workspace ").put_bytes(p.workspace_bytes).put("\n");
   for (uint32_t i = 0; i < p.units.size(); ++i) put_unit(w, p, i);
-  if (!p.fallbacks.empty()) {
-    w.put("fallback, in ").put(static_cast<uint64_t>(p.islands.size())).put(" islands:\n");
-    for (const char c : p.fallbacks) w.put(c);
-  }
+  mica::put_fallbacks(w, p);
   if (!p.refusals.empty()) {
     w.put("not claimed:\n");
     for (const mica::PlanRefusal& r : p.refusals) {

@@ -145,11 +145,11 @@ void refresh_partition(mica_plan& p, const char* variant) {
   b.variant = variant;
 }
 
-// The device must run every node that no claimed region took over and no island.
+// The device must run every node that no claimed region took over and that did not fall back.
 mica_status check_supported(mica_plan& p, mica_device* device) {
   for (uint32_t i = 0; i < p.units.size(); ++i) {
     const mica_b_unit& u = p.units[i];
-    if (u.region != MICA_B_NONE || on_island(p, i)) continue;
+    if (u.region != MICA_B_NONE || p.fell_back(i)) continue;
     char reason[256] = "";
     const mica_status status = node_supported(device, p.partition, u.node, reason, sizeof reason);
     if (status == MICA_OK) continue;
@@ -168,13 +168,9 @@ mica_status check_supported(mica_plan& p, mica_device* device) {
 mica_status query_units(mica_plan& p, mica_device* device) {
   if (!p.kernels.resize(p.units.size())) return device->error().out_of_memory("plan");
   for (uint32_t i = 0; i < p.units.size(); ++i) {
+    if (p.fell_back(i)) continue;
     mica_b_need& need = p.kernels[i];
     need.struct_size = sizeof need;
-    if (on_island(p, i)) {
-      need = island_need(p, i);
-      p.units[i].numerics = need.numerics;
-      continue;
-    }
     MICA_TRY(device->backend->query(device->handle, &p.partition, i, &need));
     p.units[i].workspace_bytes = need.workspace_bytes;
     p.units[i].numerics = need.numerics;
@@ -233,12 +229,12 @@ mica_status build_partition(mica_plan& p, const mica_graph& g, mica_device* devi
   refresh_partition(p, params.variant);
   MICA_TRY(claim_regions(p, g, device, params.unfused != 0));
   refresh_partition(p, params.variant);
-  MICA_TRY(place_islands(p, g, device));
+  MICA_TRY(place_fallbacks(p, g));
   MICA_TRY(choose_layouts(p, device));
   MICA_TRY(check_supported(p, device));
   MICA_TRY(query_units(p, device));
   MICA_TRY(plan_memory(p, device->allocator(), error));
-  return make_segments(p) ? MICA_OK : error.out_of_memory("plan");
+  return cut_parts(p);
 }
 
 }  // namespace mica

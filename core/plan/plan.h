@@ -1,10 +1,9 @@
 // A plan: a graph compiled for one device. plan.cpp builds the partition, fuse.cpp claims regions,
 // memory.cpp orders units into waves and places values, explain.cpp tells about it.
 #pragma once
+#include "core/fallback/fallback.h"
 #include "core/graph/graph.h"
 #include "core/graph/weights.h"
-#include "core/plan/fallback.h"
-#include "mica/session.h"
 
 namespace mica {
 
@@ -40,12 +39,11 @@ constexpr uint64_t kPlaceAlign = 256;  // of values in the arena and the step bl
 
 }  // namespace mica
 
-struct mica_plan {
+struct mica_plan : mica::PlanParts {
   explicit mica_plan(const mica_allocator& a)
-      : values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a), names(a),
-        args(a), outputs(a), output_names(a), inputs(a), step_values(a), extent_names(a),
-        extent_places(a), weights(a), kernels(a), refusals(a), reasons(a), island_of(a), islands(a),
-        fallbacks(a), segments(a) {}
+      : PlanParts(a), values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a),
+        names(a), args(a), outputs(a), output_names(a), inputs(a), step_values(a), extent_names(a),
+        extent_places(a), weights(a), kernels(a), refusals(a), reasons(a) {}
   ~mica_plan();
 
   mica_session* session = nullptr;
@@ -73,13 +71,10 @@ struct mica_plan {
   mica_kv_cache* cache = nullptr;
   uint32_t cache_extent = 0;  // n_tokens
   uint64_t arena_bytes = 0;
-  uint64_t workspace_bytes = 0;       // of the wave that needs most
-  mica::Vec<uint32_t> island_of;      // of each unit 1 + its island, 0: none. Empty: none at all
-  mica::Vec<mica::Island*> islands;   // owned
-  mica::Vec<char> fallbacks;          // lines: what fell back, where to and why
-  mica::Vec<mica::Segment> segments;  // in the order of a step; never empty
-  bool allocated = false;             // the segments are compiled
-  uint32_t arena = 0;                 // which of the session's arenas
+  uint64_t workspace_bytes = 0;  // of the wave that needs most
+  mica::Compiled compiled;       // unless it is in parts
+  bool allocated = false;        // and compiled
+  uint32_t arena = 0;            // which of the session's arenas
   bool ran = false;  // at least one step; the session knows whose values the arenas hold
 
   const char* name_at(size_t offset) const { return names.data() + offset; }

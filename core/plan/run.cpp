@@ -77,16 +77,15 @@ mica_status submit(mica_plan* p) {
   }
   MICA_TRY(write_extents(s, p));
   s->last = nullptr;  // plans share memory: no outputs are there until this step is done
-  return mica::submit_segments(*p);
+  return p->in_parts() ? mica::submit_parts(*p) : s->device->backend->submit(p->compiled.handle);
 }
 
 // What a failed step does to the session: nothing of it took place.
 mica_status failed(mica_plan* p, mica_status status) {
   if (p->cache != nullptr) mica_kv_abandon(p->cache);
   Error& error = p->session->error();
-  bool marked = false;  // it was a fallback device
-  for (const mica_device* d : p->session->fallback) marked |= d->lost;
-  if (status == MICA_DEVICE_LOST && !marked) p->session->device->lost = true;
+  if (status == MICA_DEVICE_LOST && mica::lost_fallback(p->session) == nullptr)
+    p->session->device->lost = true;
   if (status == MICA_CANCELLED) return error.fail(status, "the step was cancelled");
   if (error.code() != status) error.fail(status, "the step failed: ", mica_status_text(status));
   return status;
@@ -114,6 +113,10 @@ int64_t mica::extent_value(const mica_plan& p, uint32_t extent) {
   return value >= 0 ? value : p.extents[extent].max;
 }
 
+mica_status mica::wait_step(mica_plan& p) {
+  return p.in_parts() ? wait_parts(p) : p.session->device->backend->wait(p.compiled.handle);
+}
+
 extern "C" {
 
 mica_status mica_plan_submit(mica_plan* plan) {
@@ -138,7 +141,7 @@ mica_status mica_plan_wait(mica_plan* plan) {
   mica_session* s = plan->session;
   if (s->running != plan)
     return s->error().fail(MICA_INVALID_ARGUMENT, "no step of this plan is running");
-  const mica_status status = mica::wait_last_segment(*plan);
+  const mica_status status = mica::wait_step(*plan);
   s->running = nullptr;
   if (plan->cache != nullptr) plan->cache->in_flight = false;
   if (status != MICA_OK) return failed(plan, status);

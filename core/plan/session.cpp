@@ -9,19 +9,14 @@ using mica::StepPlace;
 using mica::Writer;
 
 mica_plan::~mica_plan() {
-  for (const mica::Segment& segment : segments)
-    if (segment.handle != nullptr) session->device->backend->plan_release(segment.handle);
-  mica::release_islands(*this);
-  for (mica::Island* island : islands) {
-    for (mica::WeightCopy* copy : island->weights) mica::drop_weight_copy(session, copy);
-    mica::destroy(session->allocator(), island);
-  }
+  mica::release_parts(*this);
+  compiled.settle(*session->device, true);
   for (mica_weights* w : weights) mica_weights_release(w);
 }
 
 mica_session::~mica_session() {
   // The backend must not write to what is freed below.
-  if (running != nullptr) (void)mica::wait_last_segment(*running);
+  if (running != nullptr) (void)mica::wait_step(*running);
   for (mica_plan* p : plans) mica::destroy(allocator(), p);
   plans.clear();
   step.reset();
@@ -34,7 +29,6 @@ mica_session::~mica_session() {
   }
   kv.reset();
   mica_kv_cache_release(cache);
-  for (mica_device* d : fallback) mica_device_release(d);
 }
 
 namespace mica {
@@ -42,10 +36,9 @@ namespace mica {
 mica_status session_ready(const mica_session* s) {
   if (s->device->lost)
     return s->error().fail(MICA_DEVICE_LOST, "the device was lost; release what is on it");
-  for (const mica_device* d : s->fallback)
-    if (d->lost)
-      return s->error().fail(MICA_DEVICE_LOST, "the fallback device ", d->backend->name,
-                             " was lost; release what is on it");
+  if (const mica_device* d = lost_fallback(s))
+    return s->error().fail(MICA_DEVICE_LOST, "the fallback device ", d->backend->name,
+                           " was lost; release what is on it");
   if (s->running != nullptr)
     return s->error().fail(MICA_BUSY, "a step of this session is running; wait for it first");
   return MICA_OK;
@@ -164,8 +157,7 @@ uint64_t reserve_bytes(const mica_session* s, bool first) {
   if (d.backend->reserve == nullptr || s->plans.empty()) return 0;
   uint64_t bytes = first ? d.backend->reserve(d.handle, nullptr) : 0;
   for (const mica_plan* p : s->plans)
-    for (const Segment& segment : p->segments)
-      if (segment.island == 0) bytes += d.backend->reserve(d.handle, &segment.partition);
+    bytes += p->in_parts() ? parts_reserve(*p) : d.backend->reserve(d.handle, &p->partition);
   return bytes;
 }
 
@@ -206,14 +198,13 @@ mica_status check_loaded(mica_session* s) {
 
 // What an allocate makes beside the old, until all of it exists.
 struct Fresh {
-  explicit Fresh(const mica_allocator& a) : old_offsets(a), handles(a) {}
+  explicit Fresh(const mica_allocator& a) : old_offsets(a) {}
   Buffer arena, step, kv;
   uint64_t step_bytes = 0;
   Vec<uint64_t> old_offsets;  // of the places
-  Vec<mica_b_plan*> handles;  // of the plans' segments on the session's device, in order
 };
 
-mica_status backend_compile(mica_session* s, const mica_plan& p, Fresh& fresh) {
+mica_status backend_compile(mica_session* s, mica_plan& p, const Fresh& fresh) {
   const Buffer& arena = p.allocated ? s->arenas[p.arena] : fresh.arena;
   const Buffer& kv = s->kv.handle() != nullptr ? s->kv : fresh.kv;
   Vec<mica_b_buffer*> buffers(s->allocator());
@@ -221,14 +212,9 @@ mica_status backend_compile(mica_session* s, const mica_plan& p, Fresh& fresh) {
   for (const mica_weights* w : p.weights) ok = ok && buffers.push(w->buffer.handle());
   if (p.cache != nullptr) ok = ok && buffers.push(kv.handle());
   if (!ok) return s->error().out_of_memory("session");
-  for (const Segment& segment : p.segments) {
-    if (segment.island != 0) continue;
-    mica_b_plan* handle = nullptr;
-    MICA_TRY(s->device->backend->compile(s->device->handle, &segment.partition, buffers.data(),
-                                         &handle));
-    (void)fresh.handles.push(handle);
-  }
-  return MICA_OK;
+  if (p.in_parts()) return compile_parts(p, buffers.data());
+  return s->device->backend->compile(s->device->handle, &p.partition, buffers.data(),
+                                     &p.compiled.next);
 }
 
 // Places only grow: what an old one holds is kept at its new offset, what is new is zero.
@@ -248,9 +234,7 @@ mica_status make_fresh(mica_session* s, Fresh& fresh) {
     MICA_TRY(fresh.kv.create(s->device, s->cache->bytes, "the KV cache"));
   MICA_TRY(fresh.step.create(s->device, fresh.step_bytes, "the step block"));
   MICA_TRY(move_places(s, fresh));
-  for (const mica_plan* p : s->plans) MICA_TRY(backend_compile(s, *p, fresh));
-  for (mica_plan* p : s->plans)
-    if (!p->allocated) MICA_TRY(allocate_islands(*p));
+  for (mica_plan* p : s->plans) MICA_TRY(backend_compile(s, *p, fresh));
   return MICA_OK;
 }
 
@@ -259,33 +243,28 @@ mica_status allocate_session(mica_session* s) {
   MICA_TRY(check_loaded(s));
   MICA_TRY(check_room(s));
   Fresh fresh(s->allocator());
-  size_t n_segments = 0;
-  for (const mica_plan* p : s->plans) n_segments += p->segments.size();
-  bool ok = s->arenas.reserve(s->arenas.size() + 1) && fresh.handles.reserve(n_segments);
+  bool ok = s->arenas.reserve(s->arenas.size() + 1);
   for (const StepPlace& place : s->places) ok = ok && fresh.old_offsets.push(place.offset);
   if (!ok) return s->error().out_of_memory("session");
   fresh.step_bytes =
       lay_out(s->places, [](StepPlace& place, uint64_t offset) { place.offset = offset; });
   for (mica_plan* p : s->plans) bind_places(s, *p);
   const mica_status status = make_fresh(s, fresh);
-  if (status != MICA_OK) {
-    for (mica_b_plan* handle : fresh.handles) s->device->backend->plan_release(handle);
-    for (size_t i = 0; i < s->places.size(); ++i) s->places[i].offset = fresh.old_offsets[i];
-    for (mica_plan* p : s->plans) {
-      bind_places(s, *p);
-      if (!p->allocated) release_islands(*p);
+  for (mica_plan* p : s->plans) {
+    if (p->in_parts()) {
+      settle_parts(*p, status == MICA_OK);
+    } else {
+      p->compiled.settle(*s->device, status == MICA_OK);
     }
+  }
+  if (status != MICA_OK) {
+    for (size_t i = 0; i < s->places.size(); ++i) s->places[i].offset = fresh.old_offsets[i];
+    for (mica_plan* p : s->plans) bind_places(s, *p);
     return status;
   }
-  size_t i_handle = 0;
   for (mica_plan* p : s->plans) {
     if (!p->allocated) p->arena = static_cast<uint32_t>(s->arenas.size());
     p->allocated = true;
-    for (Segment& segment : p->segments) {
-      if (segment.island != 0) continue;
-      if (segment.handle != nullptr) s->device->backend->plan_release(segment.handle);
-      segment.handle = fresh.handles[i_handle++];
-    }
   }
   (void)s->arenas.push(std::move(fresh.arena));
   s->step = std::move(fresh.step);
@@ -357,10 +336,6 @@ mica_status check_params(const mica_device* device, const mica_session_params& p
     if (params.cache->owner != nullptr)
       return refuse("the cache belongs to another session, which owns its storage");
   }
-  for (uint32_t i = 0; i < params.n_fallback; ++i)
-    if (params.fallback == nullptr || params.fallback[i] == nullptr ||
-        params.fallback[i]->context != device->context)
-      return refuse("a fallback device is NULL or of another context");
   if (params.variant != nullptr && std::strcmp(params.variant, "naive") != 0)
     return refuse("there are no kernels of variant ", quoted(params.variant), "; there is: naive");
   return MICA_OK;
@@ -400,18 +375,19 @@ mica_status mica_session_create(mica_device* device, const mica_session_params* 
   auto* s = mica::create<mica_session>(device->allocator(), device);
   if (s == nullptr) return error.out_of_memory("session");
   s->params = *params;
-  s->params.fallback = nullptr;  // the caller's array; the devices are in s->fallback
-  bool ok = s->fallback.reserve(params->n_fallback);
-  for (uint32_t i = 0; ok && i < params->n_fallback; ++i)
-    ok = s->fallback.push(mica::retain(params->fallback[i]));
+  mica_status status = mica::take_fallbacks(*s, *params);
+  bool ok = true;
   if (params->cache != nullptr) {
     s->cache = mica::retain(params->cache);
     s->cache->owner = s;
-    ok = ok && s->table_places.resize(mica::kv_n_tables(s->cache));
+    ok = s->table_places.resize(mica::kv_n_tables(s->cache));
   }
-  if (!ok || (params->variant != nullptr && !s->variant.assign(params->variant))) {
+  if (status == MICA_OK &&
+      (!ok || (params->variant != nullptr && !s->variant.assign(params->variant))))
+    status = error.out_of_memory("session");
+  if (status != MICA_OK) {
     mica_session_release(s);
-    return error.out_of_memory("session");
+    return status;
   }
   *out_session = s;
   return MICA_OK;

@@ -19,12 +19,11 @@ struct StepPlace {
 
 }  // namespace mica
 
-struct mica_session {
+struct mica_session : mica::SessionParts {
   explicit mica_session(mica_device* d)
-      : device(mica::retain(d)), variant(d->allocator()), plans(d->allocator()),
-        places(d->allocator()), input_names(d->allocator()), extent_names(d->allocator()),
-        table_places(d->allocator()), arenas(d->allocator()), fallback(d->allocator()),
-        copies(d->allocator()) {}
+      : SessionParts(d->allocator()), device(mica::retain(d)), variant(d->allocator()),
+        plans(d->allocator()), places(d->allocator()), input_names(d->allocator()),
+        extent_names(d->allocator()), table_places(d->allocator()), arenas(d->allocator()) {}
   ~mica_session();
 
   mica_device* device;
@@ -38,10 +37,8 @@ struct mica_session {
   mica::Buffer step;
   mica::Vec<mica::Buffer> arenas;  // one an allocate that had new plans
   mica::Buffer kv;
-  mica::Vec<mica_device*> fallback;     // retained
-  mica::Vec<mica::WeightCopy*> copies;  // of the plans' islands
-  mica_plan* running = nullptr;         // submitted and not waited for
-  const mica_plan* last = nullptr;      // whose values are in the arenas: its step was the last
+  mica_plan* running = nullptr;     // submitted and not waited for
+  const mica_plan* last = nullptr;  // whose values are in the arenas: its step was the last
 
   const mica_allocator& allocator() const { return device->allocator(); }
   mica::Error& error() const { return device->error(); }
@@ -50,6 +47,8 @@ struct mica_session {
 namespace mica {
 // MICA_OK unless a device of the session is lost or a step is in flight.
 mica_status session_ready(const mica_session* session);
+// Waits for the plan's step, whatever becomes of it.
+mica_status wait_step(mica_plan& plan);
 StepPlace* find_place(mica_session* session, const char* name, bool is_extent);
 // Of the step: the tokens reserved if it is the cache's extent, else what was set, or the maximum
 // while nothing was.

@@ -1,27 +1,51 @@
 #!/usr/bin/env bash
-# sizes.sh SOURCE: no source file over 1000 lines, core within its budget of 7000, and no fusion's
-# pattern over 150 (docs/adr/0004).
+# sizes.sh SOURCE: no source file over 1000 lines, each folder of core within its share of 7000 lines,
+# fallback placement and every fusion's pattern within budgets of their own (docs/adr/0004, 0005).
+# Prints lines used and free.
 set -euo pipefail
 cd "$1"
 failed=0
-while read -r lines file; do
-  if [ "$lines" -gt 1000 ]; then
-    echo "$file has $lines lines; the limit is 1000"
-    failed=1
-  fi
-done < <(find core ops backends examples tests -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.c' \
-  -o -name '*.sh' -o -name '*.py' \) -exec wc -l {} + | grep -v ' total$')
-core=$(find core -path core/fusions -prune -o -type f \( -name '*.cpp' -o -name '*.h' \) \
-  -exec cat {} + | wc -l)
-if [ "$core" -gt 7000 ]; then
-  echo "core/ has $core lines; its budget is 7000"
+complain() {
+  echo "$*"
   failed=1
-fi
+}
+
 while read -r lines file; do
-  if [ "$lines" -gt 150 ]; then
-    echo "$file has $lines lines; a pattern has at most 150"
-    failed=1
-  fi
+  [ "$lines" -le 1000 ] || complain "$file has $lines lines; the limit is 1000"
+done < <(find core ops backends examples tests -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.c' \
+  -o -name '*.cu' -o -name '*.cuh' -o -name '*.comp' -o -name '*.glsl' -o -name '*.inc' \
+  -o -name '*.sh' -o -name '*.py' \) -exec wc -l {} + | grep -v ' total$')
+
+lines_of() { find "$1" -type f \( -name '*.cpp' -o -name '*.h' \) -exec cat {} + | wc -l; }
+show() { printf '%-14s %5d lines of %5d, %4d free\n' "$1" "$2" "$3" $(($3 - $2)); }
+
+declare -A budget=([include]=1100 [base]=1000 [graph]=1050 [plan]=1850 [kv]=1000 [gguf]=1000)
+used=0
+total=0
+for folder in include base graph plan kv gguf; do
+  lines=$(lines_of core/$folder)
+  show core/$folder "$lines" "${budget[$folder]}"
+  [ "$lines" -le "${budget[$folder]}" ] ||
+    complain "core/$folder has $lines lines; its budget is ${budget[$folder]}"
+  used=$((used + lines))
+  total=$((total + budget[$folder]))
+done
+show core "$used" "$total"
+[ "$total" -eq 7000 ] || complain "the folders' budgets add up to $total, not to 7000"
+
+fallback=$(lines_of core/fallback)
+show core/fallback "$fallback" 720
+[ "$fallback" -le 720 ] || complain "core/fallback has $fallback lines; its budget is 720"
+
+while read -r lines file; do
+  [ "$lines" -le 150 ] || complain "$file has $lines lines; a pattern has at most 150"
 done < <(wc -l core/fusions/* | grep -v ' total$')
-echo "core/ has $core lines"
+
+for folder in core/*/; do # a folder that nobody counts would be room without a limit
+  name=$(basename "$folder")
+  [[ " include base graph plan kv gguf fallback fusions " == *" $name "* ]] ||
+    complain "$folder has no budget"
+done
+loose=$(find core -maxdepth 1 \( -name '*.cpp' -o -name '*.h' \))
+[ -z "$loose" ] || complain "in no folder of core: $loose"
 exit $failed

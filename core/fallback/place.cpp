@@ -1,6 +1,4 @@
 // Placing nodes on fallback devices, and cutting a plan into segments.
-#include "core/plan/fallback.h"
-
 #include "core/plan/session.h"
 
 namespace mica {
@@ -30,14 +28,15 @@ class Builder {
         n_nodes_(island.nodes.size()), n_weights_(island.weights.size()),
         arena_bytes_(island.arena_bytes) {}
 
-  mica_status add(uint32_t i_node, char* reason, size_t capacity) {
-    const mica_status status = try_add(i_node, reason, capacity);
+  // `need` gets what the device answers.
+  mica_status add(uint32_t i_node, mica_b_need& need, char* reason, size_t capacity) {
+    const mica_status status = try_add(i_node, need, reason, capacity);
     if (status != MICA_OK) take_back();
     return status;
   }
 
  private:
-  mica_status try_add(uint32_t i_node, char* reason, size_t capacity);
+  mica_status try_add(uint32_t i_node, mica_b_need& need, char* reason, size_t capacity);
   mica_status add_value(uint32_t origin, bool made, uint32_t& out);
   mica_status add_weight(uint32_t origin, mica_b_value& v);
   mica_status reserve_arena(uint64_t bytes, uint64_t& out_offset);
@@ -144,7 +143,7 @@ void Builder::refresh() {
   b.extents = island_.extents.data();
 }
 
-mica_status Builder::try_add(uint32_t i_node, char* reason, size_t capacity) {
+mica_status Builder::try_add(uint32_t i_node, mica_b_need& need, char* reason, size_t capacity) {
   if (island_.values.empty()) {
     if (!island_.values.resize(1) || !island_.flows.resize(1)) return no_memory();
     for (const mica_b_extent& e : plan_.extents)
@@ -156,18 +155,17 @@ mica_status Builder::try_add(uint32_t i_node, char* reason, size_t capacity) {
     if (node.input[k] != MICA_B_NONE) MICA_TRY(add_value(node.input[k], false, node.input[k]));
   MICA_TRY(add_value(node.output, true, node.output));
   const auto i = static_cast<uint32_t>(island_.nodes.size());
-  mica_b_need need{};
-  need.struct_size = sizeof need;
-  if (!island_.nodes.push(node) || !island_.units.push({i, MICA_B_NONE, 1, 0, 0, 0}) ||
-      !island_.needs.push(need))
+  if (!island_.nodes.push(node) || !island_.units.push({i, MICA_B_NONE, 1, 0, 0, 0}))
     return no_memory();
   refresh();
   const mica_device* d = island_.device;
   MICA_TRY(node_supported(d, island_.partition, i, reason, capacity));
-  MICA_TRY(d->backend->query(d->handle, &island_.partition, i, &island_.needs[i]));
+  need = {};
+  need.struct_size = sizeof need;
+  MICA_TRY(d->backend->query(d->handle, &island_.partition, i, &need));
   mica_b_unit& unit = island_.units[i];
-  unit.numerics = island_.needs[i].numerics;
-  unit.workspace_bytes = island_.needs[i].workspace_bytes;
+  unit.numerics = need.numerics;
+  unit.workspace_bytes = need.workspace_bytes;
   return reserve_arena(unit.workspace_bytes, unit.workspace_offset);
 }
 
@@ -176,7 +174,6 @@ void Builder::take_back() {
   while (island_.flows.size() > n_values_) island_.flows.pop();
   while (island_.nodes.size() > n_nodes_) island_.nodes.pop();
   while (island_.units.size() > n_nodes_) island_.units.pop();
-  while (island_.needs.size() > n_nodes_) island_.needs.pop();
   while (island_.weights.size() > n_weights_) {
     WeightCopy* copy = island_.weights.back();
     island_.weights.pop();
@@ -201,8 +198,13 @@ mica_status try_device(mica_plan& p, const mica_graph& g, uint32_t i_unit, mica_
     }
   }
   Island* island = p.islands.back();
-  const mica_status status = Builder(p, g, *island).add(p.units[i_unit].node, reason, capacity);
-  if (status == MICA_OK) p.island_of[i_unit] = static_cast<uint32_t>(p.islands.size());
+  mica_b_need& need = p.kernels[i_unit];
+  const mica_status status =
+      Builder(p, g, *island).add(p.units[i_unit].node, need, reason, capacity);
+  if (status == MICA_OK) {
+    p.island_of[i_unit] = static_cast<uint32_t>(p.islands.size());
+    p.units[i_unit].numerics = need.numerics;
+  }
   if (status == MICA_OK || join) return status;
   destroy(a, island);
   p.islands.pop();
@@ -260,9 +262,24 @@ void keep_inside(const mica_plan& p, Island& island) {
 
 }  // namespace
 
-mica_status place_islands(mica_plan& p, const mica_graph& g, const mica_device* device) {
+mica_status take_fallbacks(mica_session& s, const mica_session_params& params) {
+  s.params.fallback = nullptr;  // the caller's array
+  if (!s.fallback.reserve(params.n_fallback)) return s.error().out_of_memory("session");
+  for (uint32_t i = 0; i < params.n_fallback; ++i) {
+    if (params.fallback == nullptr || params.fallback[i] == nullptr ||
+        params.fallback[i]->context != s.device->context)
+      return s.error().fail(MICA_INVALID_ARGUMENT,
+                            "session: a fallback device is NULL or of another context");
+    (void)s.fallback.push(retain(params.fallback[i]));
+  }
+  return MICA_OK;
+}
+
+mica_status place_fallbacks(mica_plan& p, const mica_graph& g) {
+  const mica_device* device = p.session->device;
   if (p.session->fallback.empty()) return MICA_OK;
-  if (!p.island_of.resize(p.units.size())) return device->error().out_of_memory("fallback");
+  if (!p.island_of.resize(p.units.size()) || !p.kernels.resize(p.units.size()))
+    return device->error().out_of_memory("fallback");
   for (uint32_t i = 0; i < p.units.size(); ++i) {
     if (p.units[i].region != MICA_B_NONE) continue;
     char why[256] = "";
@@ -278,40 +295,37 @@ mica_status place_islands(mica_plan& p, const mica_graph& g, const mica_device* 
   return MICA_OK;
 }
 
-bool on_island(const mica_plan& p, uint32_t unit) {
-  return !p.islands.empty() && p.island_of[unit] != 0;
-}
-
-const mica_b_need& island_need(const mica_plan& p, uint32_t unit) {
-  const uint32_t island = p.island_of[unit];
-  uint32_t i = 0;  // an island's units follow one another
-  while (i < unit && p.island_of[unit - i - 1] == island) ++i;
-  return p.islands[island - 1]->needs[i];
-}
-
-bool island_touches(const mica_plan& p, uint32_t value) {
+void pin_carried_values(const mica_plan& p, Vec<uint8_t>& fixed) {
   for (const Island* island : p.islands)
-    for (size_t i = 1; i < island->flows.size(); ++i)
-      if (p.roots[island->flows[i].origin] == p.roots[value]) return true;
-  return false;
+    for (size_t i = 1; i < island->flows.size(); ++i) fixed[p.roots[island->flows[i].origin]] = 1;
 }
 
-bool make_segments(mica_plan& p) {
+mica_status cut_parts(mica_plan& p) {
   const auto n_units = static_cast<uint32_t>(p.units.size());
-  const auto island_of = [&](uint32_t i) { return on_island(p, i) ? p.island_of[i] : 0; };
+  if (p.session->fallback.empty()) return MICA_OK;
   for (uint32_t first = 0, end = 0; end < n_units || p.segments.empty(); first = end) {
-    while (end < n_units && island_of(end) == island_of(first)) ++end;
-    Segment segment{first, end - first, 0, p.partition, nullptr};
-    if (first < n_units) segment.island = island_of(first);
+    while (end < n_units && p.island_of[end] == p.island_of[first]) ++end;
+    Segment segment{first, end - first, 0, p.partition, {}};
+    if (first < n_units) segment.island = p.island_of[first];
     if (segment.island != 0) segment.partition = p.islands[segment.island - 1]->partition;
     if (segment.island == 0 && first < n_units) {
       p.units[first].barrier = 1;
       segment.partition.units = p.units.data() + first;
       segment.partition.n_units = segment.n;
     }
-    if (!p.segments.push(segment)) return false;
+    if (!p.segments.push(segment)) return p.session->error().out_of_memory("plan");
   }
-  return true;
+  return MICA_OK;
+}
+
+void put_device(Writer& w, const mica_plan& p, uint32_t unit) {
+  if (p.fell_back(unit)) w.put(" on ", p.islands[p.island_of[unit] - 1]->device->backend->name);
+}
+
+void put_fallbacks(Writer& w, const mica_plan& p) {
+  if (p.islands.empty()) return;
+  w.put("fallback, in ", static_cast<uint64_t>(p.islands.size()), " islands:\n");
+  for (const char c : p.fallbacks) w.put(c);
 }
 
 }  // namespace mica

@@ -1,7 +1,6 @@
-// Islands' memory, and running a plan's segments.
+// Memory of a plan in parts, and running it.
 #include <numeric>
 
-#include "core/plan/fallback.h"
 #include "core/plan/session.h"
 
 namespace mica {
@@ -11,11 +10,12 @@ constexpr uint64_t kChunkBytes = 4u << 20;  // of a weight, staged at a time
 
 // --- Memory -------------------------------------------------------------------------------------
 
-// The device's rows, unpacked, packed for the other: bit by bit the same weight.
-mica_status copy_rows(WeightCopy& copy, void* staging, uint64_t step, uint64_t row_bytes) {
+// Rows unpacked from the session's device, packed for the other: bit by bit the same weight. The
+// weights' own device is the same one opened by a context that may be at work in another thread.
+mica_status copy_rows(const mica_device* from, WeightCopy& copy, void* staging, uint64_t step,
+                      uint64_t row_bytes) {
   const WeightEntry& e = copy.weights->entries[copy.entry];
-  mica_device* from = copy.weights->device;
-  mica_device* to = copy.device;
+  const mica_device* to = copy.device;
   const uint64_t rows = e.plain_bytes / row_bytes;
   for (uint64_t first = 0; first < rows; first += step) {
     const uint64_t n = rows - first < step ? rows - first : step;
@@ -29,7 +29,7 @@ mica_status copy_rows(WeightCopy& copy, void* staging, uint64_t step, uint64_t r
   return MICA_OK;
 }
 
-mica_status fill_copy(WeightCopy& copy) {
+mica_status fill_copy(const mica_device* from, WeightCopy& copy) {
   const WeightEntry& e = copy.weights->entries[copy.entry];
   MICA_TRY(copy.buffer.create(copy.device, copy.value.bytes, "a weight for fallback"));
   const auto rows = static_cast<uint64_t>(e.desc.dim[1] * e.desc.dim[2] * e.desc.dim[3]);
@@ -41,12 +41,12 @@ mica_status fill_copy(WeightCopy& copy) {
   const mica_allocator& a = copy.device->allocator();
   void* staging = allocate(a, bytes);
   if (staging == nullptr) return copy.device->error().out_of_memory("staging for weights");
-  const mica_status status = copy_rows(copy, staging, step, row_bytes);
+  const mica_status status = copy_rows(from, copy, staging, step, row_bytes);
   deallocate(a, staging, bytes);
   return status;
 }
 
-mica_status allocate_island(Island& island) {
+mica_status allocate_island(const mica_device* own, Island& island) {
   mica_device* d = island.device;
   MICA_TRY(island.arena.create(d, island.arena_bytes, "the arena of a fallback"));
   MICA_TRY(island.step.create(d, island.step_bytes(), "the step block of a fallback"));
@@ -58,7 +58,7 @@ mica_status allocate_island(Island& island) {
   for (; island.n_ready < island.weights.size(); ++island.n_ready) {
     WeightCopy* copy = island.weights[island.n_ready];
     if (copy->n_ready == 0) {
-      const mica_status status = fill_copy(*copy);
+      const mica_status status = fill_copy(own, *copy);
       if (status != MICA_OK) {
         copy->buffer.reset();
         return status;
@@ -114,21 +114,34 @@ mica_status told(const mica_plan& p, const Segment& segment, mica_device* d, mic
                     d->backend->name, ", failed: ", static_cast<const char*>(why));
 }
 
-mica_status carry_in(const mica_plan& p, const Segment& segment, Island& island) {
-  mica_device* own = p.session->device;
+// Live bytes of a value between the plan's memory and the island's, through the host.
+mica_status carry(const mica_plan& p, const Segment& segment, Island& island, size_t i) {
+  const mica_b_value& ours = p.values[island.flows[i].origin];
+  const uint64_t bytes = live_bytes(p, ours);
+  if (bytes == 0) return MICA_OK;
+  struct End {
+    mica_device* device;
+    mica_b_buffer* buffer;
+    uint64_t offset;
+  } from{p.session->device, home_of(p, ours).handle(), ours.offset},
+      to{island.device, island.arena.handle(), island.values[i].offset};
+  if (island.flows[i].made) std::swap(from, to);
+  MICA_TRY(
+      told(p, segment, from.device,
+           from.device->backend->buffer_read(from.buffer, from.offset, island.staging, bytes)));
+  return told(p, segment, to.device,
+              to.device->backend->buffer_write(to.buffer, to.offset, island.staging, bytes));
+}
+
+mica_status carry_all(const mica_plan& p, const Segment& segment, Island& island, bool made) {
+  for (size_t i = 1; i < island.flows.size(); ++i)
+    if (island.flows[i].moves && island.flows[i].made == made)
+      MICA_TRY(carry(p, segment, island, i));
+  return MICA_OK;
+}
+
+mica_status write_island_extents(const mica_plan& p, const Segment& segment, Island& island) {
   mica_device* d = island.device;
-  for (size_t i = 1; i < island.values.size(); ++i) {
-    if (!island.flows[i].moves || island.flows[i].made) continue;
-    const mica_b_value& from = p.values[island.flows[i].origin];
-    const uint64_t bytes = live_bytes(p, from);
-    if (bytes == 0) continue;
-    MICA_TRY(told(
-        p, segment, own,
-        own->backend->buffer_read(home_of(p, from).handle(), from.offset, island.staging, bytes)));
-    MICA_TRY(told(p, segment, d,
-                  d->backend->buffer_write(island.arena.handle(), island.values[i].offset,
-                                           island.staging, bytes)));
-  }
   for (size_t i = 1; i < island.extents.size(); ++i) {
     const auto word = static_cast<int32_t>(extent_value(p, static_cast<uint32_t>(i)));
     MICA_TRY(told(p, segment, d,
@@ -138,39 +151,27 @@ mica_status carry_in(const mica_plan& p, const Segment& segment, Island& island)
   return MICA_OK;
 }
 
-mica_status carry_out(const mica_plan& p, const Segment& segment, Island& island) {
-  mica_device* own = p.session->device;
-  mica_device* d = island.device;
-  for (size_t i = 1; i < island.values.size(); ++i) {
-    if (!island.flows[i].moves || !island.flows[i].made) continue;
-    const mica_b_value& to = p.values[island.flows[i].origin];
-    const uint64_t bytes = live_bytes(p, to);
-    if (bytes == 0) continue;
-    MICA_TRY(told(p, segment, d,
-                  d->backend->buffer_read(island.arena.handle(), island.values[i].offset,
-                                          island.staging, bytes)));
-    MICA_TRY(told(
-        p, segment, own,
-        own->backend->buffer_write(home_of(p, to).handle(), to.offset, island.staging, bytes)));
-  }
-  return MICA_OK;
+Island* island_of(const mica_plan& p, const Segment& segment) {
+  return segment.island != 0 ? p.islands[segment.island - 1] : nullptr;
 }
 
 mica_status begin(const mica_plan& p, const Segment& segment) {
-  Island* island = segment.island != 0 ? p.islands[segment.island - 1] : nullptr;
-  mica_device* d = island != nullptr ? island->device : p.session->device;
-  if (p.session->device->context->cancelled()) return MICA_CANCELLED;
-  if (island != nullptr) MICA_TRY(carry_in(p, segment, *island));
-  mica_b_plan* handle = island != nullptr ? island->handle : segment.handle;
-  return told(p, segment, d, d->backend->submit(handle));
+  mica_device* own = p.session->device;
+  if (own->context->cancelled()) return MICA_CANCELLED;
+  Island* island = island_of(p, segment);
+  if (island == nullptr)
+    return told(p, segment, own, own->backend->submit(segment.compiled.handle));
+  MICA_TRY(carry_all(p, segment, *island, false));
+  MICA_TRY(write_island_extents(p, segment, *island));
+  return told(p, segment, island->device, island->device->backend->submit(island->handle));
 }
 
 mica_status finish(const mica_plan& p, const Segment& segment) {
-  Island* island = segment.island != 0 ? p.islands[segment.island - 1] : nullptr;
-  mica_device* d = island != nullptr ? island->device : p.session->device;
-  mica_b_plan* handle = island != nullptr ? island->handle : segment.handle;
-  MICA_TRY(told(p, segment, d, d->backend->wait(handle)));
-  return island != nullptr ? carry_out(p, segment, *island) : MICA_OK;
+  mica_device* own = p.session->device;
+  Island* island = island_of(p, segment);
+  if (island == nullptr) return told(p, segment, own, own->backend->wait(segment.compiled.handle));
+  MICA_TRY(told(p, segment, island->device, island->device->backend->wait(island->handle)));
+  return carry_all(p, segment, *island, true);
 }
 
 }  // namespace
@@ -183,18 +184,38 @@ void drop_weight_copy(mica_session* s, WeightCopy* copy) {
   destroy(s->allocator(), copy);
 }
 
-mica_status allocate_islands(mica_plan& p) {
-  for (Island* island : p.islands) {
-    const mica_status status = allocate_island(*island);
-    if (status == MICA_OK) continue;
-    release_islands(p);
-    return status;
-  }
+mica_status compile_parts(mica_plan& p, mica_b_buffer* const* buffers) {
+  const mica_device* own = p.session->device;
+  for (Segment& segment : p.segments)
+    if (segment.island == 0)
+      MICA_TRY(
+          own->backend->compile(own->handle, &segment.partition, buffers, &segment.compiled.next));
+  for (Island* island : p.islands)
+    if (!p.allocated) MICA_TRY(allocate_island(own, *island));
   return MICA_OK;
 }
 
-void release_islands(mica_plan& p) {
-  for (Island* island : p.islands) release_island(*island);
+void settle_parts(mica_plan& p, bool adopt) {
+  for (Segment& segment : p.segments) segment.compiled.settle(*p.session->device, adopt);
+  for (Island* island : p.islands)
+    if (!adopt && !p.allocated) release_island(*island);
+}
+
+void release_parts(mica_plan& p) {
+  for (Segment& segment : p.segments) segment.compiled.settle(*p.session->device, true);
+  for (Island* island : p.islands) {
+    release_island(*island);
+    for (WeightCopy* copy : island->weights) drop_weight_copy(p.session, copy);
+    destroy(p.session->allocator(), island);
+  }
+}
+
+uint64_t parts_reserve(const mica_plan& p) {
+  const mica_device* own = p.session->device;
+  uint64_t bytes = 0;
+  for (const Segment& segment : p.segments)
+    if (segment.island == 0) bytes += own->backend->reserve(own->handle, &segment.partition);
+  return bytes;
 }
 
 uint64_t fallback_bytes(const mica_session* s) {
@@ -206,7 +227,13 @@ uint64_t fallback_bytes(const mica_session* s) {
   return bytes;
 }
 
-mica_status submit_segments(mica_plan& p) {
+const mica_device* lost_fallback(const mica_session* s) {
+  for (const mica_device* d : s->fallback)
+    if (d->lost) return d;
+  return nullptr;
+}
+
+mica_status submit_parts(mica_plan& p) {
   for (size_t i = 0; i < p.segments.size(); ++i) {
     MICA_TRY(begin(p, p.segments[i]));
     if (i + 1 < p.segments.size()) MICA_TRY(finish(p, p.segments[i]));
@@ -214,6 +241,6 @@ mica_status submit_segments(mica_plan& p) {
   return MICA_OK;
 }
 
-mica_status wait_last_segment(mica_plan& p) { return finish(p, p.segments.back()); }
+mica_status wait_parts(mica_plan& p) { return finish(p, p.segments.back()); }
 
 }  // namespace mica
