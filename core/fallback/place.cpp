@@ -37,8 +37,8 @@ class Builder {
 
  private:
   mica_status try_add(uint32_t i_node, mica_b_need& need, char* reason, size_t capacity);
-  mica_status add_value(uint32_t origin, bool made, uint32_t& out);
-  mica_status add_weight(uint32_t origin, mica_b_value& v);
+  mica_status add_value(uint32_t origin, bool made, uint32_t& out, Writer& reason);
+  mica_status add_weight(uint32_t origin, mica_b_value& v, Writer& reason);
   mica_status reserve_arena(uint64_t bytes, uint64_t& out_offset);
   void take_back();
   void refresh();
@@ -60,7 +60,7 @@ mica_status Builder::reserve_arena(uint64_t bytes, uint64_t& out_offset) {
   return MICA_OK;
 }
 
-mica_status Builder::add_weight(uint32_t origin, mica_b_value& v) {
+mica_status Builder::add_weight(uint32_t origin, mica_b_value& v, Writer& reason) {
   const GraphValue& g = graph_.values[origin];
   mica_weights* const weights = graph_.weights[g.holder];
   mica_session* s = session();
@@ -92,6 +92,12 @@ mica_status Builder::add_weight(uint32_t origin, mica_b_value& v) {
       return no_memory();
     }
   }
+  if (copy->value.layout != 0 && plan_.roots[origin] != origin) {
+    const Text& name = weights->entries[g.source].name;
+    reason.put("it reads a view of weight ", quoted(name.c_str()),
+               ", which the device keeps in a layout of its own");
+    return MICA_UNSUPPORTED;
+  }
   v.buffer = kFirstWeightsBuffer + i;
   v.layout = copy->value.layout;
   v.offset = static_cast<uint64_t>(g.offset);
@@ -100,7 +106,7 @@ mica_status Builder::add_weight(uint32_t origin, mica_b_value& v) {
 }
 
 // Temporaries have no place in the plan yet: offsets are those of views in their roots.
-mica_status Builder::add_value(uint32_t origin, bool made, uint32_t& out) {
+mica_status Builder::add_value(uint32_t origin, bool made, uint32_t& out, Writer& reason) {
   const uint32_t root = plan_.roots[origin];
   const mica_b_value* base = nullptr;  // the root, when the island makes it
   for (uint32_t i = 1; i < island_.values.size(); ++i) {
@@ -111,7 +117,7 @@ mica_status Builder::add_value(uint32_t origin, bool made, uint32_t& out) {
   mica_b_value v = plan_.values[origin];
   bool moves = false;
   if (v.storage == MICA_B_WEIGHT) {
-    MICA_TRY(add_weight(origin, v));
+    MICA_TRY(add_weight(origin, v, reason));
   } else {
     v.storage = MICA_B_TEMP;
     v.buffer = kArenaBuffer;
@@ -151,9 +157,10 @@ mica_status Builder::try_add(uint32_t i_node, mica_b_need& need, char* reason, s
         return no_memory();
   }
   mica_b_node node = plan_.nodes[i_node];
+  Writer w(reason, capacity);
   for (uint32_t k = 0; k < node.n_inputs; ++k)
-    if (node.input[k] != MICA_B_NONE) MICA_TRY(add_value(node.input[k], false, node.input[k]));
-  MICA_TRY(add_value(node.output, true, node.output));
+    if (node.input[k] != MICA_B_NONE) MICA_TRY(add_value(node.input[k], false, node.input[k], w));
+  MICA_TRY(add_value(node.output, true, node.output, w));
   const auto i = static_cast<uint32_t>(island_.nodes.size());
   if (!island_.nodes.push(node) || !island_.units.push({i, MICA_B_NONE, 1, 0, 0, 0}))
     return no_memory();
