@@ -112,7 +112,7 @@ void settle_parts(mica_plan& plan, bool adopt);
 void release_parts(mica_plan& plan);
 // Of the segments on the session's device, what mica_backend.reserve says.
 uint64_t parts_reserve(const mica_plan& plan);
-// On fallback devices: of all islands and weight copies.
+// On fallback devices: of all islands and weight copies, and what their drivers take.
 uint64_t fallback_bytes(const mica_session* session);
 
 // --- Steps --------------------------------------------------------------------------------------

@@ -220,9 +220,20 @@ uint64_t parts_reserve(const mica_plan& p) {
 
 uint64_t fallback_bytes(const mica_session* s) {
   uint64_t bytes = 0;
-  for (const mica_plan* p : s->plans)
-    for (const Island* island : p->islands)
-      bytes += island->arena_bytes + island->step_bytes() + island->staging_bytes;
+  for (const mica_device* d : s->fallback) {
+    const auto reserve = [d](const mica_b_partition* partition) {
+      return d->backend->reserve != nullptr ? d->backend->reserve(d->handle, partition) : 0;
+    };
+    bool used = false;
+    for (const mica_plan* p : s->plans)
+      for (const Island* island : p->islands) {
+        if (island->device != d) continue;
+        bytes += island->arena_bytes + island->step_bytes() + island->staging_bytes +
+                 reserve(&island->partition);
+        used = true;
+      }
+    if (used) bytes += reserve(nullptr);
+  }
   for (const WeightCopy* copy : s->copies) bytes += copy->value.bytes;
   return bytes;
 }

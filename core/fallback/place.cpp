@@ -4,15 +4,6 @@
 namespace mica {
 namespace {
 
-void put_node(Writer& w, const mica_b_node& n) {
-  w.put(find_op(n.op)->name);
-  if (n.name[0] != '\0') w.put(" ", quoted(n.name));
-}
-
-void put_reason(Writer& w, const mica_device* d, const char* reason) {
-  w.put(d->backend->name, " cannot run it: ", reason[0] != '\0' ? reason : "no reason given");
-}
-
 bool uses_state(const mica_plan& p, const mica_b_node& n) {
   if ((find_op(n.op)->flags & kOpState) != 0) return true;
   for (uint32_t k = 0; k < n.n_inputs; ++k)
@@ -223,9 +214,7 @@ mica_status place_node(mica_plan& p, const mica_graph& g, uint32_t i_unit, const
   const mica_b_node& node = p.nodes[p.units[i_unit].node];
   char text[480];
   Writer w(text, sizeof text);
-  put_node(w, node);
-  w.put(": ");
-  put_reason(w, s->device, why);
+  put_refusal(w, &node, s->device, why);
   if (uses_state(p, node)) {
     w.put("; it reads or writes a cache or an input of the step, and such ops never fall back");
     return s->error().fail(MICA_UNSUPPORTED, static_cast<const char*>(text));
@@ -242,7 +231,7 @@ mica_status place_node(mica_plan& p, const mica_graph& g, uint32_t i_unit, const
     }
     if (status != MICA_UNSUPPORTED) return status;
     w.put("; ");
-    put_reason(w, d, reason);
+    put_refusal(w, nullptr, d, reason);
   }
   return s->error().fail(MICA_UNSUPPORTED, static_cast<const char*>(text));
 }
@@ -277,7 +266,9 @@ mica_status take_fallbacks(mica_session& s, const mica_session_params& params) {
         params.fallback[i]->context != s.device->context)
       return s.error().fail(MICA_INVALID_ARGUMENT,
                             "session: a fallback device is NULL or of another context");
-    (void)s.fallback.push(retain(params.fallback[i]));
+    bool known = false;
+    for (const mica_device* d : s.fallback) known |= d == params.fallback[i];
+    if (!known) (void)s.fallback.push(retain(params.fallback[i]));
   }
   return MICA_OK;
 }

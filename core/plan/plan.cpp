@@ -153,14 +153,10 @@ mica_status check_supported(mica_plan& p, mica_device* device) {
     char reason[256] = "";
     const mica_status status = node_supported(device, p.partition, u.node, reason, sizeof reason);
     if (status == MICA_OK) continue;
-    const mica_b_node& n = p.nodes[u.node];
-    char culprit[120];
-    Writer w(culprit, sizeof culprit);
-    w.put(find_op(n.op)->name);
-    if (n.name[0] != '\0') w.put(" ").put(quoted(n.name));
-    return device->error().fail(
-        status, static_cast<const char*>(culprit), ": ", device->info.backend, " cannot run it: ",
-        reason[0] != '\0' ? static_cast<const char*>(reason) : "no reason given");
+    char text[480];
+    Writer w(text, sizeof text);
+    put_refusal(w, &p.nodes[u.node], device, reason);
+    return device->error().fail(status, static_cast<const char*>(text));
   }
   return MICA_OK;
 }
@@ -214,6 +210,14 @@ mica_status node_supported(const mica_device* device, const mica_b_partition& pa
                            uint32_t node, char* reason, size_t capacity) {
   if (!args_known(device, partition.nodes[node], reason, capacity)) return MICA_UNSUPPORTED;
   return device->backend->supports(device->handle, &partition, node, reason, capacity);
+}
+
+void put_refusal(Writer& w, const mica_b_node* node, const mica_device* device,
+                 const char* reason) {
+  if (node != nullptr) w.put(find_op(node->op)->name);
+  if (node != nullptr && node->name[0] != '\0') w.put(" ", quoted(node->name));
+  w.put(node != nullptr ? ": " : "", device->backend->name,
+        " cannot run it: ", reason[0] != '\0' ? reason : "no reason given");
 }
 
 mica_status build_partition(mica_plan& p, const mica_graph& g, mica_device* device,

@@ -87,6 +87,8 @@ mica_status build_partition(mica_plan& plan, const mica_graph& graph, mica_devic
 // Whether a device runs a node; UNSUPPORTED: `reason` says why not.
 mica_status node_supported(const mica_device* device, const mica_b_partition& partition,
                            uint32_t node, char* reason, size_t capacity);
+// "silu 'a': cpu cannot run it: …"; without the node's name when it is NULL.
+void put_refusal(Writer& w, const mica_b_node* node, const mica_device* device, const char* reason);
 // Finds regions (composite ones of the graph, patterns of core/fusions) and asks the device.
 mica_status claim_regions(mica_plan& plan, const mica_graph& graph, mica_device* device,
                           bool unfused);

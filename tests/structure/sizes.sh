@@ -34,8 +34,8 @@ show core "$used" "$total"
 [ "$total" -eq 7000 ] || complain "the folders' budgets add up to $total, not to 7000"
 
 fallback=$(lines_of core/fallback)
-show core/fallback "$fallback" 720
-[ "$fallback" -le 720 ] || complain "core/fallback has $fallback lines; its budget is 720"
+show core/fallback "$fallback" 730
+[ "$fallback" -le 730 ] || complain "core/fallback has $fallback lines; its budget is 730"
 
 while read -r lines file; do
   [ "$lines" -le 150 ] || complain "$file has $lines lines; a pattern has at most 150"

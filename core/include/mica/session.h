@@ -57,9 +57,9 @@ typedef struct mica_memory {
   uint64_t activations_bytes; /* one arena shared by the plans; the largest counts */
   uint64_t workspace_bytes;   /* inside the arena: kernels' own */
   uint64_t step_bytes;        /* the step block */
-  uint64_t reserve_bytes;  /* beside buffers: what a driver is expected to take, threads' scratch */
-  uint64_t fallback_bytes; /* on fallback devices: copied weights, values, step blocks */
-  uint64_t total_bytes;    /* weights + kv + activations + step + reserve + fallback */
+  uint64_t reserve_bytes;     /* beside buffers: what a driver is expected to take, scratch */
+  uint64_t fallback_bytes;    /* on fallback devices: weights' copies, values, steps, reserve */
+  uint64_t total_bytes;       /* weights + kv + activations + step + reserve + fallback */
 } mica_memory;
 /* Exact, before anything is allocated. */
 MICA_API mica_status mica_session_memory(const mica_session* session, mica_memory* out_memory);
