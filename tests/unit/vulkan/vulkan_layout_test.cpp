@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "backends/vulkan/device.h"
 #include "backends/vulkan/layout.h"
 #include "core/base/dtype.h"
 #include "core/base/vec.h"
@@ -227,6 +228,28 @@ TEST_F(VulkanWeight, ComesBackAsItWent) {
     EXPECT_EQ(back, rows);
     expect_guards();
   }
+}
+
+// Another context on the same GPU unpacks without the device that packed, which its own thread may
+// be using. Here that one refuses everything.
+TEST_F(VulkanWeight, ComesBackThroughAnotherContext) {
+  mica_b_device* other = nullptr;
+  ASSERT_EQ(backend_->device_open(&host_, "llvmpipe", &other), MICA_OK);
+  for (const mica_dtype dtype : {MICA_F32, MICA_Q4_0, MICA_Q6_K}) {
+    SCOPED_TRACE(info_of(dtype).name);
+    const int64_t n_elems = info_of(dtype).block_elems * 3;
+    make(dtype, n_elems, 7);
+    const std::vector<uint8_t> rows = random_rows(dtype, n_elems, 14);
+    ASSERT_EQ(backend_->weight_pack(device_, &weight_, buffer_, rows.data(), 0, 14), MICA_OK);
+    std::vector<uint8_t> back(rows.size());
+    const uint64_t last_use = of(buffer_).last_use;
+    of(device_).lost = true;
+    EXPECT_EQ(backend_->weight_unpack(other, &weight_, buffer_, back.data(), 0, 14), MICA_OK);
+    of(device_).lost = false;
+    EXPECT_EQ(back, rows);
+    EXPECT_EQ(of(buffer_).last_use, last_use);
+  }
+  backend_->device_close(other);
 }
 
 // Mean and standard deviation of all elements, in double.
