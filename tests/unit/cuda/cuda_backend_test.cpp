@@ -2,6 +2,7 @@
 // on the real one, a machine without a driver.
 #include <thread>
 
+#include "core/base/device.h"
 #include "tests/unit/cuda/cuda_world.h"
 
 namespace {
@@ -180,6 +181,32 @@ TEST_F(CudaBackend, AFaultLosesItsDeviceOnly) {
     EXPECT_NE(mica_device_open(c2.get(), "cuda:0", &again), MICA_OK);
     EXPECT_EQ(other.step(2), MICA_OK) << other.error();
   }
+}
+
+// Through a device of its own, behind what the loading context's stream still writes.
+TEST_F(CudaBackend, UnpacksWhatAnotherContextLoaded) {
+  const Context c0 = make(), c1 = make();
+  const Device owner = open(c0), other = open(c1);
+  const mica_backend& b = *owner->backend;
+  mica_b_value w{MICA_F32, 2, {8, 4, 1, 1}, {4, 32, 128, 128}, MICA_B_NONE, MICA_B_WEIGHT, 0, 0,
+                 0,        0};
+  uint32_t granule = 0;
+  ASSERT_EQ(b.weight_layout(owner->handle, &w, &w.layout, &w.bytes, &granule), MICA_OK);
+  mica_b_buffer* buffer = nullptr;
+  ASSERT_EQ(b.buffer_create(owner->handle, w.bytes, &buffer), MICA_OK);
+  const std::vector<float> rows = randoms(32, 1);
+  ASSERT_EQ(b.weight_pack(owner->handle, &w, buffer, rows.data(), 0, 4), MICA_OK);
+  int64_t n_syncs[2];
+  for (int i = 0; i < 2; ++i) {
+    const int64_t before = fake.n_syncs;
+    std::vector<float> back(32);
+    mica_b_device* device = i == 0 ? owner->handle : other->handle;
+    ASSERT_EQ(b.weight_unpack(device, &w, buffer, back.data(), 0, 4), MICA_OK);
+    EXPECT_EQ(back, rows);
+    n_syncs[i] = fake.n_syncs - before;
+  }
+  EXPECT_EQ(n_syncs[1], n_syncs[0] + 1);
+  b.buffer_free(buffer);
 }
 
 }  // namespace
