@@ -177,7 +177,9 @@ struct mica_backend {
   /* Weights. layout: a number of the backend's own and the bytes the weight takes (64-byte aligned
    * places are given). pack: rows [first, first + n) of dim[0] elements each, counted over all
    * other dimensions; `first` is a multiple of `granule_rows` and so is n except at the end.
-   * unpack: the inverse, bit by bit. */
+   * unpack: the inverse, bit by bit. Its buffer, like the weights' in compile, may have been made
+   * and filled through another handle of the same device. That one may be at work in another
+   * thread: only `device` may be used. */
   mica_status (*weight_layout)(mica_b_device* device, const mica_b_value* weight,
                                uint32_t* out_layout, uint64_t* out_bytes,
                                uint32_t* out_granule_rows);
