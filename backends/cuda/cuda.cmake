@@ -81,7 +81,18 @@ if(NOT MICA_CUDA STREQUAL "OFF" AND NOT cuda_missing)
        $<IF:$<CONFIG:Debug>,-O1$<SEMICOLON>-g,-O3$<SEMICOLON>-DNDEBUG>
        $<$<CONFIG:RelWithDebInfo>:-lineinfo>)
 
+  # Nothing runs before main: driver.cpp calls the constructors when a device is wanted.
+  foreach(tool OBJCOPY READELF)
+    if(NOT CMAKE_${tool})
+      message(FATAL_ERROR "The CUDA backend needs ${tool}, of the binutils, to be built")
+    endif()
+    set(${tool} ${CMAKE_${tool}})
+  endforeach()
+  set(BYTES ${CMAKE_SIZEOF_VOID_P})
+  include(${PROJECT_SOURCE_DIR}/backends/cuda/constructors.cmake)
+
   set(cuda_kernel_def "")
+  set(cuda_module_def "")
   foreach(file IN LISTS cuda_device_files)
     get_filename_component(name ${file} NAME_WE)
     if(file MATCHES "/kernels/")
@@ -91,15 +102,22 @@ if(NOT MICA_CUDA STREQUAL "OFF" AND NOT cuda_missing)
       string(APPEND cuda_kernel_def "MICA_KERNEL(${name})\n")
     endif()
     string(REPLACE "/" "_" object ${file})
+    string(REGEX REPLACE "^backends_cuda_(.*)\\.cu$" "mica_cuda_module_\\1" symbol ${object})
     set(object ${PROJECT_BINARY_DIR}/cuda/${object}.o)
+    string(APPEND cuda_module_def "MICA_CUDA_CONSTRUCTORS(${symbol}_0, 1)\n")
     add_custom_command(OUTPUT ${object}
       COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${MICA_NVCC} ${nvcc_flags} -MD -MF ${object}.d
               -c ${PROJECT_SOURCE_DIR}/${file} -o ${object}
-      DEPENDS ${PROJECT_SOURCE_DIR}/${file} DEPFILE ${object}.d
+      COMMAND ${CMAKE_COMMAND} -DOBJECT=${object} -DSYMBOL=${symbol} -DOBJCOPY=${OBJCOPY}
+              -DREADELF=${READELF} -DBYTES=${BYTES}
+              -P ${PROJECT_SOURCE_DIR}/backends/cuda/constructors.cmake
+      DEPENDS ${PROJECT_SOURCE_DIR}/${file}
+              ${PROJECT_SOURCE_DIR}/backends/cuda/constructors.cmake DEPFILE ${object}.d
       COMMENT "Building CUDA object ${file}" COMMAND_EXPAND_LISTS VERBATIM)
     list(APPEND cuda_objects ${object})
   endforeach()
   file(CONFIGURE OUTPUT generated/cuda_kernels.def CONTENT "${cuda_kernel_def}" @ONLY)
+  file(CONFIGURE OUTPUT generated/cuda_modules.def CONTENT "${cuda_module_def}" @ONLY)
   file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/cuda/runtime)
   # Both libraries wait for the objects instead of building them twice.
   add_custom_target(mica_cuda_objects DEPENDS ${cuda_objects})
@@ -110,6 +128,18 @@ if(NOT MICA_CUDA STREQUAL "OFF" AND NOT cuda_missing)
   if(failed OR NOT cuda_runtime_objects)
     message(FATAL_ERROR "${MICA_CUDART_STATIC} has no objects")
   endif()
+  set(cuda_runtime_def "")
+  set(i 0)
+  foreach(object IN LISTS cuda_runtime_objects)
+    take_constructors(${object} mica_cuda_runtime_${i} counts)
+    set(k 0)
+    foreach(n IN LISTS counts)
+      string(APPEND cuda_runtime_def "MICA_CUDA_CONSTRUCTORS(mica_cuda_runtime_${i}_${k}, ${n})\n")
+      math(EXPR k "${k} + 1")
+    endforeach()
+    math(EXPR i "${i} + 1")
+  endforeach()
+  file(CONFIGURE OUTPUT generated/cuda_runtime.def CONTENT "${cuda_runtime_def}" @ONLY)
   list(APPEND cuda_objects ${cuda_runtime_objects})
   set_source_files_properties(${cuda_objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
 endif()

@@ -86,6 +86,18 @@ mica_status choose_device(const Driver& driver, const char* option, cudaDevicePr
   return MICA_OK;
 }
 
+// What wgmma's kernels need and a device of their kind may still lack: the driver's function, and
+// code for sm_90a in this build.
+void* find_encode_map(const Device& d) {
+  if (d.info.cc != 90 || d.driver->entry_point == nullptr) return nullptr;
+  cudaFuncAttributes attributes = {};
+  if (d.driver->func_get_attributes(&attributes, wgmma_kernel()) != cudaSuccess) {
+    d.driver->get_last_error();
+    return nullptr;
+  }
+  return attributes.sharedSizeBytes > 0 ? d.driver->entry_point("cuTensorMapEncodeTiled") : nullptr;
+}
+
 // Stream, tickets, rings, and the one kernel that every device needs.
 mica_status start(Device& d, Error& error) {
   const auto failed = [&](cudaError_t e, const char* doing) {
@@ -99,6 +111,7 @@ mica_status start(Device& d, Error& error) {
     return error.fail(MICA_NO_DEVICE, "CUDA device ", d.info.index, " cannot be opened: ", doing,
                       ": ", d.driver->error_text(e));
   };
+  if (d.driver->load_code != nullptr) d.driver->load_code();
   cudaError_t e = d.driver->set_device(d.info.index);
   if (e != cudaSuccess) return failed(e, "cudaSetDevice");
   e = d.driver->stream_create(&d.stream, cudaStreamNonBlocking);
@@ -106,6 +119,7 @@ mica_status start(Device& d, Error& error) {
   cudaFuncAttributes attributes = {};
   e = d.driver->func_get_attributes(&attributes, scatter_kernel());
   if (e != cudaSuccess) return failed(e, "its code");
+  d.info.encode_map = find_encode_map(d);
   void* tickets = nullptr;
   e = d.driver->malloc(&tickets, kTickets * sizeof(uint32_t));
   if (e != cudaSuccess) return failed(e, "device memory");

@@ -61,6 +61,7 @@ struct Buffer {
   Device* device;
   uint64_t address;  // on the device
   uint64_t bytes;
+  bool waits = false;  // small writes to it may wait in the mailbox
 };
 
 }  // namespace mica::cuda
@@ -76,25 +77,27 @@ inline void* pointer(uint64_t address) { return reinterpret_cast<void*>(address)
 
 // Turns an answer of the runtime into a status with a text for the caller; `doing` completes "CUDA
 // failed to …". Faults that outlive a call poison the device.
-mica_status check(Device& device, cudaError_t error, const char* doing);
+[[nodiscard]] mica_status check(Device& device, cudaError_t error, const char* doing);
 // To be called at the beginning of each entry: makes the device this thread's, refuses a lost one.
-mica_status enter(Device& device);
+[[nodiscard]] mica_status enter(Device& device);
 
 // Host bytes to a device address, in the stream's order; `src` is free on return.
-mica_status upload(Device& device, uint64_t dst, const void* src, uint64_t bytes);
+[[nodiscard]] mica_status upload(Device& device, uint64_t dst, const void* src, uint64_t bytes);
 // Waits for everything submitted, then fetches.
-mica_status download(Device& device, void* dst, uint64_t src, uint64_t bytes);
+[[nodiscard]] mica_status download(Device& device, void* dst, uint64_t src, uint64_t bytes);
 // Makes the small writes that wait so far part of the stream. To be called before anything else is
 // put there.
-mica_status flush(Device& device);
+[[nodiscard]] mica_status flush(Device& device);
+// Drops the small writes that wait for these bytes, which are about to be freed.
+void forget(Device& device, uint64_t address, uint64_t bytes);
 // Waits for an event. `out_cancelled`, when not nullptr, gets true when the caller's cancel flag
 // was seen meanwhile; the wait still lasts until the device is done.
-mica_status await(Device& device, cudaEvent_t event, bool* out_cancelled);
+[[nodiscard]] mica_status await(Device& device, cudaEvent_t event, bool* out_cancelled);
 // Waits for all that the stream holds.
-mica_status drain(Device& device);
+[[nodiscard]] mica_status drain(Device& device);
 // At least `bytes` of device memory for a kernel outside of plans (packing rows). It is one piece
 // for all: contents last until the next use, which the stream orders behind this one.
-mica_status scratch(Device& device, uint64_t bytes, uint64_t* out_address);
+[[nodiscard]] mica_status scratch(Device& device, uint64_t bytes, uint64_t* out_address);
 
 // For launch() outside of plans: what it launches runs at once, in the stream's order. Afterwards
 // check(device, r.error, "…").
@@ -102,7 +105,7 @@ inline Recorder direct(Device& device) {
   return {device.stream, &device.info, cudaSuccess, device.driver, false, true, true};
 }
 
-mica_status open_large(Device& device);
+[[nodiscard]] mica_status open_large(Device& device);
 
 void device_close(mica_b_device* device);
 mica_status device_state(mica_b_device* device, mica_device_info* out_info);

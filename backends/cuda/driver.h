@@ -57,10 +57,15 @@ struct Driver {
   cudaError_t (*scatter)(const Mailbox* mailbox, cudaStream_t stream);
   // The function of that name of the CUDA driver itself, as of CUDA 12.0; nullptr: there is none.
   void* (*entry_point)(const char* name) = nullptr;
+  // Tells the runtime of the kernels' code; before the first device is opened. nullptr: it knows.
+  void (*load_code)() = nullptr;
 };
 
 extern const Driver kRuntime;  // the CUDA runtime itself
 cudaError_t scatter(const Mailbox* mailbox, cudaStream_t stream);
-const void* scatter_kernel();  // for func_get_attributes
+// Kernels for func_get_attributes. Without code for sm_90a wgmma's has no shared memory, and does
+// nothing.
+const void* scatter_kernel();
+const void* wgmma_kernel();
 
 }  // namespace mica::cuda
