@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "mica/backend.h"
+#include "backends/known_args.h"
 
 namespace mica::cpu {
 
@@ -73,7 +73,7 @@ struct Kernel {
 struct KernelList {
   const Kernel* rows;
   uint32_t n;
-  uint32_t args_bytes;  // of the op's args that the rows know
+  KnownArgs known[kMostKnownArgs];  // of the op's args, or of a region's members'
 };
 
 }  // namespace mica::cpu
@@ -86,8 +86,8 @@ struct KernelList {
   }                  \
   }
 // At the end of kernels/<name>.cpp, inside MICA_CPU_BEGIN/END: MICA_CPU_KERNELS(mul, rows), and of
-// an op with options MICA_CPU_KERNELS(rms_norm, rows, sizeof(mica_rms_norm_args)).
-#define MICA_CPU_KERNELS(name, rows, ...)                                    \
-  extern const KernelList kernels_##name;                                    \
-  const KernelList kernels_##name = {rows, sizeof(rows) / sizeof((rows)[0]), \
-                                     uint32_t{0} __VA_OPT__(+) __VA_ARGS__};
+// an op with options, or a region of such, MICA_CPU_KERNELS(rms_norm, rows, MICA_KNOWS(rms_norm,
+// eps)).
+#define MICA_CPU_KERNELS(name, rows, ...) \
+  extern const KernelList kernels_##name; \
+  const KernelList kernels_##name = {rows, sizeof(rows) / sizeof((rows)[0]), {__VA_ARGS__}};

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "backends/op_name.h"
+#include "backends/known_args_check.h"
 
 #define MICA_ISA_BEGIN(isa) namespace mica::cpu::isa {
 #define MICA_KERNEL(isa, name) extern const KernelList kernels_##name;
@@ -124,6 +124,7 @@ mica_status bind(const mica_b_device& device, const mica_b_partition& partition,
     if (name != nullptr) reason.put("named ", name);
     return MICA_UNSUPPORTED;
   }
+  if (!knows_args(list->known, partition, unit.node, unit.region, reason)) return MICA_UNSUPPORTED;
   return choose(*list, partition.variant, out, reason);
 }
 
@@ -190,7 +191,7 @@ void value_layout(const mica_b_device& device, const mica_b_partition& p, uint32
 uint32_t args_bytes(const mica_b_device& device, uint32_t op) {
   const char* name = op_name(op);
   const KernelList* list = name != nullptr ? find_kernels(device.isa, name) : nullptr;
-  return list != nullptr ? list->args_bytes : MICA_B_NONE;
+  return list != nullptr ? known_bytes(list->known, op) : MICA_B_NONE;
 }
 
 }  // namespace mica::cpu

@@ -30,7 +30,8 @@ mica_status bind(const mica_b_device& device, const mica_b_partition& partition,
 void value_layout(const mica_b_device& device, const mica_b_partition& partition, uint32_t value,
                   uint32_t* out_layout, uint64_t* out_bytes);
 
-// How many bytes of an op's args its kernels know; MICA_B_NONE where it has none.
+// How many bytes of an op's args its kernels know; MICA_B_NONE where there are no
+// kernels.
 uint32_t args_bytes(const mica_b_device& device, uint32_t op);
 
 }  // namespace mica::cpu

@@ -52,7 +52,8 @@ void buffer_free(mica_b_buffer* given) {
   if (buffer == nullptr) return;
   Device& device = *buffer->device;
   device.driver->set_device(device.info.index);
-  if (!device.lost) cuda::flush(device);  // a waiting write may be for this buffer
+  // Only of what its own thread writes: weights may be freed by the thread of another context.
+  if (buffer->waits) cuda::forget(device, buffer->address, buffer->bytes);
   device.driver->free(cuda::pointer(buffer->address));
   device.driver->get_last_error();
   mica::destroy(device.allocator, buffer);
@@ -67,6 +68,7 @@ mica_status check_range(const Buffer& buffer, uint64_t offset, uint64_t bytes) {
 
 mica_status buffer_write(mica_b_buffer* buffer, uint64_t offset, const void* src, uint64_t bytes) {
   MICA_TRY(check_range(*buffer, offset, bytes));
+  buffer->waits = true;
   return cuda::upload(*buffer->device, buffer->address + offset, src, bytes);
 }
 
@@ -105,6 +107,8 @@ mica_status weight_pack(mica_b_device* device, const mica_b_value* weight, mica_
 }
 
 // --- Compiling ----------------------------------------------------------------------------------
+
+uint32_t args_bytes(mica_b_device*, uint32_t op) { return cuda::args_bytes(op); }
 
 mica_status supports_unit(mica_b_device* device, const mica_b_partition* partition,
                           mica::gpu::UnitRef unit, char* text, size_t capacity) {
@@ -214,7 +218,7 @@ constexpr mica_backend kBackend = {
     cuda::kv_layout,
     cuda::kv_pack,
     cuda::kv_unpack,
-    nullptr,
+    args_bytes,
     supports,
     claims,
     nullptr,

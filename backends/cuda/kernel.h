@@ -20,8 +20,9 @@ struct DeviceInfo {
   int n_sms;
   uint64_t max_shared_bytes;  // of a block, opted in
   uint64_t l2_bytes;
-  CublasLt* lt;      // nullptr: not to be used
-  uint64_t tickets;  // kTickets words of device memory that are 0 between kernels
+  CublasLt* lt;                // nullptr: not to be used
+  uint64_t tickets;            // kTickets words of device memory that are 0 between kernels
+  void* encode_map = nullptr;  // cuTensorMapEncodeTiled; nullptr: wgmma's kernels cannot run
 };
 
 // Blocks of a kernel count here which of them is last. One device's kernels run one after the
@@ -48,8 +49,8 @@ inline const DeviceInfo& device_of(const Call& c) {
   return *static_cast<const DeviceInfo*>(c.device);
 }
 
-mica_status launch_any(Recorder& r, const void* kernel, dim3 grid, dim3 block,
-                       uint64_t shared_bytes, void** args);
+[[nodiscard]] mica_status launch_any(Recorder& r, const void* kernel, dim3 grid, dim3 block,
+                                     uint64_t shared_bytes, void** args);
 
 // Launches kernel(args) with programmatic dependent launch where the device has it (sm_90 and up):
 // it may start before the kernel ahead of it ends. So every kernel calls wait_for_inputs() before
@@ -57,14 +58,14 @@ mica_status launch_any(Recorder& r, const void* kernel, dim3 grid, dim3 block,
 // `shared_bytes` of dynamic shared memory may be up to DeviceInfo::max_shared_bytes less what the
 // kernel declares itself.
 template <class Args>
-mica_status launch(Recorder& r, void (*kernel)(Args), dim3 grid, dim3 block, uint64_t shared_bytes,
-                   const Args& args) {
+[[nodiscard]] mica_status launch(Recorder& r, void (*kernel)(Args), dim3 grid, dim3 block,
+                                 uint64_t shared_bytes, const Args& args) {
   Args copy = args;
   void* list[] = {&copy};
   return launch_any(r, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, list);
 }
 // Sets bytes to zero, in the order of the launches; an address inside the workspace.
-mica_status clear(Recorder& r, uint64_t address, uint64_t bytes);
+[[nodiscard]] mica_status clear(Recorder& r, uint64_t address, uint64_t bytes);
 
 #ifdef __CUDACC__
 // Everything that earlier kernels wrote is visible after this.
@@ -87,9 +88,11 @@ __device__ inline int64_t live_count(uint64_t live, int64_t max) {
 
 }  // namespace mica::cuda
 
-// At the end of kernels/<name>.cu, outside namespaces: MICA_CUDA_KERNELS(rms_norm, rows)
-#define MICA_CUDA_KERNELS(kernel_name, rows)                                                       \
-  namespace mica::cuda {                                                                           \
-  extern const KernelList kernels_##kernel_name;                                                   \
-  const KernelList kernels_##kernel_name = {#kernel_name, rows, sizeof(rows) / sizeof((rows)[0])}; \
+// At the end of kernels/<name>.cu, outside namespaces: MICA_CUDA_KERNELS(mul, rows), and of an op
+// with options, or a region of such, MICA_CUDA_KERNELS(rms_norm, rows, MICA_KNOWS(rms_norm, eps))
+#define MICA_CUDA_KERNELS(kernel_name, rows, ...)                           \
+  namespace mica::cuda {                                                    \
+  extern const KernelList kernels_##kernel_name;                            \
+  const KernelList kernels_##kernel_name = {                                \
+      #kernel_name, rows, sizeof(rows) / sizeof((rows)[0]), {__VA_ARGS__}}; \
   }

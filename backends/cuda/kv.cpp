@@ -59,6 +59,7 @@ mica_status kv_pack(mica_b_device* device, const mica_b_kv_desc* desc, mica_b_bu
   const Scratch scratch(device->allocator, page.page_bytes);
   if (scratch.data() == nullptr) return out_of_memory(*device);
   kv_rows_to_page(page, rows, scratch.data());
+  buffer->waits = true;
   return upload(*device, buffer->address + offset, scratch.data(), page.page_bytes);
 }
 

@@ -43,6 +43,15 @@ PackArgs pack_args(const Shape& s, uint64_t weight, uint64_t rows, uint64_t firs
           static_cast<int64_t>(n)};
 }
 
+// What comes of launches into `r` that answered `status`.
+mica_status launched(Device& device, const Recorder& r, mica_status status, const char* doing) {
+  MICA_TRY(check(device, r.error, doing));
+  if (status == MICA_OK) return MICA_OK;
+  Error error;
+  error.fail(status, "CUDA failed to ", doing);
+  return device.fail(error);
+}
+
 }  // namespace
 
 mica_status weight_layout(mica_b_device* device, const mica_b_value* weight, uint32_t* out_layout,
@@ -75,8 +84,8 @@ mica_status weight_pack(mica_b_device* device, const mica_b_value* weight, mica_
   MICA_TRY(upload(*device, staging, rows, n * s.row_bytes));
   MICA_TRY(flush(*device));
   Recorder r = direct(*device);
-  s.type->pack(r, pack_args(s, at, staging, first, n));
-  return check(*device, r.error, "pack a weight");
+  const mica_status status = s.type->pack(r, pack_args(s, at, staging, first, n));
+  return launched(*device, r, status, "pack a weight");
 }
 
 mica_status weight_unpack(mica_b_device* device, const mica_b_value* weight, mica_b_buffer* buffer,
@@ -94,8 +103,8 @@ mica_status weight_unpack(mica_b_device* device, const mica_b_value* weight, mic
   MICA_TRY(scratch(*device, n * s.row_bytes, &staging));
   MICA_TRY(flush(*device));
   Recorder r = direct(*device);
-  s.type->unpack(r, pack_args(s, at, staging, first, n));
-  MICA_TRY(check(*device, r.error, "unpack a weight"));
+  const mica_status status = s.type->unpack(r, pack_args(s, at, staging, first, n));
+  MICA_TRY(launched(*device, r, status, "unpack a weight"));
   return download(*device, rows, staging, n * s.row_bytes);
 }
 
@@ -113,8 +122,7 @@ mica_status weight_random(mica_b_device* device, const mica_b_value* weight, mic
                            s.n,
                            s.packed ? n_rows : n_rows * s.k,
                            seed};
-  s.type->random(r, args);
-  return check(*device, r.error, "fill a weight");
+  return launched(*device, r, s.type->random(r, args), "fill a weight");
 }
 
 }  // namespace mica::cuda

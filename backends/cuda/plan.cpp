@@ -25,6 +25,12 @@ const KernelList* find_list([[maybe_unused]] const char* name) {
 
 }  // namespace
 
+uint32_t args_bytes(uint32_t op) {
+  const char* name = op_name(op);
+  const KernelList* list = name != nullptr ? find_list(name) : nullptr;
+  return list != nullptr ? known_bytes(list->known, op) : MICA_B_NONE;
+}
+
 mica_status choose_kernel(const Device& device, const mica_b_partition& partition,
                           gpu::UnitRef unit, const uint64_t* bases, gpu::Bound& out,
                           const Kernel** out_kernel, Writer& reason) {
@@ -36,13 +42,16 @@ mica_status choose_kernel(const Device& device, const mica_b_partition& partitio
     reason.put("the cuda backend has no kernel named ", out.name);
     return MICA_UNSUPPORTED;
   }
+  if (!knows_args(list->known, partition, unit.node, unit.region, reason)) return MICA_UNSUPPORTED;
   *out_kernel = gpu::choose(list, 1, out, partition.variant, reason);
   return *out_kernel != nullptr ? MICA_OK : MICA_UNSUPPORTED;
 }
 
 Plan::~Plan() {
   if (!device_.lost) device_.driver->set_device(device_.info.index);
-  if (in_flight_ && !device_.lost) await(device_, parts_[next_ - 1].done, nullptr);
+  // When the wait fails, nothing may be left in the stream all the same.
+  if (in_flight_ && !device_.lost && await(device_, parts_[next_ - 1].done, nullptr) != MICA_OK)
+    settle();
   for (const Part& part : parts_) {
     if (part.exec != nullptr) device_.driver->graph_exec_destroy(part.exec);
     if (part.done != nullptr) device_.driver->event_destroy(part.done);

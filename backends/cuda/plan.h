@@ -11,6 +11,9 @@ mica_status choose_kernel(const Device& device, const mica_b_partition& partitio
                           gpu::UnitRef unit, const uint64_t* bases, gpu::Bound& out,
                           const Kernel** out_kernel, Writer& reason);
 
+// How many bytes of an op's args its kernels know; MICA_B_NONE where there are no kernels.
+uint32_t args_bytes(uint32_t op);
+
 class Plan {
  public:
   Plan(Device& d, const mica_b_partition& p) : device_(d), partition_(p), parts_(d.allocator) {}

@@ -124,10 +124,22 @@ mica_status drain(Device& d) {
 mica_status flush(Device& d) {
   if (d.mailbox == UINT32_MAX) return MICA_OK;
   const uint32_t slot = d.mailbox;
-  const Mailbox* mailbox = &mailbox_of(d);
+  // One that fails goes on waiting: whoever wrote was told that the bytes will be there.
+  MICA_TRY(check(d, d.driver->scatter(&mailbox_of(d), d.stream), "write inputs"));
   d.mailbox = UINT32_MAX;
-  MICA_TRY(check(d, d.driver->scatter(mailbox, d.stream), "write inputs"));
   return check(d, d.driver->event_record(d.small.event(slot), d.stream), "record an event");
+}
+
+void forget(Device& d, uint64_t address, uint64_t bytes) {
+  if (d.mailbox == UINT32_MAX) return;
+  Mailbox& m = mailbox_of(d);
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < m.n; ++i) {
+    const PendingWrite& w = m.writes[i];
+    if (w.dst < address || w.dst - address >= bytes) m.writes[n++] = w;
+  }
+  m.n = n;
+  if (n == 0) d.mailbox = UINT32_MAX;
 }
 
 mica_status upload(Device& d, uint64_t dst, const void* src, uint64_t bytes) {

@@ -4,7 +4,11 @@
 namespace mica::gpu {
 namespace {
 
-constexpr uint64_t kPresent = 256;  // stands for an address before there is one
+// Stands for a buffer's address before there is one. What an address is modulo 16 is known from the
+// beginning: buffers, and the places in them that the core gives to whole values, are multiples of
+// 16 (of 256, but for weights and guarded buffers), and a view's offset in its value does not
+// change.
+constexpr uint64_t kPresent = 256;
 
 void bind_value(const mica_b_partition& p, uint32_t index, const uint64_t* bases, Tensor& out) {
   out = Tensor{};
@@ -18,7 +22,7 @@ void bind_value(const mica_b_partition& p, uint32_t index, const uint64_t* bases
   if (v.extent != MICA_B_NONE)
     out.live = bases != nullptr ? bases[1] + p.extents[v.extent].offset : kPresent;
   if (v.storage == MICA_B_UNPLACED) return;
-  out.address = bases != nullptr ? bases[v.buffer] + v.offset : kPresent;
+  out.address = bases != nullptr ? bases[v.buffer] + v.offset : kPresent + v.offset % 16;
 }
 
 void bind_node(const mica_b_partition& p, uint32_t i_node, const uint64_t* bases,

@@ -4,7 +4,7 @@
 #pragma once
 #include <cstring>
 
-#include "backends/op_name.h"
+#include "backends/known_args_check.h"
 #include "core/base/text.h"
 #include "mica/backend.h"
 
@@ -19,7 +19,8 @@ struct Tensor {
   uint32_t storage;   // mica_b_storage
   int64_t dim[4];     // maxima: grids and workspaces are sized by them
   int64_t stride[4];  // bytes
-  uint64_t address;   // on the device. 0: absent, or a value that lives inside its region only
+  uint64_t address;   // on the device. 0: absent, or a value that lives inside its region only.
+                      // Before there is one, it only tells how the real one is aligned
   uint64_t live;      // of the I32 on the device that holds the live dim[rank - 1]; 0: the maximum
 
   bool absent() const { return rank == 0; }
@@ -49,7 +50,8 @@ template <class Recorder>
 struct Kernel {
   const char* name;     // op or fusion: the file's name
   const char* variant;  // "" for the usual ones, "naive" for the plain one that stays beside them
-  // nullptr: yes. Otherwise the reason why not. Sees maxima and no addresses that may be used.
+  // nullptr: yes. Otherwise the reason why not. Sees maxima, and of addresses their alignment to 16
+  // bytes: so the row that was described is the one that is recorded.
   const char* (*supports)(const Call& call);
   uint32_t (*numerics)(const Call& call);   // mica_numerics
   uint64_t (*workspace)(const Call& call);  // bytes for maxima; nullptr: 0
@@ -61,6 +63,7 @@ struct KernelList {
   const char* name;
   const Kernel<Recorder>* rows;
   uint32_t n;
+  KnownArgs known[kMostKnownArgs];  // of the op's args, or of a region's members'
 };
 
 // A unit with its call. `call.members` points at `members`: after a copy call fix().
@@ -77,8 +80,9 @@ struct UnitRef {
   uint32_t region;
 };
 
-// Fills the call. `bases`: a device address for each of the partition's buffers; nullptr: values
-// that are present get an address that is not to be used. UNSUPPORTED: `reason` says why.
+// Fills the call. `bases`: a device address for each of the partition's buffers, a multiple of 16;
+// nullptr: values that are present get an address that is not to be used, but is, modulo 16, what
+// the real one will be. UNSUPPORTED: `reason` says why.
 mica_status bind(const mica_b_partition& partition, UnitRef unit, const uint64_t* bases,
                  const void* device, Bound& out, Writer& reason);
 

@@ -5,10 +5,19 @@
 // sums of another order would, the third way: what comes of it shows how much of a difference the
 // roundings behind it can make. The conformance suite derives its bounds from these. ",fused"
 // claims every region and runs its members in their order, for tests of the core's fusions.
+#include "backends/known_args_check.h"
 #include "core/base/context.h"
 #include "core/graph/op.h"
 #include "core/kv/kv_cache.h"
 #include "mica/device.h"
+#include "ops/attention/attention_args.h"
+#include "ops/concat_args.h"
+#include "ops/copy_args.h"
+#include "ops/norm_args.h"
+#include "ops/rope_args.h"
+#include "ops/softmax_args.h"
+#include "ops/top_k_args.h"
+#include "ops/unary_args.h"
 
 // How a unit runs its op. tests/faults builds this file with a version that makes mistakes.
 #ifndef MICA_REF_CALL
@@ -195,11 +204,19 @@ mica_status kv_unpack(mica_b_device* device, const mica_b_kv_desc* d, mica_b_buf
   return buffer_read(b, offset, rows, bytes);
 }
 
-// As a plug-in it may be older than the core.
-uint32_t args_bytes(mica_b_device*, uint32_t op) {
-  const OpDef* def = mica::find_op(op);
-  return def != nullptr ? def->args_size : MICA_B_NONE;
-}
+// What the references read. As a plug-in it may be older than the core.
+constexpr mica::KnownArgs kKnown[] = {MICA_KNOWS(attention, max_seqs),
+                                      MICA_KNOWS(concat, dim),
+                                      MICA_KNOWS(copy, dtype),
+                                      MICA_KNOWS(layer_norm, eps),
+                                      MICA_KNOWS(rms_norm, eps),
+                                      MICA_KNOWS(rope, beta_slow),
+                                      MICA_KNOWS(scale, bias),
+                                      MICA_KNOWS(softmax, scale),
+                                      MICA_KNOWS(top_k, k),
+                                      {MICA_OP_NONE, 0}};
+
+uint32_t args_bytes(mica_b_device*, uint32_t op) { return mica::known_bytes(kKnown, op); }
 
 mica_status supports(mica_b_device*, const mica_b_partition* p, uint32_t node, char* reason,
                      size_t capacity) {

@@ -23,6 +23,8 @@ mica_status device_open(const mica_host* host, const char* option, mica_b_device
   return vulkan::open_device(*host, option, nullptr, out);
 }
 
+uint32_t args_bytes(mica_b_device*, uint32_t op) { return vulkan::args_bytes(op); }
+
 mica_status choose(mica_b_device* device, const mica_b_partition* partition, gpu::UnitRef unit,
                    char* reason, size_t capacity) {
   Writer why(reason, capacity);
@@ -157,7 +159,7 @@ constexpr mica_backend kBackend = {
     vulkan::kv_layout,
     vulkan::kv_pack,
     vulkan::kv_unpack,
-    nullptr,
+    args_bytes,
     supports,
     claims,
     nullptr,

@@ -263,8 +263,9 @@ void buffer_free(mica_b_buffer* buffer) {
   if (buffer == nullptr) return;
   Buffer* b = &of(buffer);
   Device& d = *b->device;
+  // When the open batch, which has a copy of it, cannot be submitted, it is gone: `lost` says so.
   Error error;
-  if (b->last_use > d.submitted && !d.lost) d.transfer.flush(d, error);
+  if (b->last_use > d.submitted && !d.lost && d.transfer.flush(d, error) != MICA_OK) d.lose();
   settle(d, b->last_use);
   release(d, b);
 }

@@ -1,5 +1,7 @@
 // The Vulkan backend's device and buffers, and how other files of the backend reach their bytes.
 #pragma once
+#include <atomic>
+
 #include "backends/vulkan/constants.h"
 #include "backends/vulkan/guard_pages.h"
 #include "backends/vulkan/kernel.h"
@@ -31,8 +33,8 @@ struct Device {
   uint64_t max_buffer_bytes = 0;
   bool has_budget = false;  // VK_EXT_memory_budget
   VkPhysicalDeviceType type = VK_PHYSICAL_DEVICE_TYPE_OTHER;
-  bool unified = false;  // integrated or CPU: device memory is host memory
-  bool lost = false;     // sticky
+  bool unified = false;           // integrated or CPU: device memory is host memory
+  std::atomic<bool> lost{false};  // sticky; as below
   Guard guard = Guard::none;
   DeviceCaps caps{};
   uint32_t failed_paths = 0;  // bits of self_test.h's paths; caps has them no more
@@ -41,8 +43,9 @@ struct Device {
 
   // Work on the queue, counted: the semaphore reaches n when submission n is complete.
   VkSemaphore timeline = VK_NULL_HANDLE;
-  uint64_t submitted = 0;
-  uint64_t completed = 0;  // as last seen
+  // Other threads read them when they free weights that this device loaded.
+  std::atomic<uint64_t> submitted{0};
+  std::atomic<uint64_t> completed{0};  // as last seen
 
   Constants constants;
   Pipelines pipelines;
@@ -110,17 +113,17 @@ mica_status read_through(Device& device, Buffer& buffer, uint64_t offset, void* 
                          uint64_t bytes);
 
 // Memory that the host writes and reads fast, for copies.
-mica_status make_staging(Device& device, uint64_t bytes, Buffer** out, Error& error);
+[[nodiscard]] mica_status make_staging(Device& device, uint64_t bytes, Buffer** out, Error& error);
 void free_staging(Buffer* buffer);
 
 // Submits command buffers in one go; out_value: the submission's number.
-mica_status submit_commands(Device& device, const VkCommandBuffer* commands, uint32_t n,
-                            uint64_t& out_value, Error& error);
+[[nodiscard]] mica_status submit_commands(Device& device, const VkCommandBuffer* commands,
+                                          uint32_t n, uint64_t& out_value, Error& error);
 // Until that submission is complete.
-mica_status wait_value(Device& device, uint64_t value, Error& error);
+[[nodiscard]] mica_status wait_value(Device& device, uint64_t value, Error& error);
 // The same before something is destroyed: whatever fails, the device is done with it.
 void settle(Device& device, uint64_t value);
 // INTERNAL with the text of a validation message that came since the last call.
-mica_status check_messages(Device& device, Error& error);
+[[nodiscard]] mica_status check_messages(Device& device, Error& error);
 
 }  // namespace mica::vulkan

@@ -24,6 +24,7 @@ struct DeviceCaps {
   bool dot;                  // accelerated 4 x int8 dot products
   bool cooperative_matrix;   // KHR, F16 x F16 -> F32, 16 x 16 x 16, subgroup scope
   bool keeps_subnormals;     // F32, in modules that ask for it
+  bool plain_fragments;      // for tests: kernels for matrix units without any (fragments.glsl)
 };
 
 // A SPIR-V module built into the library.
@@ -49,12 +50,13 @@ struct Dispatch {
 };
 
 class Recorder;  // recorder.h
-mica_status dispatch(Recorder& recorder, const Dispatch& d);
+[[nodiscard]] mica_status dispatch(Recorder& recorder, const Dispatch& d);
 // Between two dispatches of one kernel: the second sees what the first wrote.
 void barrier(Recorder& recorder);
 // Device memory that holds these bytes for as long as the device is open, at a multiple of 16; for
 // tables that a kernel computes on the host. Equal bytes are kept once.
-mica_status constants(Recorder& recorder, const void* data, uint32_t bytes, uint64_t& out_address);
+[[nodiscard]] mica_status constants(Recorder& recorder, const void* data, uint32_t bytes,
+                                    uint64_t& out_address);
 
 using Kernel = gpu::Kernel<Recorder>;
 using KernelList = gpu::KernelList<Recorder>;
@@ -70,9 +72,12 @@ inline const DeviceCaps& caps_of(const Call& c) {
   namespace mica::vulkan {             \
   extern const Shader shader_##module; \
   }
-// At the end of kernels/<name>.cpp, outside namespaces: MICA_VULKAN_KERNELS(rms_norm, rows)
-#define MICA_VULKAN_KERNELS(kernel_name, rows)                                                     \
-  namespace mica::vulkan {                                                                         \
-  extern const KernelList kernels_##kernel_name;                                                   \
-  const KernelList kernels_##kernel_name = {#kernel_name, rows, sizeof(rows) / sizeof((rows)[0])}; \
+// At the end of kernels/<name>.cpp, outside namespaces: MICA_VULKAN_KERNELS(mul, rows), and of an
+// op with options, or a region of such, MICA_VULKAN_KERNELS(rms_norm, rows, MICA_KNOWS(rms_norm,
+// eps))
+#define MICA_VULKAN_KERNELS(kernel_name, rows, ...)                         \
+  namespace mica::vulkan {                                                  \
+  extern const KernelList kernels_##kernel_name;                            \
+  const KernelList kernels_##kernel_name = {                                \
+      #kernel_name, rows, sizeof(rows) / sizeof((rows)[0]), {__VA_ARGS__}}; \
   }

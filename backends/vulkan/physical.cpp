@@ -174,21 +174,25 @@ void read_limits(const Api& api, const Extensions& extensions, Physical& p) {
     p.unusable = "subgroup arithmetic";
 }
 
-// For tests. MICA_VULKAN_DISABLE: a list of paths to leave out: "dot,coopmat,denorm".
-// MICA_VULKAN_FORCE_DOT=1 takes the dot product also where the driver emulates it.
+// Whether a variable's value, words between commas, has this one.
+bool env_has(const char* name, const char* word) {
+  const size_t n = std::strlen(word);
+  for (const char* at = std::getenv(name); at != nullptr; at = std::strchr(at, ',')) {
+    if (*at == ',') ++at;
+    if (std::strncmp(at, word, n) == 0 && (at[n] == '\0' || at[n] == ',')) return true;
+  }
+  return false;
+}
+
+// For tests. MICA_VULKAN_DISABLE: paths to leave out, "dot,coopmat,denorm". MICA_VULKAN_ENABLE:
+// "plain_fragments". MICA_VULKAN_FORCE_DOT=1 takes the dot product also where the driver emulates
+// it.
 void apply_environment(Physical& p) {
-  const char* list = std::getenv("MICA_VULKAN_DISABLE");
-  const auto named = [&](const char* word) {
-    const size_t n = std::strlen(word);
-    for (const char* at = list; at != nullptr; at = std::strchr(at, ',')) {
-      if (*at == ',') ++at;
-      if (std::strncmp(at, word, n) == 0 && (at[n] == '\0' || at[n] == ',')) return true;
-    }
-    return false;
-  };
-  if (named("dot")) p.caps.dot = false;
-  if (named("coopmat")) p.caps.cooperative_matrix = false;
-  if (named("denorm")) p.caps.keeps_subnormals = false;
+  constexpr char kDisable[] = "MICA_VULKAN_DISABLE";
+  if (env_has(kDisable, "dot")) p.caps.dot = false;
+  if (env_has(kDisable, "coopmat")) p.caps.cooperative_matrix = false;
+  if (env_has(kDisable, "denorm")) p.caps.keeps_subnormals = false;
+  p.caps.plain_fragments = env_has("MICA_VULKAN_ENABLE", "plain_fragments");
   if (env_is("MICA_VULKAN_FORCE_DOT", "1")) p.caps.dot = p.dot;
 }
 

@@ -91,8 +91,10 @@ mica_status Plan::submit_next(Error& error) {
   Part& part = parts_[next_];
   MICA_TRY(submit_commands(device_, &part.commands, 1, part.value, error));
   ++next_;
+  // Weights of another context are counted by their own device, whose thread may be at work; a plan
+  // holds them until its last step is over.
   for (Buffer* b : buffers_)
-    if (b != nullptr) b->last_use = part.value;
+    if (b != nullptr && b->device == &device_) b->last_use = part.value;
   return MICA_OK;
 }
 

@@ -7,11 +7,11 @@ namespace mica::vulkan {
 class Recorder {
  public:
   Recorder(Device& device, Error& error) : device_(device), error_(error) {}
-  mica_status begin(VkCommandBuffer commands);
-  mica_status end();
-  mica_status dispatch(const Dispatch& d);
+  [[nodiscard]] mica_status begin(VkCommandBuffer commands);
+  [[nodiscard]] mica_status end();
+  [[nodiscard]] mica_status dispatch(const Dispatch& d);
   void barrier();
-  mica_status constants(const void* data, uint32_t bytes, uint64_t& out_address) {
+  [[nodiscard]] mica_status constants(const void* data, uint32_t bytes, uint64_t& out_address) {
     return device_.constants.find(device_, data, bytes, out_address, error_);
   }
   uint32_t n_dispatches() const { return n_dispatches_; }

@@ -11,18 +11,18 @@ struct Buffer;
 class Transfer {
  public:
   // Small writes wait for the next submission; so a step's inputs go with the step.
-  mica_status write(Device& d, Buffer& to, uint64_t offset, const void* src, uint64_t bytes,
-                    Error& error);
-  mica_status read(Device& d, Buffer& from, uint64_t offset, void* dst, uint64_t bytes,
-                   Error& error);
-  mica_status copy(Device& d, Buffer& to, uint64_t to_offset, Buffer& from, uint64_t from_offset,
-                   uint64_t bytes, Error& error);
-  mica_status fill_zero(Device& d, Buffer& to, Error& error);
+  [[nodiscard]] mica_status write(Device& d, Buffer& to, uint64_t offset, const void* src,
+                                  uint64_t bytes, Error& error);
+  [[nodiscard]] mica_status read(Device& d, Buffer& from, uint64_t offset, void* dst,
+                                 uint64_t bytes, Error& error);
+  [[nodiscard]] mica_status copy(Device& d, Buffer& to, uint64_t to_offset, Buffer& from,
+                                 uint64_t from_offset, uint64_t bytes, Error& error);
+  [[nodiscard]] mica_status fill_zero(Device& d, Buffer& to, Error& error);
   // Ends the open batch: its command buffer goes with the next submission, in front.
   // VK_NULL_HANDLE: there is none.
-  mica_status take_batch(Device& d, VkCommandBuffer& out, Error& error);
+  [[nodiscard]] mica_status take_batch(Device& d, VkCommandBuffer& out, Error& error);
   // Submits the open batch, if there is one.
-  mica_status flush(Device& d, Error& error);
+  [[nodiscard]] mica_status flush(Device& d, Error& error);
   void close(Device& d);
 
  private:
@@ -40,8 +40,9 @@ class Transfer {
     uint64_t value = 0;  // the submission that uses it
     bool open = false;   // being recorded
   };
-  mica_status open_batch(Device& d, Error& error);
-  mica_status room(Device& d, uint64_t wanted, uint64_t& offset, uint64_t& bytes, Error& error);
+  [[nodiscard]] mica_status open_batch(Device& d, Error& error);
+  [[nodiscard]] mica_status room(Device& d, uint64_t wanted, uint64_t& offset, uint64_t& bytes,
+                                 Error& error);
   Block& block() { return blocks_[current_]; }
 
   Block blocks_[kBlocks];

@@ -47,5 +47,5 @@ constexpr Kernel kRows[] = {
 };
 
 }  // namespace
-MICA_CPU_KERNELS(concat, kRows, sizeof(mica_concat_args))
+MICA_CPU_KERNELS(concat, kRows, MICA_KNOWS(concat, dim))
 MICA_CPU_END

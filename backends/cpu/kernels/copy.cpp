@@ -187,5 +187,5 @@ constexpr Kernel kRows[] = {
 };
 
 }  // namespace
-MICA_CPU_KERNELS(copy, kRows, sizeof(mica_copy_args))
+MICA_CPU_KERNELS(copy, kRows, MICA_KNOWS(copy, dtype))
 MICA_CPU_END

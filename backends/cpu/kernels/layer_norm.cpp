@@ -63,5 +63,5 @@ constexpr Kernel kRows[] = {
 };
 
 }  // namespace
-MICA_CPU_KERNELS(layer_norm, kRows, sizeof(mica_layer_norm_args))
+MICA_CPU_KERNELS(layer_norm, kRows, MICA_KNOWS(layer_norm, eps))
 MICA_CPU_END

@@ -92,5 +92,5 @@ static const Kernel rows[] = {
 
 }  // namespace rows16
 
-MICA_CPU_KERNELS(norm_matmul, rows16::rows)
+MICA_CPU_KERNELS(norm_matmul, rows16::rows, MICA_KNOWS(rms_norm, eps))
 MICA_CPU_END

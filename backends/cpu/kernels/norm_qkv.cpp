@@ -266,5 +266,5 @@ static const Kernel rows[] = {
 
 }  // namespace rows16
 
-MICA_CPU_KERNELS(norm_qkv, rows16::rows)
+MICA_CPU_KERNELS(norm_qkv, rows16::rows, MICA_KNOWS(rms_norm, eps), MICA_KNOWS(rope, beta_slow))
 MICA_CPU_END

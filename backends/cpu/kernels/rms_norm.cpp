@@ -30,5 +30,5 @@ constexpr Kernel kRows[] = {
 };
 
 }  // namespace
-MICA_CPU_KERNELS(rms_norm, kRows, sizeof(mica_rms_norm_args))
+MICA_CPU_KERNELS(rms_norm, kRows, MICA_KNOWS(rms_norm, eps))
 MICA_CPU_END

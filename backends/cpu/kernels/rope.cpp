@@ -47,6 +47,6 @@ static const Kernel kRows[] = {
     {"rope", "", 1, supports, numerics, nullptr, rope_scratch_bytes, items, run, grain},
 };
 
-MICA_CPU_KERNELS(rope, kRows, sizeof(mica_rope_args))
+MICA_CPU_KERNELS(rope, kRows, MICA_KNOWS(rope, beta_slow))
 
 MICA_CPU_END

@@ -18,5 +18,5 @@ struct Fn {
 constexpr Kernel kRows[] = {unary_kernel<Fn>("scale")};
 
 }  // namespace
-MICA_CPU_KERNELS(scale, kRows, sizeof(mica_scale_args))
+MICA_CPU_KERNELS(scale, kRows, MICA_KNOWS(scale, bias))
 MICA_CPU_END

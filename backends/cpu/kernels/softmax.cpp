@@ -92,5 +92,5 @@ constexpr Kernel kRows[] = {
 };
 
 }  // namespace
-MICA_CPU_KERNELS(softmax, kRows, sizeof(mica_softmax_args))
+MICA_CPU_KERNELS(softmax, kRows, MICA_KNOWS(softmax, scale))
 MICA_CPU_END

@@ -26,5 +26,5 @@ constexpr Kernel kRows[] = {
 };
 
 }  // namespace
-MICA_CPU_KERNELS(top_k, kRows, sizeof(mica_top_k_args))
+MICA_CPU_KERNELS(top_k, kRows, MICA_KNOWS(top_k, k))
 MICA_CPU_END

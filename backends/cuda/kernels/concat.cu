@@ -103,4 +103,4 @@ constexpr Kernel kRows[] = {{"concat", "", no_layouts, numerics_exact, nullptr, 
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(concat, kRows)
+MICA_CUDA_KERNELS(concat, kRows, MICA_KNOWS(concat, dim))

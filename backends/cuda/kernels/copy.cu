@@ -1,6 +1,7 @@
 // copy: values packed, in the same or another dtype, from any strides, and from packed weights.
 #include "backends/cuda/kernels/plain_rows.cuh"
 #include "backends/cuda/quant/weight_type.h"
+#include "ops/copy_args.h"
 
 namespace mica::cuda {
 namespace {
@@ -239,4 +240,4 @@ constexpr Kernel kRows[] = {{"copy", "", supports, numerics_exact, workspace, re
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(copy, kRows)
+MICA_CUDA_KERNELS(copy, kRows, MICA_KNOWS(copy, dtype))

@@ -33,4 +33,4 @@ constexpr Kernel kRows[] = {{"layer_norm", "", float_elements, numerics_f32, nul
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(layer_norm, kRows)
+MICA_CUDA_KERNELS(layer_norm, kRows, MICA_KNOWS(layer_norm, eps))

@@ -35,4 +35,4 @@ const Kernel rows[] = {{"norm_glu", "", supports, numerics, nullptr, record}};
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(norm_glu, mica::cuda::rows)
+MICA_CUDA_KERNELS(norm_glu, mica::cuda::rows, MICA_KNOWS(rms_norm, eps))

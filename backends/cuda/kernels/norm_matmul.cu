@@ -36,4 +36,4 @@ mica_status launch_fused(Recorder& r, FusedArgs a) {
 
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(norm_matmul, mica::cuda::rows)
+MICA_CUDA_KERNELS(norm_matmul, mica::cuda::rows, MICA_KNOWS(rms_norm, eps))

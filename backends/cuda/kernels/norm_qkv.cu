@@ -276,4 +276,5 @@ const Kernel rows[] = {{"norm_qkv", "", supports, numerics, workspace, record}};
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(norm_qkv, mica::cuda::rows)
+MICA_CUDA_KERNELS(norm_qkv, mica::cuda::rows, MICA_KNOWS(rms_norm, eps),
+                  MICA_KNOWS(rope, beta_slow))

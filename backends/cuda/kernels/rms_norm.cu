@@ -35,4 +35,4 @@ constexpr Kernel kRows[] = {{"rms_norm", "", float_elements, numerics_f32, nullp
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(rms_norm, kRows)
+MICA_CUDA_KERNELS(rms_norm, kRows, MICA_KNOWS(rms_norm, eps))

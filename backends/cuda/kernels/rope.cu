@@ -124,4 +124,4 @@ constexpr Kernel kRows[] = {{"rope", "", supports, numerics_f32, nullptr, record
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(rope, kRows)
+MICA_CUDA_KERNELS(rope, kRows, MICA_KNOWS(rope, beta_slow))

@@ -18,4 +18,4 @@ constexpr Kernel kRows[] = {unary_kernel<Fn>("scale")};
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(scale, kRows)
+MICA_CUDA_KERNELS(scale, kRows, MICA_KNOWS(scale, bias))

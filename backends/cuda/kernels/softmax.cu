@@ -68,4 +68,4 @@ constexpr Kernel kRows[] = {{"softmax", "", no_layouts, numerics_f32, nullptr, r
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(softmax, kRows)
+MICA_CUDA_KERNELS(softmax, kRows, MICA_KNOWS(softmax, scale))

@@ -51,4 +51,4 @@ constexpr Kernel kRows[] = {{"top_k", "", no_layouts, numerics_exact, workspace,
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(top_k, kRows)
+MICA_CUDA_KERNELS(top_k, kRows, MICA_KNOWS(top_k, k))

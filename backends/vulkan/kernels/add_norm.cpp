@@ -47,17 +47,8 @@ mica_status record(const Call& c, Recorder& recorder) {
   push.eps = norm.arg<mica_rms_norm_args>().eps;
   const bool wide = rows_of_fours(a) && rows_of_fours(b) && rows_of_fours(norm.in[1]) &&
                     (push.sum | push.y) % 16 == 0;
-  Dispatch d{};
-  d.shader = &shader_add_norm;
-  d.spec[0] = push.n >= 1024 ? 256 : 64;
-  d.spec[1] = d.spec[2] = 1;
-  d.spec[3] = wide ? 1 : 0;
-  d.n_specs = 4;
-  d.push = &push;
-  d.push_bytes = sizeof push;
-  d.groups[0] = groups_for(caps_of(add), push.n_rows, 1);
-  d.groups[1] = d.groups[2] = 1;
-  return dispatch(recorder, d);
+  return launch(recorder, shader_add_norm, {push.n >= 1024 ? 256u : 64u, 1, 1, wide ? 1u : 0u},
+                push, {groups_for(caps_of(add), push.n_rows, 1), 1, 1});
 }
 
 constexpr Kernel kRows[] = {{"add_norm", "", supports, numerics_f32, nullptr, record}};
@@ -65,4 +56,4 @@ constexpr Kernel kRows[] = {{"add_norm", "", supports, numerics_f32, nullptr, re
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(add_norm, kRows)
+MICA_VULKAN_KERNELS(add_norm, kRows, MICA_KNOWS(rms_norm, eps))

@@ -57,17 +57,8 @@ mica_status place(const Call& call, const Tensor& x, uint32_t along, int64_t sta
   push.inner = push.n / static_cast<uint32_t>(x.dim[x.rank - 1]);
   push.s[0] = grains(x.stride[0]);
   for (int i = 1; i < 4; ++i) push.s[i] = grains(x.stride[i]), push.t[i - 1] = grains(y.stride[i]);
-  Dispatch d{};
-  d.shader = &shader_concat;
-  d.spec[0] = kThreads;
-  d.spec[1] = grain;
-  d.spec[2] = unit;
-  d.n_specs = 3;
-  d.push = &push;
-  d.push_bytes = sizeof push;
-  d.groups[0] = groups_for(caps_of(call), push.n, kThreads);
-  d.groups[1] = d.groups[2] = 1;
-  return dispatch(recorder, d);
+  return launch(recorder, shader_concat, {kThreads, grain, unit}, push,
+                {groups_for(caps_of(call), push.n, kThreads), 1, 1});
 }
 
 mica_status record(const Call& call, Recorder& recorder) {
@@ -80,4 +71,4 @@ constexpr Kernel kRows[] = {{"concat", "", supports, numerics_exact, nullptr, re
 
 }  // namespace
 }  // namespace mica::vulkan
-MICA_VULKAN_KERNELS(concat, kRows)
+MICA_VULKAN_KERNELS(concat, kRows, MICA_KNOWS(concat, dim))

@@ -138,4 +138,4 @@ constexpr Kernel kKernels[] = {{"copy", "", supports, numerics, workspace, recor
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(copy, kKernels)
+MICA_VULKAN_KERNELS(copy, kKernels, MICA_KNOWS(copy, dtype))

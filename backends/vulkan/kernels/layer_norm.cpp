@@ -13,4 +13,4 @@ constexpr Kernel kRows[] = {{"layer_norm", "", norm_supports, numerics_f32, null
 
 }  // namespace
 }  // namespace mica::vulkan
-MICA_VULKAN_KERNELS(layer_norm, kRows)
+MICA_VULKAN_KERNELS(layer_norm, kRows, MICA_KNOWS(layer_norm, eps))

@@ -1,5 +1,6 @@
 // norm_glu: core/fusions/norm_glu.cpp's region, in one dispatch of few columns, in three of more.
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
+#include "ops/norm_args.h"
 
 namespace mica::vulkan {
 namespace {
@@ -48,4 +49,4 @@ constexpr Kernel kRows[] = {{"norm_glu", "", supports, numerics, workspace, reco
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(norm_glu, kRows)
+MICA_VULKAN_KERNELS(norm_glu, kRows, MICA_KNOWS(rms_norm, eps))

@@ -1,6 +1,7 @@
 // norm_matmul: core/fusions/norm_matmul.cpp's region: of few columns a dispatch for each type of
 // weights, all of one wave.
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
+#include "ops/norm_args.h"
 
 namespace mica::vulkan {
 namespace {
@@ -60,4 +61,4 @@ constexpr Kernel kRows[] = {{"norm_matmul", "", supports, numerics, workspace, r
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(norm_matmul, kRows)
+MICA_VULKAN_KERNELS(norm_matmul, kRows, MICA_KNOWS(rms_norm, eps))

@@ -8,6 +8,7 @@
 #include "backends/vulkan/kernels/rope_angle.h"
 #include "backends/vulkan/kv.h"
 #include "ops/rope.h"
+#include "ops/norm_args.h"
 
 namespace mica::vulkan {
 namespace {
@@ -124,4 +125,4 @@ constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, reco
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(norm_qkv, kRows)
+MICA_VULKAN_KERNELS(norm_qkv, kRows, MICA_KNOWS(rms_norm, eps), MICA_KNOWS(rope, beta_slow))

@@ -13,4 +13,4 @@ constexpr Kernel kRows[] = {{"rms_norm", "", norm_supports, numerics_f32, nullpt
 
 }  // namespace
 }  // namespace mica::vulkan
-MICA_VULKAN_KERNELS(rms_norm, kRows)
+MICA_VULKAN_KERNELS(rms_norm, kRows, MICA_KNOWS(rms_norm, eps))

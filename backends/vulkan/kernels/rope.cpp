@@ -58,23 +58,15 @@ mica_status record(const Call& call, Recorder& recorder) {
   push.offset = a.offset;
   push.s1 = s[1], push.s2 = s[2];
   push.magnitude = rope_magnitude(a);
-  Dispatch d{};
-  d.shader = &shader_rope;
-  d.spec[0] = kThreads;
-  d.spec[1] = static_cast<uint32_t>(x.dtype);
-  d.spec[2] = a.pairing == MICA_ROPE_HALF_SPLIT ? 1 : 0;
-  d.spec[3] = factors ? 1 : 0;
-  d.n_specs = 4;
-  d.push = &push;
-  d.push_bytes = sizeof push;
   const int64_t items = x.dim[0] - a.n_rot + n_pairs;
-  d.groups[0] = groups_for(caps_of(call), items * x.dim[1] * x.dim[2], kThreads);
-  d.groups[1] = d.groups[2] = 1;
-  return dispatch(recorder, d);
+  return launch(recorder, shader_rope,
+                {kThreads, static_cast<uint32_t>(x.dtype),
+                 a.pairing == MICA_ROPE_HALF_SPLIT ? 1u : 0u, factors ? 1u : 0u},
+                push, {groups_for(caps_of(call), items * x.dim[1] * x.dim[2], kThreads), 1, 1});
 }
 
 constexpr Kernel kRows[] = {{"rope", "", supports, numerics_f32, nullptr, record}};
 
 }  // namespace
 }  // namespace mica::vulkan
-MICA_VULKAN_KERNELS(rope, kRows)
+MICA_VULKAN_KERNELS(rope, kRows, MICA_KNOWS(rope, beta_slow))

@@ -16,4 +16,4 @@ constexpr Kernel kRows[] = {{"scale", "", float_inputs, numerics_f32, nullptr, r
 
 }  // namespace
 }  // namespace mica::vulkan
-MICA_VULKAN_KERNELS(scale, kRows)
+MICA_VULKAN_KERNELS(scale, kRows, MICA_KNOWS(scale, bias))

@@ -53,4 +53,4 @@ constexpr Kernel kKernels[] = {{"softmax", "", supports, numerics, nullptr, reco
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(softmax, kKernels)
+MICA_VULKAN_KERNELS(softmax, kKernels, MICA_KNOWS(softmax, scale))

@@ -58,4 +58,4 @@ constexpr Kernel kKernels[] = {{"top_k", "", supports, numerics, workspace, reco
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(top_k, kKernels)
+MICA_VULKAN_KERNELS(top_k, kKernels, MICA_KNOWS(top_k, k))

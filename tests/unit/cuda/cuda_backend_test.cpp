@@ -161,6 +161,48 @@ TEST_F(CudaBackend, OutOfMemoryEndsNothing) {
   EXPECT_EQ(w.step(1), MICA_OK) << w.error();
 }
 
+// Small writes are told to be done before the device has them.
+TEST_F(CudaBackend, WhatWaitsSurvivesAFailure) {
+  Context c = make();
+  Device d = open(c);
+  CudaWorld w(std::move(c), std::move(d));
+  ASSERT_EQ(w.compile(), MICA_OK) << w.error();
+  ASSERT_EQ(w.step(1), MICA_OK) << w.error();
+  ASSERT_EQ(mica_session_set(w.session.get(), "x", 0, std::vector<float>(32, 5).data(), 128),
+            MICA_OK);
+  fake.fail_call = fake.calls;
+  fake.fail_with = cudaErrorMemoryAllocation;
+  EXPECT_EQ(mica_plan_run(w.plan), MICA_OUT_OF_MEMORY);
+  EXPECT_TRUE(has(w.error(), "write inputs")) << w.error();
+  fake.fail_call = -1;
+  ASSERT_EQ(mica_plan_run(w.plan), MICA_OK) << w.error();
+  EXPECT_EQ(get(w.session, "x", 32)[5], 5.0f);
+}
+
+TEST_F(CudaBackend, WhatWaitsForAFreedBufferIsDropped) {
+  const Context c = make();
+  const Device d = open(c);
+  const mica_backend& b = *fake_cuda_backend();
+  mica_b_buffer *freed = nullptr, *kept = nullptr;
+  ASSERT_EQ(b.buffer_create(d->handle, 64, &freed), MICA_OK);
+  ASSERT_EQ(b.buffer_create(d->handle, 64, &kept), MICA_OK);
+  const float value = 3;
+  float out = 0;
+  ASSERT_EQ(b.buffer_write(freed, 0, &value, 4), MICA_OK);
+  b.buffer_free(freed);
+  EXPECT_EQ(fake.n_scatter, 0);
+  ASSERT_EQ(b.buffer_read(kept, 0, &out, 4), MICA_OK);
+  EXPECT_EQ(fake.n_scatter, 0);  // nothing waits
+  ASSERT_EQ(b.buffer_create(d->handle, 64, &freed), MICA_OK);
+  ASSERT_EQ(b.buffer_write(kept, 0, &value, 4), MICA_OK);
+  ASSERT_EQ(b.buffer_write(freed, 0, &value, 4), MICA_OK);
+  b.buffer_free(freed);
+  ASSERT_EQ(b.buffer_read(kept, 0, &out, 4), MICA_OK);
+  EXPECT_EQ(fake.n_scatter, 1);
+  EXPECT_EQ(out, 3);
+  b.buffer_free(kept);
+}
+
 TEST_F(CudaBackend, AFaultLosesItsDeviceOnly) {
   for (const cudaError_t e : {cudaErrorIllegalAddress, cudaErrorLaunchFailure,
                               cudaErrorECCUncorrectable, cudaErrorUnknown}) {

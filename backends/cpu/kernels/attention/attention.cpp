@@ -246,6 +246,6 @@ static const Kernel kRows[] = {
      nullptr},
 };
 
-MICA_CPU_KERNELS(attention, kRows, sizeof(mica_attention_args))
+MICA_CPU_KERNELS(attention, kRows, MICA_KNOWS(attention, max_seqs))
 
 MICA_CPU_END

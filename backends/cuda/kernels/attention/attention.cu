@@ -191,4 +191,4 @@ constexpr Kernel kRows[] = {
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(attention, kRows)
+MICA_CUDA_KERNELS(attention, kRows, MICA_KNOWS(attention, max_seqs))

@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(256) prepare_tiles(const PrepareArgs p) {
   }
 }
 
+const void* wgmma_kernel() { return reinterpret_cast<const void*>(wgmma<2, 256, 2, false>); }
+
 mica_status launch_prepare(Recorder& r, const PrepareArgs& p) {
   const int64_t units = p.chunks * 16 * p.a.m * p.a.b2 * p.a.b3;
   const int64_t blocks = div_up(units, 256), most = int64_t{r.device->n_sms} * 32;
@@ -150,6 +152,7 @@ const char* supports_matvec(const Call& c) {
     const uint64_t ring = device_of(c).cc >= 90 ? 82 * 1024 : 0;
     return q8_bytes(a) + ring <= room ? nullptr : "x does not fit into shared memory";
   }
+  if (c.in[0].address % 16 != 0) return "w does not start at a multiple of 16 bytes";
   const int64_t bytes = bytes_of(a.w_type);
   if (a.k * bytes % 16 != 0) return "rows of w are not whole 16 bytes";
   for (int i = 0; i < 3; ++i)
@@ -167,10 +170,7 @@ uint32_t numerics_matvec(const Call& c) { return is_plain(c) ? MICA_NUM_F32 : MI
 mica_status record_matvec(const Call& c, Recorder& r) {
   MatmulArgs a = matmul_args(c);
   if (!bind_layout(a, c)) return MICA_INTERNAL;
-  const WeightType& type = *find_weight_type(a.w_type);
-  // A view can start anywhere; the plain kernel computes in F32 too.
-  if (is_plain(c) && c.in[0].address % 16 != 0) return type.naive(r, a);
-  return type.matvec(r, a);
+  return find_weight_type(a.w_type)->matvec(r, a);
 }
 
 // --- tiles: many rows of x -----------------------------------------------------------------------
@@ -207,19 +207,12 @@ const char* supports_lt(const Call& c) {
   const MatmulArgs a = matmul_args(c);
   return lt_supports(c, a, *find_weight_type(a.w_type));
 }
-uint64_t workspace_lt(const Call& c) {
-  const MatmulArgs a = matmul_args(c);
-  const uint64_t lt = plan_lt(a).bytes, tiles = plan_tiles(a).bytes;
-  return lt < tiles ? tiles : lt;
-}
+uint64_t workspace_lt(const Call& c) { return plan_lt(matmul_args(c)).bytes; }
 
 mica_status record_lt(const Call& c, Recorder& r) {
   MatmulArgs a = matmul_args(c);
   if (!bind_layout(a, c)) return MICA_INTERNAL;
-  const WeightType& type = *find_weight_type(a.w_type);
-  // A view can start anywhere. The tiles' numerics are the same, and their weights exact.
-  if (!lt_aligned_operands(a)) return type.tiles(r, a);
-  return record_lt_product(r, a, type);
+  return record_lt_product(r, a, *find_weight_type(a.w_type));
 }
 
 // --- wgmma: the same without cuBLASLt, on sm_90a -------------------------------------------------
@@ -229,18 +222,12 @@ const char* supports_wgmma(const Call& c) {
   const MatmulArgs a = matmul_args(c);
   return wgmma_supports(c, a, *find_weight_type(a.w_type));
 }
-uint64_t workspace_wgmma(const Call& c) {
-  const MatmulArgs a = matmul_args(c);
-  const uint64_t halves = plan_lt(a).dead_at, tiles = plan_tiles(a).bytes;
-  return halves < tiles ? tiles : halves;
-}
+uint64_t workspace_wgmma(const Call& c) { return plan_lt(matmul_args(c)).dead_at; }
 
 mica_status record_wgmma(const Call& c, Recorder& r) {
   MatmulArgs a = matmul_args(c);
   if (!bind_layout(a, c)) return MICA_INTERNAL;
-  const WeightType& type = *find_weight_type(a.w_type);
-  if (!lt_aligned_operands(a)) return type.tiles(r, a);
-  return record_wgmma_product(r, a, type);
+  return record_wgmma_product(r, a, *find_weight_type(a.w_type));
 }
 
 // --- naive ---------------------------------------------------------------------------------------

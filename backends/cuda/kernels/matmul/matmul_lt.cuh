@@ -60,6 +60,10 @@ inline const char* halves_support(const MatmulArgs& a, const WeightType& type) {
   if (type.halve != nullptr && !a.packed) return "quantized values of the step are not packed";
   if (!a.packed && a.w_stride[0] % 16 != 0)
     return "rows of w do not start at multiples of 16 bytes";
+  if (!a.packed && reinterpret_cast<uint64_t>(a.w) % 16 != 0)
+    return "w does not start at a multiple of 16 bytes";
+  if (reinterpret_cast<uint64_t>(a.out) % 16 != 0)
+    return "the result does not start at a multiple of 16 bytes";
   if (a.b2 * a.b3 != 1) return "there are several slices";
   if (a.live != 0 && a.rank != 2) return "the extent is not that of rows";
   if (a.m < kLtRows) return "x has fewer than 128 rows";
@@ -77,12 +81,6 @@ inline const char* lt_supports(const Call& c, const MatmulArgs& a, const WeightT
   const char* why = device.lt->supports(lt_shape(a, p, p.rows));
   if (why == nullptr && a.n % p.rows != 0) why = device.lt->supports(lt_shape(a, p, a.n % p.rows));
   return why;
-}
-
-// Only such are multiplied in 16 bits; kernels/matmul.cu takes the tiles otherwise.
-inline bool lt_aligned_operands(const MatmulArgs& a) {
-  return (a.packed || reinterpret_cast<uint64_t>(a.w) % 16 == 0) &&
-         reinterpret_cast<uint64_t>(a.out) % 16 == 0;
 }
 
 inline mica_status record_lt_product(Recorder& r, const MatmulArgs& a, const WeightType& type) {

@@ -255,17 +255,8 @@ inline WgmmaTile choose_wgmma(int64_t n, int64_t m, int n_sms) {
 
 inline const char* wgmma_supports(const Call& c, const MatmulArgs& a, const WeightType& type) {
   if (device_of(c).cc != 90) return "wgmma is of compute capability 9.0 only";
+  if (device_of(c).encode_map == nullptr) return "the driver or this build does not know wgmma";
   return halves_support(a, type);
-}
-
-// What these kernels need and a device of this kind may still lack: the driver's function, and code
-// for sm_90a in this program. A kernel without it has no barriers, and does nothing.
-inline EncodeMap wgmma_is_there(Recorder& r, const void* kernel) {
-  if (r.driver->entry_point == nullptr || r.error != cudaSuccess) return nullptr;
-  cudaFuncAttributes attributes = {};
-  r.error = r.driver->func_get_attributes(&attributes, kernel);
-  if (r.error != cudaSuccess || attributes.sharedSizeBytes == 0) return nullptr;
-  return reinterpret_cast<EncodeMap>(r.driver->entry_point("cuTensorMapEncodeTiled"));
 }
 
 // In the workspace are x and, of packed types, a part of w in F16, where plan_lt() says.
@@ -274,9 +265,7 @@ inline mica_status record_wgmma_product(Recorder& r, const MatmulArgs& a, const 
   const bool bf16 = a.w_type == MICA_BF16;
   const WgmmaTile tile = choose_wgmma(plan.rows, a.m, r.device->n_sms);
   const auto kernel = tile.kernels[bf16 ? 1 : 0];
-  const EncodeMap encode = wgmma_is_there(r, reinterpret_cast<const void*>(kernel));
-  if (r.error != cudaSuccess) return MICA_INTERNAL;
-  if (encode == nullptr) return type.tiles(r, a);
+  const auto encode = reinterpret_cast<EncodeMap>(r.device->encode_map);
   auto* workspace = static_cast<uint8_t*>(a.workspace);
   PrepareArgs prepare = {a, workspace, nullptr, plan.chunks, a.m, 0, 1};
   prepare.bf16 = bf16 ? 1 : 0;

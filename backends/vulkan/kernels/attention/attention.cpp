@@ -172,7 +172,7 @@ uint32_t coop_shared_bytes(const Cut& c) {
 
 Units matrix_units(const DeviceCaps& caps) {
   constexpr uint32_t kCoopSharedBytes = 40960;
-  if (path_enabled("plain_fragments")) return Units::kFragments;
+  if (caps.plain_fragments) return Units::kFragments;
   const bool can = has_matrix_units(caps, kCoopSharedBytes) && shader_attention_coop.n_words != 0;
   return can ? Units::kMatrix : Units::kPlain;
 }
@@ -315,4 +315,4 @@ constexpr Kernel kKernels[] = {
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(attention, kKernels)
+MICA_VULKAN_KERNELS(attention, kKernels, MICA_KNOWS(attention, max_seqs))

@@ -1,14 +1,11 @@
 // What host files of kernels share: shapes, strides in elements, checks of operands, grids.
 #pragma once
-#include "backends/vulkan/kernel.h"
+#include "backends/vulkan/kernels/common/launch.h"
 
 namespace mica::vulkan {
 
 inline uint32_t elem_bytes(mica_dtype dtype) {
   return dtype == MICA_F32 || dtype == MICA_I32 ? 4 : dtype == MICA_I64 ? 8 : 2;
-}
-inline bool is_float(mica_dtype dtype) {
-  return dtype == MICA_F32 || dtype == MICA_F16 || dtype == MICA_BF16;
 }
 inline int64_t rows_of(const Tensor& t) { return t.dim[1] * t.dim[2] * t.dim[3]; }
 inline int64_t elements_of(const Tensor& t) { return t.dim[0] * rows_of(t); }

@@ -45,8 +45,7 @@ mica_status record_elementwise(const DeviceCaps& caps, const Elementwise& e, Rec
                     (e.b == nullptr || (packed(*e.b) && same_shape(*e.b, y)));
   const bool fours =
       runs && run_of_four(e.a) && run_of_four(e.b) && run_of_four(e.mid) && run_of_four(e.y);
-  Dispatch d{};
-  d.shader = caps.keeps_subnormals ? &shader_elementwise_denorm : &shader_elementwise;
+  const Shader& shader = caps.keeps_subnormals ? shader_elementwise_denorm : shader_elementwise;
   const uint32_t specs[] = {kThreads,
                             static_cast<uint32_t>(e.act),
                             static_cast<uint32_t>(e.op),
@@ -58,13 +57,8 @@ mica_status record_elementwise(const DeviceCaps& caps, const Elementwise& e, Rec
                                    : 0u,
                             e.mid != nullptr ? 1u : 0u,
                             caps.keeps_subnormals ? 0u : 1u};
-  d.n_specs = sizeof specs / sizeof specs[0];
-  for (uint32_t i = 0; i < d.n_specs; ++i) d.spec[i] = specs[i];
-  d.push = &push;
-  d.push_bytes = sizeof push;
-  d.groups[0] = groups_for(caps, elements_of(y), int64_t{kThreads} * (fours ? kEach : 1));
-  d.groups[1] = d.groups[2] = 1;
-  return dispatch(recorder, d);
+  return launch(recorder, shader, specs, push,
+                {groups_for(caps, elements_of(y), int64_t{kThreads} * (fours ? kEach : 1)), 1, 1});
 }
 
 const char* glu_supports(const Call& call) {

@@ -1,6 +1,6 @@
 // Small helpers of kernels' host sides: one dispatch in one call, grids beyond a dimension's limit.
 #pragma once
-#include <initializer_list>
+#include <cstring>
 
 #include "backends/vulkan/kernel.h"
 
@@ -20,16 +20,19 @@ inline Groups folded(uint64_t n) {
 }
 inline Groups folded_threads(uint64_t n, uint32_t size) { return folded((n + size - 1) / size); }
 
-// `specs` begin with the workgroup's size. `subgroup`: its required size, or 0.
-template <class Push>
-mica_status launch(Recorder& recorder, const Shader& shader, std::initializer_list<uint32_t> specs,
-                   const Push& push, Groups groups, uint32_t subgroup = 0) {
-  static_assert(sizeof(Push) <= kMaxPushBytes);
+// The one place where a Dispatch is filled. `specs`, a list in braces, begin with the workgroup's
+// size. `subgroup`: its required size, or 0.
+template <class Push, uint32_t n_specs>
+[[nodiscard]] mica_status launch(Recorder& recorder, const Shader& shader,
+                                 const uint32_t (&specs)[n_specs], const Push& push, Groups groups,
+                                 uint32_t subgroup = 0) {
+  static_assert(sizeof(Push) <= kMaxPushBytes && sizeof(Push) % 4 == 0);
+  static_assert(n_specs <= kMaxSpecs);
   Dispatch d{};
   d.shader = &shader;
   d.subgroup_size = subgroup;
-  for (const uint32_t s : specs)
-    if (d.n_specs < kMaxSpecs) d.spec[d.n_specs++] = s;
+  std::memcpy(d.spec, specs, sizeof specs);
+  d.n_specs = n_specs;
   d.push = &push;
   d.push_bytes = sizeof push;
   d.groups[0] = groups.x;

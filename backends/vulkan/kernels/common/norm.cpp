@@ -51,20 +51,10 @@ mica_status record_norm(const Call& call, bool layer_norm, float eps, Recorder& 
   bool four = x.dtype == MICA_F32 && push.n % 4 == 0 && x.address % 16 == 0 && y.address % 16 == 0;
   for (int i = 1; i < 4; ++i) four = four && s[i] % 4 == 0;
   const uint32_t threads = push.n >= 1024 ? 256 : 64;
-  Dispatch d{};
-  d.shader = &shader_norm;
-  d.spec[0] = threads;
-  d.spec[1] = layer_norm ? 1 : 0;
-  d.spec[2] = static_cast<uint32_t>(x.dtype);
-  d.spec[3] = type_of(w);
-  d.spec[4] = type_of(b);
-  d.spec[5] = four ? 1 : 0;
-  d.n_specs = 6;
-  d.push = &push;
-  d.push_bytes = sizeof push;
-  d.groups[0] = groups_for(caps_of(call), push.n_rows, 1);
-  d.groups[1] = d.groups[2] = 1;
-  return dispatch(recorder, d);
+  return launch(recorder, shader_norm,
+                {threads, layer_norm ? 1u : 0u, static_cast<uint32_t>(x.dtype), type_of(w),
+                 type_of(b), four ? 1u : 0u},
+                push, {groups_for(caps_of(call), push.n_rows, 1), 1, 1});
 }
 
 }  // namespace mica::vulkan

@@ -2,8 +2,6 @@
 // slice j / (b / c) of w. Few columns go through teams of invocations that each read whole rows of
 // w, many through tiles, or through matrix units where there are any; the naive variant is one
 // invocation an output.
-#include <algorithm>
-
 #include "backends/vulkan/kernels/matmul/common/matmul_gemm.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_stream.h"
 
@@ -121,14 +119,9 @@ const char* supports(const Call& c) {
   if (few_columns(c)) return "x has few rows";
   return matmul_gemm(c).why;
 }
-// Enough for tiles too: rows of F16 may turn out to lie at odd places, which no plan sees.
-uint64_t workspace(const Call& c) {
-  const uint64_t bytes = matmul_gemm(c).workspace_bytes;
-  return packed(c) ? bytes : std::max(bytes, tile::workspace(c));
-}
+uint64_t workspace(const Call& c) { return matmul_gemm(c).workspace_bytes; }
 mica_status record(const Call& c, Recorder& recorder) {
-  const MatmulGemm g = matmul_gemm(c);
-  return g.why == nullptr ? record_matmul_gemm(c, g, recorder) : tile::record(c, recorder);
+  return record_matmul_gemm(c, matmul_gemm(c), recorder);
 }
 
 }  // namespace gemm

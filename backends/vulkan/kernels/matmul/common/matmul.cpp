@@ -127,21 +127,4 @@ MatmulPrepared matmul_prepared(const Call& c, uint32_t m_tile) {
   return {rows * 64, rows * 68};
 }
 
-mica_status record_matmul(Recorder& recorder, const Shader& shader, uint32_t subgroup,
-                          std::initializer_list<uint32_t> specs, const MatmulPush& push,
-                          uint64_t n_groups) {
-  Dispatch d{};
-  d.shader = &shader;
-  d.subgroup_size = subgroup;
-  for (const uint32_t s : specs)
-    if (d.n_specs < kMaxSpecs) d.spec[d.n_specs++] = s;
-  d.push = &push;
-  d.push_bytes = sizeof push;
-  const Groups groups = folded(n_groups);
-  d.groups[0] = groups.x;
-  d.groups[1] = groups.y;
-  d.groups[2] = groups.z;
-  return dispatch(recorder, d);
-}
-
 }  // namespace mica::vulkan

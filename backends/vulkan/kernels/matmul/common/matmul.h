@@ -49,8 +49,11 @@ struct MatmulPrepared {
 MatmulPrepared matmul_prepared(const Call& c, uint32_t m_tile);
 
 // A dispatch of workgroups with the size and constants given.
-mica_status record_matmul(Recorder& recorder, const Shader& shader, uint32_t subgroup,
-                          std::initializer_list<uint32_t> specs, const MatmulPush& push,
-                          uint64_t n_groups);
+template <uint32_t n_specs>
+[[nodiscard]] mica_status record_matmul(Recorder& recorder, const Shader& shader, uint32_t subgroup,
+                                        const uint32_t (&specs)[n_specs], const MatmulPush& push,
+                                        uint64_t n_groups) {
+  return launch(recorder, shader, specs, push, folded(n_groups), subgroup);
+}
 
 }  // namespace mica::vulkan

@@ -97,17 +97,7 @@ mica_status record_type(const DeviceCaps& caps, const Fused& f, const Tensor& w,
                             f.detail,
                             f.head_dim,
                             f.n_pairs};
-  Dispatch d{};
-  d.shader = shader;
-  d.subgroup_size = t.required_subgroup;
-  for (const uint32_t s : specs) d.spec[d.n_specs++] = s;
-  d.push = &f.push;
-  d.push_bytes = sizeof f.push;
-  const Groups groups = folded(t.n_blocks);
-  d.groups[0] = groups.x;
-  d.groups[1] = groups.y;
-  d.groups[2] = groups.z;
-  return dispatch(recorder, d);
+  return launch(recorder, *shader, specs, f.push, folded(t.n_blocks), t.required_subgroup);
 }
 
 const char* rows_support(const Call& c) {

@@ -75,7 +75,7 @@ mica_status record_matmul_rows(const DeviceCaps& caps, mica_dtype x, bool x_is_w
 MatmulGemm matmul_gemm(const Call& c) {
   const DeviceCaps& caps = caps_of(c);
   MatmulGemm g{};
-  const bool plain = path_enabled("plain_fragments");
+  const bool plain = caps.plain_fragments;
   const bool coop = has_matrix_units(caps, kSharedBytes) && shader_matmul_gemm_coop.n_words != 0;
   g.why = plain || coop ? unfit(c, plain) : "the device has no matrix units";
   if (g.why == nullptr) g.why = matmul_operands(c);

@@ -31,12 +31,11 @@ uint32_t div_up(uint64_t a, uint64_t b) { return static_cast<uint32_t>((a + b - 
 uint32_t padded(uint32_t a, uint32_t b) { return div_up(a, b) * b; }
 
 bool packed(const Tensor& w) { return w.layout == kLayoutPlanes; }
-bool plain() { return path_enabled("plain_fragments"); }
-
-const Shader* shader_of(const Tensor& w) {
-  if (!packed(w)) return plain() ? &shader_matmul_stream_plain_f16 : &shader_matmul_stream_coop_f16;
-  return plain() ? weight_shader(kWeightShaders_matmul_stream_plain, w.dtype)
-                 : weight_shader(kWeightShaders_matmul_stream_coop, w.dtype);
+const Shader* shader_of(const DeviceCaps& caps, const Tensor& w) {
+  const bool plain = caps.plain_fragments;
+  if (!packed(w)) return plain ? &shader_matmul_stream_plain_f16 : &shader_matmul_stream_coop_f16;
+  return plain ? weight_shader(kWeightShaders_matmul_stream_plain, w.dtype)
+               : weight_shader(kWeightShaders_matmul_stream_coop, w.dtype);
 }
 
 // How a region is cut, and where in the workspace its parts are: rounded activations first.
@@ -50,7 +49,7 @@ struct Cut {
 Cut cut_of(const DeviceCaps& caps, const Fused& f) {
   Cut c{};
   c.tile = kPlain;
-  if (!plain())
+  if (!caps.plain_fragments)
     for (const Tile& t : kCoop) {
       c.tile = t;
       if (f.push.m <= t.m) break;
@@ -114,8 +113,8 @@ mica_status multiply(const DeviceCaps& caps, const Fused& f, uint32_t i, const C
   push.s_x[0] = cut.k_pad;
   push.y = workspace + cut.products[i];
   push.n_blocks = div_up(push.n, t.n) * cut.splits * (cut.m_pad / t.m);
-  const bool choice = !plain() && caps.min_subgroup_size != caps.max_subgroup_size;
-  return record_matmul(recorder, *shader_of(w), choice ? 32 : 0,
+  const bool choice = !caps.plain_fragments && caps.min_subgroup_size != caps.max_subgroup_size;
+  return record_matmul(recorder, *shader_of(caps, w), choice ? 32 : 0,
                        {t.threads, 1, 1, t.n, t.m, t.across, t.down, t.units, cut.splits,
                         !packed(w) && rows_of_eights(w) ? 1u : 0u},
                        push, push.n_blocks);
@@ -132,20 +131,12 @@ mica_status end(const Fused& f, const Cut& cut, uint64_t workspace, Recorder& re
     push.w[i] = workspace + cut.products[i];
     n_teams += div_up(push.n[i], rows);
   }
-  Dispatch d{};
-  d.shader = &shader_matmul_end;
   const uint32_t specs[] = {kThreads,   1,          1,          rows,
                             cut.splits, cut.tile.n, cut.tile.m, 0,
                             0,          0,          0,          static_cast<uint32_t>(f.ending),
                             0,          f.detail,   f.head_dim, f.n_pairs};
-  for (const uint32_t s : specs) d.spec[d.n_specs++] = s;
-  d.push = &push;
-  d.push_bytes = sizeof push;
-  const Groups groups = folded_threads(n_teams * f.push.m, kThreads);
-  d.groups[0] = groups.x;
-  d.groups[1] = groups.y;
-  d.groups[2] = groups.z;
-  return dispatch(recorder, d);
+  return launch(recorder, shader_matmul_end, specs, push,
+                folded_threads(n_teams * f.push.m, kThreads));
 }
 
 }  // namespace
@@ -154,8 +145,9 @@ const char* stream_supports(const Call& c) {
   const Tensor &w = c.in[0], &x = c.in[1];
   const DeviceCaps& caps = caps_of(c);
   if (!packed(w) && w.dtype != MICA_F16) return "w is neither a packed weight nor F16";
-  if (!plain() && !has_matrix_units(caps, kSharedBytes)) return "the device has no matrix units";
-  if (shader_of(w)->n_words == 0) return "there is no module for matrix units";
+  if (!caps.plain_fragments && !has_matrix_units(caps, kSharedBytes))
+    return "the device has no matrix units";
+  if (shader_of(caps, w)->n_words == 0) return "there is no module for matrix units";
   if (x.dim[1] < kFewestColumns) return "x has few rows";
   if (x.dim[1] > kMostColumns) return "x has many rows";
   if (x.rank > 2 || x.dim[2] != 1 || x.dim[3] != 1 || w.dim[2] != 1 || w.dim[3] != 1)
