@@ -2,7 +2,14 @@
  * to write a backend; backends/template is the skeleton to copy.
  *
  * The core validates, orders, fuses and plans memory; a backend gets a *partition*: values with
- * places, nodes, regions, and the units to run in order. It compiles that once and replays it. */
+ * places, nodes, regions, and the units to run in order. It compiles that once and replays it.
+ *
+ * Every status that is not MICA_OK is a failure, one that mica does not know too. A function that
+ * fails leaves its out-parameters unread and nothing behind; the sentence for the caller goes to
+ * host->set_error, but for supports and claims, which have `reason`.
+ *
+ * A plug-in outside of mica's tree needs the installed headers alone (-I<prefix>/include), or of a
+ * source tree -Icore/include and -I. for "ops/ops.def". It links nothing of mica. */
 #ifndef MICA_BACKEND_H_
 #define MICA_BACKEND_H_
 #include "context.h"
@@ -89,7 +96,8 @@ typedef struct mica_b_node {
   uint32_t op; /* mica_op_id */
   uint32_t n_inputs;
   uint32_t input[MICA_B_MAX_INPUTS]; /* value, or MICA_B_NONE for an absent optional one */
-  uint32_t output;                   /* value; of state ops the one that input[0] names too */
+  uint32_t output;                   /* value; of state ops the one that input[0] names too. It may
+                                        lie in the memory of input[0]: see mica_b_unit */
   uint32_t args_size;
   const void* args; /* the op's x_args.h struct */
   const char* name; /* the scope it was built in, for texts; never NULL */
@@ -104,7 +112,12 @@ typedef struct mica_b_region {
   uint32_t claimed;        /* set by the core from claims() */
 } mica_b_region;
 
-/* What runs, in order: a node, or a claimed region. */
+/* What runs, in order: a node, or a claimed region.
+ *
+ * The output of a unary op, of add, sub, mul and div, and of rope may have the very bytes of
+ * input[0], when shapes, strides and dtype are the same and nothing reads that input later: their
+ * kernels read an element (rope: a pair) before they write it, and clear nothing first. No other
+ * output overlaps an input, but of state ops, and none of a region does. */
 typedef struct mica_b_unit {
   uint32_t node;     /* the node, or of a region the member in whose place it runs */
   uint32_t region;   /* MICA_B_NONE for a single node */
@@ -123,8 +136,9 @@ typedef struct mica_b_extent {
 typedef struct mica_b_partition {
   size_t struct_size;
   uint32_t n_values, n_nodes, n_regions, n_units, n_extents, n_buffers;
-  const mica_b_value* values;
-  const mica_b_node* nodes;
+  const mica_b_value* values; /* values[0] is none: its fields mean nothing */
+  const mica_b_node* nodes;   /* what is computed: a view, reshape or permute is no node, and no
+                                 unit, but a value whose bytes are another's */
   const mica_b_region* regions;
   const mica_b_unit* units;
   const mica_b_extent* extents;
@@ -146,6 +160,10 @@ typedef struct mica_b_kv_desc {
   uint32_t is_v;
 } mica_b_kv_desc;
 
+/* A device is used by one thread at a time, but for buffer_free of weights: contexts on one device
+ * share them, and the last one to go frees them in its own thread. Once a device is lost every
+ * function may answer DEVICE_LOST at once; plan_release, buffer_free and device_close must still
+ * work, and wait for nothing that will not come. */
 struct mica_backend {
   size_t struct_size;
   uint32_t abi;     /* MICA_BACKEND_ABI */
@@ -203,10 +221,17 @@ struct mica_backend {
                            uint64_t offset, void* rows);
 
   /* How many bytes of an op's args the kernels know, MICA_B_NONE for all: when one beyond is not
-   * zero, the core answers "unsupported" without asking further. May be NULL: all. */
+   * zero, the core answers "unsupported" without asking further. State the end of the last field
+   * that the kernels read, offsetof + sizeof of that field: the struct's own size grows with later
+   * versions, and an option would be ignored without a word. May be NULL: all. */
   uint32_t (*args_bytes)(mica_b_device* device, uint32_t op);
-  /* Compiling. `reason` gets a sentence when the answer is no (MICA_UNSUPPORTED). None of the three
-   * allocates. In supports and claims the values have no place yet. */
+  /* Compiling. The core has checked what the op's header (ops/<family>.h) says of shapes, strides,
+   * dtypes and options, and nothing else is asked: OK is a promise to compute all of that for every
+   * live value from 0 to the maximum, MICA_UNSUPPORTED a no, for which `reason` gets a sentence
+   * (dtypes, layouts, sizes that there is no kernel for). Answers depend on the partition alone and
+   * do not change. None of the three allocates. In supports, claims and query the values have no
+   * place yet; of temporaries and inputs `offset` is that of a view in its value, and a whole value
+   * gets a multiple of 256 later: so how a value will be aligned is known. */
   mica_status (*supports)(mica_b_device* device, const mica_b_partition* partition, uint32_t node,
                           char* reason, size_t capacity);
   mica_status (*claims)(mica_b_device* device, const mica_b_partition* partition, uint32_t region,

@@ -1,5 +1,6 @@
 /* A context: what the host program lends to mica (memory, log, threads, a cancel flag), and the
- * text of the last error. It holds no other state, and there is none in the process. */
+ * text of the last error. It holds no other state. In the process there is only what belongs to its
+ * GPUs: one Vulkan device for all contexts that open the same GPU, and the CUDA runtime. */
 #ifndef MICA_CONTEXT_H_
 #define MICA_CONTEXT_H_
 #include <stddef.h>

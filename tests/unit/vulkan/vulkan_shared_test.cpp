@@ -1,7 +1,7 @@
 // Weights that contexts share: each device counts its own submissions, and nobody else's.
 #include "backends/vulkan/device.h"
 #include "core/base/device.h"
-#include "core/graph/graph.h"
+#include "core/graph/weights.h"
 #include "tests/unit/world.h"
 
 namespace mica::test {
