@@ -126,8 +126,8 @@ mica_status kv_layout(mica_b_device* d, const mica_b_kv_desc*, uint32_t*, uint64
 // How many bytes of an op's options your kernels know: to the end of the last field that they read,
 // for MICA_OP_rope offsetof(mica_rope_args, beta_slow) + sizeof(float). Never the struct's size,
 // which grows with mica: an option that your kernels have not heard of would be ignored without a
-// word.
-uint32_t args_bytes(mica_b_device*, uint32_t) { return 0; }
+// word. MICA_B_NONE where there is no kernel: supports() says why not.
+uint32_t args_bytes(mica_b_device*, uint32_t) { return MICA_B_NONE; }
 
 mica_status supports(mica_b_device*, const mica_b_partition*, uint32_t, char* reason,
                      size_t capacity) {
