@@ -102,8 +102,11 @@ mica_status buffer_copy(mica_b_buffer* dst, uint64_t dst_offset, mica_b_buffer* 
 // device's stream only.
 mica_status weight_pack(mica_b_device* device, const mica_b_value* weight, mica_b_buffer* buffer,
                         const void* rows, uint64_t first, uint64_t n) {
+  buffer->waits = true;
   MICA_TRY(cuda::weight_pack(device, weight, buffer, rows, first, n));
-  return cuda::flush(*device);
+  MICA_TRY(cuda::flush(*device));
+  buffer->waits = false;
+  return MICA_OK;
 }
 
 // --- Compiling ----------------------------------------------------------------------------------
