@@ -1,6 +1,6 @@
 // The table of the CUDA runtime's own functions, and what the runtime and nvcc's objects would do
 // before main: the build keeps it for here (constructors.cmake), because a program that links the
-// library and opens no CUDA device is not to pay for it, nor to end by it (docs/adr/0005).
+// library and opens no CUDA device is not to pay for it, nor to end by it (docs/adr/0007).
 #include "backends/cuda/driver.h"
 
 #include <pthread.h>

@@ -1,5 +1,5 @@
 // The process's table of open GPUs. It holds nothing of a context's, so contexts come and go: why
-// there is one, docs/adr/0006 says.
+// there is one, docs/adr/0008 says.
 #include "backends/vulkan/shared.h"
 
 #include "backends/vulkan/device.h"

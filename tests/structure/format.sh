@@ -19,6 +19,6 @@ while IFS= read -r -d '' file; do
     echo "$file: not formatted" >>"$report"
 done < <(files -name '*.comp' -o -name '*.glsl')
 n=$(grep -cE 'warning:|not formatted' "$report" || true)
-grep -E 'warning:|not formatted' "$report" | cut -d: -f1 | sort | uniq -c | head -40
+{ grep -E 'warning:|not formatted' "$report" || true; } | cut -d: -f1 | sort | uniq -c | head -40
 echo "$n places differ from the format"
 [ "$n" -eq 0 ]
