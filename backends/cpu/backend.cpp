@@ -315,7 +315,7 @@ mica_status claims(mica_b_device* device, const mica_b_partition* partition, uin
   return cpu::bind(*device, *partition, {MICA_B_NONE, region}, nullptr, members, bound, why);
 }
 
-// "matmul.q4_0.avx512", "softmax.f32.naive.avx2".
+// "matmul.q4_0.packed.avx512", "silu.f32.avx2".
 void describe(const mica_b_device& device, const cpu::Bound& bound, Writer& out) {
   const cpu::Call* call = &bound.call;
   for (uint32_t i = bound.call.n_members; i-- > 0;) {  // of a region its first matmul, or member
@@ -348,6 +348,12 @@ mica_status query(mica_b_device* device, const mica_b_partition* partition, uint
   if (bound.kernel->numerics != nullptr) out->numerics = bound.kernel->numerics(bound.call);
   describe(*device, bound, kernel);
   return MICA_OK;
+}
+
+const char* variants(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                     uint32_t i) {
+  const mica_b_unit& u = partition->units[unit];
+  return cpu::variant(*device, *partition, {u.node, u.region}, i);
 }
 
 mica_status compile(mica_b_device* device, const mica_b_partition* partition,
@@ -414,6 +420,7 @@ constexpr mica_backend kBackend = {
     wait,
     plan_release,
     reserve,
+    variants,
 };
 
 }  // namespace

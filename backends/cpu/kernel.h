@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backends/kernel_row.h"
 #include "backends/known_args.h"
 
 namespace mica::cpu {
@@ -29,6 +30,7 @@ struct Features {  // of the running CPU, beyond the ISA a file is compiled for
 struct Tensor {
   mica_dtype dtype;
   uint32_t layout;
+  uint32_t storage;  // mica_b_storage
   int64_t dim[4];
   int64_t stride[4];  // bytes
   char* data;         // nullptr: absent optional input
@@ -53,7 +55,7 @@ struct Call {
 // threads: results are the same with any.
 struct Kernel {
   const char* name;     // op or fusion: the file's name
-  const char* variant;  // "" for the usual one, "naive" for the plain one that stays beside it
+  const char* variant;  // its name in the file's table, "naive" for the plain one; "" when alone
   uint32_t n_phases;    // 1 … 4
   // nullptr: yes. Otherwise the reason why not. The first row of a list that says yes runs.
   const char* (*supports)(const Call& call);
@@ -68,6 +70,9 @@ struct Kernel {
   uint64_t (*panel_bytes)(const Call& call) = nullptr;
   // The last member's output, or the node's, can be made in kLayoutPanels.
   bool makes_panels = false;
+  // Whether it reads that operand of a node (kOutputOperand: writes it) in a layout that is not
+  // kLayoutPlain; nullptr: plain rows only. Asked before `supports`, which sees no other layout.
+  bool (*takes)(const Call& node, uint32_t operand, uint32_t layout) = nullptr;
 };
 
 struct KernelList {
@@ -89,5 +94,6 @@ struct KernelList {
 // an op with options, or a region of such, MICA_CPU_KERNELS(rms_norm, rows, MICA_KNOWS(rms_norm,
 // eps)).
 #define MICA_CPU_KERNELS(name, rows, ...) \
+  static_assert(rows_have_names(rows));   \
   extern const KernelList kernels_##name; \
   const KernelList kernels_##name = {rows, sizeof(rows) / sizeof((rows)[0]), {__VA_ARGS__}};

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "backends/choose.h"
 #include "backends/known_args_check.h"
 
 #define MICA_ISA_BEGIN(isa) namespace mica::cpu::isa {
@@ -48,6 +49,7 @@ void bind_value(const mica_b_partition& p, uint32_t index, mica_b_buffer* const*
   const mica_b_value& v = p.values[index];
   out.dtype = v.dtype;
   out.layout = v.layout;
+  out.storage = v.storage;
   for (uint32_t i = 0; i < 4; ++i) {
     out.dim[i] = v.dim[i];
     out.stride[i] = v.stride[i];
@@ -68,38 +70,14 @@ void bind_node(const mica_b_device& device, const mica_b_partition& p, uint32_t 
   bind_value(p, node.output, buffers, out.out);
 }
 
-bool named(const Kernel& kernel, const char* variant) {
-  return std::strcmp(kernel.variant, variant) == 0;
-}
-
-// The wanted variant's first row that says yes, else the first of all rows that does. A region that
-// has no such variant is left to its members, which may.
-mica_status choose(const KernelList& list, const char* variant, Bound& bound, Writer& reason) {
-  const bool only_variant = variant != nullptr && bound.call.n_members > 0;
-  const char* why = only_variant ? "it has no kernel of the wanted variant" : nullptr;
-  for (int pass = variant != nullptr ? 0 : 1; pass < (only_variant ? 1 : 2); ++pass) {
-    for (uint32_t i = 0; i < list.n; ++i) {
-      const Kernel& row = list.rows[i];
-      if (pass == 0 && !named(row, variant)) continue;
-      const char* no = row.supports != nullptr ? row.supports(bound.call) : nullptr;
-      if (no == nullptr) {
-        bound.kernel = &row;
-        return MICA_OK;
-      }
-      if (why == nullptr) why = no;
-    }
-  }
-  reason.put(why != nullptr ? why : "its kernel list is empty");
-  return MICA_UNSUPPORTED;
-}
-
-}  // namespace
-
-mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
-                 mica_b_buffer* const* buffers, Call* members, Bound& out, Writer& reason) {
-  out.kernel = nullptr;
-  out.call = Call{};
-  out.call.features = &device.features;
+// The unit's call, with maxima, and the kernels of its name; `out_list` nullptr: nothing runs
+// (views).
+mica_status bind_call(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
+                      mica_b_buffer* const* buffers, Call* members, Call& out,
+                      const KernelList** out_list, Writer& reason) {
+  out = Call{};
+  out.features = &device.features;
+  *out_list = nullptr;
   const char* name = nullptr;
   if (unit.region != MICA_B_NONE) {
     const mica_b_region& region = partition.regions[unit.region];
@@ -111,21 +89,47 @@ mica_status bind(const mica_b_device& device, const mica_b_partition& partition,
     for (uint32_t i = 0; i < region.n_members; ++i) {
       bind_node(device, partition, region.members[i], buffers, members[i]);
     }
-    out.call.n_members = region.n_members;
-    out.call.members = members;
+    out.n_members = region.n_members;
+    out.members = members;
   } else {
-    bind_node(device, partition, unit.node, buffers, out.call);
-    if (is_view_op(out.call.op)) return MICA_OK;
-    name = op_name(out.call.op);
+    bind_node(device, partition, unit.node, buffers, out);
+    if (is_view_op(out.op)) return MICA_OK;
+    name = op_name(out.op);
   }
-  const KernelList* list = name != nullptr ? find_kernels(device.isa, name) : nullptr;
-  if (list == nullptr) {
+  *out_list = name != nullptr ? find_kernels(device.isa, name) : nullptr;
+  if (*out_list == nullptr) {
     reason.put("the cpu backend has no kernel ");
     if (name != nullptr) reason.put("named ", name);
     return MICA_UNSUPPORTED;
   }
-  if (!knows_args(list->known, partition, unit.node, unit.region, reason)) return MICA_UNSUPPORTED;
-  return choose(*list, partition.variant, out, reason);
+  return knows_args((*out_list)->known, partition, unit.node, unit.region, reason)
+             ? MICA_OK
+             : MICA_UNSUPPORTED;
+}
+
+}  // namespace
+
+mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
+                 mica_b_buffer* const* buffers, Call* members, Bound& out, Writer& reason) {
+  out.kernel = nullptr;
+  const KernelList* list = nullptr;
+  MICA_TRY(bind_call(device, partition, unit, buffers, members, out.call, &list, reason));
+  if (list == nullptr) return MICA_OK;
+  const auto find = [&](const char* name) { return find_kernels(device.isa, name); };
+  out.kernel = choose_row(*list, out.call, partition.variant, find, reason);
+  return out.kernel != nullptr ? MICA_OK : MICA_UNSUPPORTED;
+}
+
+const char* variant(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
+                    uint32_t i) {
+  char text[1];
+  Writer reason(text, sizeof text);
+  Call members[kMaxMembers], call;
+  const KernelList* list = nullptr;
+  if (bind_call(device, partition, unit, nullptr, members, call, &list, reason) != MICA_OK ||
+      list == nullptr)
+    return nullptr;
+  return nth_variant(*list, call, i);
 }
 
 namespace {
@@ -181,7 +185,7 @@ void value_layout(const mica_b_device& device, const mica_b_partition& p, uint32
     if (layout == kLayoutPlain) layout = kLayoutPanels + matmul.in[0].dtype;
     matmul.in[1].layout = layout;
     bytes = bound.kernel->panel_bytes(bound.call);
-    if (bytes == 0 || bound.kernel->supports(bound.call) != nullptr) return;
+    if (bytes == 0 || !runs(*bound.kernel, bound.call, reason)) return;
   }
   if (!made || layout == kLayoutPlain) return;
   *out_layout = layout;

@@ -24,6 +24,10 @@ struct UnitRef {
 mica_status bind(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
                  mica_b_buffer* const* buffers, Call* members, Bound& out, Writer& reason);
 
+// The backend's variants.
+const char* variant(const mica_b_device& device, const mica_b_partition& partition, UnitRef unit,
+                    uint32_t i);
+
 // The backend's value_layout: kLayoutPanels where the kernel that makes the value can round it for
 // all that read it, which are matmuls by weights of one type. Not of a single column, which every
 // reader rounds itself, in the shade of its first weights' way from memory.

@@ -129,7 +129,7 @@ mica_status claims(mica_b_device* device, const mica_b_partition* partition, uin
   return supports_unit(device, partition, {MICA_B_NONE, region}, reason, capacity);
 }
 
-// "matmul.q4_0.sm_90", "softmax.f32.naive.sm_90".
+// "matmul.q4_0.matvec.sm_90", "softmax.f32.sm_90".
 void describe(const Device& device, const cuda::Kernel& kernel, const mica::gpu::Bound& bound,
               Writer& out) {
   const mica::gpu::Call& call = bound.call.n_members > 0 ? bound.members[0] : bound.call;
@@ -157,6 +157,12 @@ mica_status query(mica_b_device* device, const mica_b_partition* partition, uint
   if (kernel->numerics != nullptr) out->numerics = kernel->numerics(bound.call);
   describe(*device, *kernel, bound, name);
   return MICA_OK;
+}
+
+const char* variants(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                     uint32_t i) {
+  const mica_b_unit& u = partition->units[unit];
+  return cuda::variant(*device, *partition, {u.node, u.region}, i);
 }
 
 mica_status compile(mica_b_device* device, const mica_b_partition* partition,
@@ -231,6 +237,7 @@ constexpr mica_backend kBackend = {
     wait,
     plan_release,
     reserve,
+    variants,
 };
 
 }  // namespace

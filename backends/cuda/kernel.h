@@ -92,6 +92,7 @@ __device__ inline int64_t live_count(uint64_t live, int64_t max) {
 // with options, or a region of such, MICA_CUDA_KERNELS(rms_norm, rows, MICA_KNOWS(rms_norm, eps))
 #define MICA_CUDA_KERNELS(kernel_name, rows, ...)                           \
   namespace mica::cuda {                                                    \
+  static_assert(rows_have_names(rows));                                     \
   extern const KernelList kernels_##kernel_name;                            \
   const KernelList kernels_##kernel_name = {                                \
       #kernel_name, rows, sizeof(rows) / sizeof((rows)[0]), {__VA_ARGS__}}; \

@@ -43,8 +43,18 @@ mica_status choose_kernel(const Device& device, const mica_b_partition& partitio
     return MICA_UNSUPPORTED;
   }
   if (!knows_args(list->known, partition, unit.node, unit.region, reason)) return MICA_UNSUPPORTED;
-  *out_kernel = gpu::choose(list, 1, out, partition.variant, reason);
+  *out_kernel = choose_row(*list, out.call, partition.variant, find_list, reason);
   return *out_kernel != nullptr ? MICA_OK : MICA_UNSUPPORTED;
+}
+
+const char* variant(const Device& device, const mica_b_partition& partition, gpu::UnitRef unit,
+                    uint32_t i) {
+  char text[1];
+  Writer reason(text, sizeof text);
+  gpu::Bound bound;
+  if (gpu::bind(partition, unit, nullptr, &device.info, bound, reason) != MICA_OK) return nullptr;
+  const KernelList* list = bound.name != nullptr ? find_list(bound.name) : nullptr;
+  return list != nullptr ? nth_variant(*list, bound.call, i) : nullptr;
 }
 
 Plan::~Plan() {

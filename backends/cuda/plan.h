@@ -13,6 +13,9 @@ mica_status choose_kernel(const Device& device, const mica_b_partition& partitio
 
 // How many bytes of an op's args its kernels know; MICA_B_NONE where there are no kernels.
 uint32_t args_bytes(uint32_t op);
+// The backend's variants.
+const char* variant(const Device& device, const mica_b_partition& partition, gpu::UnitRef unit,
+                    uint32_t i);
 
 class Plan {
  public:

@@ -2,11 +2,9 @@
 // choice of the kernel that runs it. A kernel is recorded once, at compile; everything that changes
 // between steps (live counts, tokens, tables) it reads from device memory when it runs.
 #pragma once
-#include <cstring>
-
+#include "backends/choose.h"
+#include "backends/kernel_row.h"
 #include "backends/known_args_check.h"
-#include "core/base/text.h"
-#include "mica/backend.h"
 
 namespace mica::gpu {
 
@@ -49,13 +47,16 @@ struct Call {
 template <class Recorder>
 struct Kernel {
   const char* name;     // op or fusion: the file's name
-  const char* variant;  // "" for the usual ones, "naive" for the plain one that stays beside them
+  const char* variant;  // its name in the file's table, "naive" for the plain one; "" when alone
   // nullptr: yes. Otherwise the reason why not. Sees maxima, and of addresses their alignment to 16
   // bytes: so the row that was described is the one that is recorded.
   const char* (*supports)(const Call& call);
   uint32_t (*numerics)(const Call& call);   // mica_numerics
   uint64_t (*workspace)(const Call& call);  // bytes for maxima; nullptr: 0
   mica_status (*record)(const Call& call, Recorder& recorder);
+  // Whether it reads that operand of a node (kOutputOperand: writes it) in a layout that is not 0;
+  // nullptr: plain rows only. Asked before `supports`, which sees no other layout.
+  bool (*takes)(const Call& node, uint32_t operand, uint32_t layout) = nullptr;
 };
 
 template <class Recorder>
@@ -85,29 +86,5 @@ struct UnitRef {
 // the real one will be. UNSUPPORTED: `reason` says why.
 mica_status bind(const mica_b_partition& partition, UnitRef unit, const uint64_t* bases,
                  const void* device, Bound& out, Writer& reason);
-
-// The wanted variant's first row that says yes, else the first of all rows that does.
-template <class Recorder>
-const Kernel<Recorder>* choose(const KernelList<Recorder>* lists, uint32_t n_lists,
-                               const Bound& bound, const char* variant, Writer& reason) {
-  const KernelList<Recorder>* list = nullptr;
-  for (uint32_t i = 0; i < n_lists; ++i)
-    if (std::strcmp(lists[i].name, bound.name) == 0) list = &lists[i];
-  if (list == nullptr) {
-    reason.put("there is no kernel named ", bound.name);
-    return nullptr;
-  }
-  const char* why = nullptr;
-  for (int pass = variant != nullptr ? 0 : 1; pass < 2; ++pass)
-    for (uint32_t i = 0; i < list->n; ++i) {
-      const Kernel<Recorder>& row = list->rows[i];
-      if (pass == 0 && std::strcmp(row.variant, variant) != 0) continue;
-      const char* no = row.supports != nullptr ? row.supports(bound.call) : nullptr;
-      if (no == nullptr) return &row;
-      if (why == nullptr) why = no;
-    }
-  reason.put(why != nullptr ? why : "its kernel list is empty");
-  return nullptr;
-}
 
 }  // namespace mica::gpu

@@ -419,7 +419,8 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                submit,
                                wait,
                                plan_release,
-                               nullptr};
+                               nullptr,
+                               nullptr};  // variants: an op has its reference alone
 
 }  // namespace
 

@@ -179,7 +179,8 @@ const mica_backend kBackend = {sizeof(mica_backend),
                                submit,
                                wait,
                                plan_release,
-                               nullptr};  // reserve: nothing beside buffers
+                               nullptr,   // reserve: nothing beside buffers
+                               nullptr};  // variants: an op has one kernel
 
 }  // namespace
 

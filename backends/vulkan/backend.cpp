@@ -43,7 +43,7 @@ mica_status claims(mica_b_device* device, const mica_b_partition* partition, uin
   return choose(device, partition, {MICA_B_NONE, region}, reason, capacity);
 }
 
-// "matmul.q4_0", "softmax.f32.naive".
+// "matmul.q4_0.vec", "softmax.f32".
 void describe(const gpu::Bound& bound, const vulkan::Kernel& kernel, Writer& out) {
   const gpu::Call& call = bound.call.n_members > 0 ? bound.members[0] : bound.call;
   const mica_dtype_info* dtype = call.n_in > 0 ? mica_dtype_get(call.in[0].dtype) : nullptr;
@@ -92,6 +92,12 @@ mica_status weight_random(mica_b_device* device, const mica_b_value* weight, mic
 }
 
 vulkan::Plan& of(mica_b_plan* plan) { return *reinterpret_cast<vulkan::Plan*>(plan); }
+
+const char* variants(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                     uint32_t i) {
+  const mica_b_unit& u = partition->units[unit];
+  return vulkan::variant(vulkan::of(device), *partition, {u.node, u.region}, i);
+}
 
 mica_status compile(mica_b_device* device, const mica_b_partition* partition,
                     mica_b_buffer* const* buffers, mica_b_plan** out) {
@@ -169,6 +175,7 @@ constexpr mica_backend kBackend = {
     wait,
     plan_release,
     reserve,
+    variants,
 };
 
 }  // namespace

@@ -77,6 +77,7 @@ inline const DeviceCaps& caps_of(const Call& c) {
 // eps))
 #define MICA_VULKAN_KERNELS(kernel_name, rows, ...)                         \
   namespace mica::vulkan {                                                  \
+  static_assert(rows_have_names(rows));                                     \
   extern const KernelList kernels_##kernel_name;                            \
   const KernelList kernels_##kernel_name = {                                \
       #kernel_name, rows, sizeof(rows) / sizeof((rows)[0]), {__VA_ARGS__}}; \

@@ -10,13 +10,10 @@ namespace mica::vulkan {
 namespace {
 
 const KernelList* find_list(const char* name) {
-  static const KernelList* const lists[] = {
-#define MICA_KERNEL(name) &kernels_##name,
+#define MICA_KERNEL(kernel) \
+  if (std::strcmp(name, #kernel) == 0) return &kernels_##kernel;
 #include "vulkan_kernels.def"
 #undef MICA_KERNEL
-      nullptr};
-  for (const KernelList* const* list = lists; *list != nullptr; ++list)
-    if (std::strcmp((*list)->name, name) == 0) return *list;
   return nullptr;
 }
 
@@ -40,8 +37,18 @@ mica_status choose_kernel(const Device& device, const mica_b_partition& partitio
     return MICA_UNSUPPORTED;
   }
   if (!knows_args(list->known, partition, unit.node, unit.region, reason)) return MICA_UNSUPPORTED;
-  *out_kernel = gpu::choose(list, 1, bound, partition.variant, reason);
+  *out_kernel = choose_row(*list, bound.call, partition.variant, find_list, reason);
   return *out_kernel != nullptr ? MICA_OK : MICA_UNSUPPORTED;
+}
+
+const char* variant(const Device& device, const mica_b_partition& partition, gpu::UnitRef unit,
+                    uint32_t i) {
+  char text[1];
+  Writer reason(text, sizeof text);
+  gpu::Bound bound;
+  if (gpu::bind(partition, unit, nullptr, &device.caps, bound, reason) != MICA_OK) return nullptr;
+  const KernelList* list = bound.name != nullptr ? find_list(bound.name) : nullptr;
+  return list != nullptr ? nth_variant(*list, bound.call, i) : nullptr;
 }
 
 }  // namespace mica::vulkan

@@ -9,6 +9,9 @@ namespace mica::vulkan {
 mica_status choose_kernel(const Device& device, const mica_b_partition& partition,
                           gpu::UnitRef unit, const uint64_t* bases, gpu::Bound& bound,
                           const Kernel** out_kernel, Writer& reason);
+// The backend's variants.
+const char* variant(const Device& device, const mica_b_partition& partition, gpu::UnitRef unit,
+                    uint32_t i);
 
 // How many bytes of an op's args its kernels know; MICA_B_NONE where there are no kernels.
 uint32_t args_bytes(uint32_t op);

@@ -102,7 +102,8 @@ class Product {
     gpu::Bound bound;
     Writer reason(nullptr, 0);
     bind(caps, bound);
-    const Kernel* kernel = gpu::choose(&kernels_matmul, 1, bound, "", reason);
+    const auto none = [](const char*) -> const KernelList* { return nullptr; };
+    const Kernel* kernel = choose_row(kernels_matmul, bound.call, nullptr, none, reason);
     if (kernel == nullptr) return error_.fail(MICA_INTERNAL, "vulkan: no matmul for a self-test");
     const uint64_t workspace =
         kernel->workspace != nullptr ? kernel->workspace(bound.call) : uint64_t{0};

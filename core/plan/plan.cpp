@@ -161,6 +161,19 @@ mica_status check_supported(mica_plan& p, mica_device* device) {
   return MICA_OK;
 }
 
+// Whether a unit of the plan may run a kernel row of the wanted name. "naive" asks for nothing.
+bool has_variant(const mica_plan& p, mica_device* device, const char* variant) {
+  if (variant == nullptr || std::strcmp(variant, "naive") == 0) return true;
+  const auto variants = device->backend->variants;
+  for (uint32_t i = 0; variants != nullptr && i < p.units.size(); ++i) {
+    if (p.fell_back(i)) continue;
+    const char* name = nullptr;
+    for (uint32_t k = 0; (name = variants(device->handle, &p.partition, i, k)) != nullptr; ++k)
+      if (std::strcmp(name, variant) == 0) return true;
+  }
+  return false;
+}
+
 mica_status query_units(mica_plan& p, mica_device* device) {
   if (!p.kernels.resize(p.units.size())) return device->error().out_of_memory("plan");
   for (uint32_t i = 0; i < p.units.size(); ++i) {
@@ -171,7 +184,9 @@ mica_status query_units(mica_plan& p, mica_device* device) {
     p.units[i].workspace_bytes = need.workspace_bytes;
     p.units[i].numerics = need.numerics;
   }
-  return MICA_OK;
+  if (has_variant(p, device, p.partition.variant)) return MICA_OK;
+  return device->error().fail(MICA_INVALID_ARGUMENT, "no op of the graph has a kernel named ",
+                              quoted(p.partition.variant));
 }
 
 mica_status check_homes(const mica_graph& g, mica_device* device,

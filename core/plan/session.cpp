@@ -336,8 +336,6 @@ mica_status check_params(const mica_device* device, const mica_session_params& p
     if (params.cache->owner != nullptr)
       return refuse("the cache belongs to another session, which owns its storage");
   }
-  if (params.variant != nullptr && std::strcmp(params.variant, "naive") != 0)
-    return refuse("there are no kernels of variant ", quoted(params.variant), "; there is: naive");
   return MICA_OK;
 }
 

@@ -35,14 +35,13 @@ void run(const Call& call, uint32_t, int64_t first, int64_t end, char*) {
   }
 }
 
-const char* supports(const Call& call) {
-  const uint32_t layout = call.in[0].layout;
-  if (layout == kLayoutPlain || layout == kLayoutRows16) return nullptr;
-  return "the table is a page of a cache";
+bool takes(const Call&, uint32_t operand, uint32_t layout) {
+  return operand == 0 && layout == kLayoutRows16;
 }
 
 constexpr Kernel kRows[] = {
-    {"get_rows", "", 1, supports, numerics_exact, nullptr, nullptr, items, run, grain},
+    {"get_rows", "", 1, nullptr, numerics_exact, nullptr, nullptr, items, run, grain, nullptr,
+     false, takes},
 };
 
 }  // namespace

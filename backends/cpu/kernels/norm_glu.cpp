@@ -22,6 +22,11 @@ static const char* supports(const Call& c) {
   return normed_supports(c.members[kNorm], matmuls, 2);
 }
 
+static bool takes(const Call& c, uint32_t operand, uint32_t layout) {
+  return takes_weights(c, operand, layout) ||
+         (c.op == MICA_OP_mul && operand == kOutputOperand && layout >= kLayoutPanels);
+}
+
 static uint32_t numerics(const Call& c) { return math_of(c.members[kGate]).numerics; }
 static uint64_t workspace(const Call& c) { return normed_workspace(normed(c)); }
 
@@ -178,9 +183,9 @@ static void run(const Call& c, uint32_t phase, int64_t first, int64_t end, char*
   run_with(c, first, end, scratch, [](f32x16 x) { return gelu(x); });
 }
 
-static const Kernel rows[] = {
+static constexpr Kernel rows[] = {
     {"norm_glu", "", 2, supports, numerics, workspace, scratch_bytes, items, run, grain, nullptr,
-     true},
+     true, takes},
 };
 
 }  // namespace rows16

@@ -86,8 +86,9 @@ static void run(const Call& c, uint32_t phase, int64_t first, int64_t end, char*
   }
 }
 
-static const Kernel rows[] = {
-    {"norm_matmul", "", 2, supports, numerics, workspace, scratch_bytes, items, run, grain},
+static constexpr Kernel rows[] = {
+    {"norm_matmul", "", 2, supports, numerics, workspace, scratch_bytes, items, run, grain, nullptr,
+     false, takes_weights},
 };
 
 }  // namespace rows16

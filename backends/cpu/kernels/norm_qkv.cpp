@@ -69,6 +69,10 @@ static const char* supports(const Call& c) {
   return normed_supports(*m.norm, m.matmul, kProjections);
 }
 
+static bool takes(const Call& c, uint32_t operand, uint32_t layout) {
+  return takes_weights(c, operand, layout) || takes_page(c, operand, layout);
+}
+
 static uint32_t numerics(const Call& c) { return math_of(c.members[1]).numerics; }
 
 // Floats of K or V in the workspace, behind the panels.
@@ -260,8 +264,9 @@ static void run(const Call& c, uint32_t phase, int64_t first, int64_t end, char*
   append_tokens(c, m, first, end, scratch);
 }
 
-static const Kernel rows[] = {
-    {"norm_qkv", "", 4, supports, numerics, workspace, scratch_bytes, items, run, grain},
+static constexpr Kernel rows[] = {
+    {"norm_qkv", "", 4, supports, numerics, workspace, scratch_bytes, items, run, grain, nullptr,
+     false, takes},
 };
 
 }  // namespace rows16

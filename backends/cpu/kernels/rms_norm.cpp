@@ -24,7 +24,8 @@ void run_naive(const Call& call, uint32_t, int64_t first, int64_t end, char*) {
 }
 
 constexpr Kernel kRows[] = {
-    {"rms_norm", "", 1, float_inputs, numerics_f32, nullptr, nullptr, norm_items, run, norm_grain},
+    {"rms_norm", "vector", 1, float_inputs, numerics_f32, nullptr, nullptr, norm_items, run,
+     norm_grain},
     {"rms_norm", "naive", 1, float_inputs, numerics_f32, nullptr, nullptr, norm_items, run_naive,
      naive_grain},
 };

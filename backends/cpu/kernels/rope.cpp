@@ -43,7 +43,7 @@ static void run(const Call& call, uint32_t, int64_t first, int64_t end, char* sc
   run_tokens<ElemF32>(call, first, end, scratch);
 }
 
-static const Kernel kRows[] = {
+static constexpr Kernel kRows[] = {
     {"rope", "", 1, supports, numerics, nullptr, rope_scratch_bytes, items, run, grain},
 };
 

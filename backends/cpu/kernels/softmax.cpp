@@ -86,7 +86,8 @@ void run_naive(const Call& call, uint32_t, int64_t first, int64_t end, char* scr
 }
 
 constexpr Kernel kRows[] = {
-    {"softmax", "", 1, float_inputs, numerics_f32, nullptr, scratch, norm_items, run, norm_grain},
+    {"softmax", "vector", 1, float_inputs, numerics_f32, nullptr, scratch, norm_items, run,
+     norm_grain},
     {"softmax", "naive", 1, float_inputs, numerics_f32, nullptr, scratch, norm_items, run_naive,
      naive_grain},
 };

@@ -1,4 +1,5 @@
 // copy: values packed, in the same or another dtype, from any strides, and from packed weights.
+#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/plain_rows.cuh"
 #include "backends/cuda/quant/weight_type.h"
 #include "ops/copy_args.h"
@@ -235,7 +236,8 @@ mica_status record(const Call& call, Recorder& recorder) {
                                       : record_plain(call, recorder);
 }
 
-constexpr Kernel kRows[] = {{"copy", "", supports, numerics_exact, workspace, record}};
+constexpr Kernel kRows[] = {
+    {"copy", "", supports, numerics_exact, workspace, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::cuda

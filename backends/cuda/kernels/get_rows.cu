@@ -1,5 +1,6 @@
 // get_rows: rows of a table by their numbers, as F32. A table in any layout of weights, plain or
 // quantized values of the step.
+#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/quant/weight_type.h"
 
 namespace mica::cuda {
@@ -31,7 +32,7 @@ mica_status record(const Call& c, Recorder& r) {
   return type.get_rows(r, a);
 }
 
-const Kernel rows[] = {{"get_rows", "", supports, numerics, nullptr, record}};
+constexpr Kernel rows[] = {{"get_rows", "", supports, numerics, nullptr, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::cuda

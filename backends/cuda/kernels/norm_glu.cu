@@ -1,4 +1,5 @@
 // norm_glu: core/fusions/norm_glu.cpp's region, of a few rows, in one kernel.
+#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused.cuh"
 
 namespace mica::cuda {
@@ -30,7 +31,7 @@ mica_status record(const Call& c, Recorder& r) {
   return launch_fused(r, a);
 }
 
-const Kernel rows[] = {{"norm_glu", "", supports, numerics, nullptr, record}};
+constexpr Kernel rows[] = {{"norm_glu", "", supports, numerics, nullptr, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -1,5 +1,6 @@
 // norm_matmul: core/fusions/norm_matmul.cpp's region, of a few rows, in one kernel; and that
 // kernel, which the other regions of matmuls use too.
+#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
 
 namespace mica::cuda {
@@ -25,7 +26,7 @@ mica_status record(const Call& c, Recorder& r) {
   return launch_fused(r, a);
 }
 
-const Kernel rows[] = {{"norm_matmul", "", supports, numerics, nullptr, record}};
+constexpr Kernel rows[] = {{"norm_matmul", "", supports, numerics, nullptr, record, takes_weight}};
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backends/cuda/kernels/attention/kv_block.cuh"
+#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
 #include "backends/gpu/norm_qkv.h"
@@ -271,7 +272,7 @@ mica_status record(const Call& c, Recorder& r) {
                 dim3(kBlockThreads), 0, blocks);
 }
 
-const Kernel rows[] = {{"norm_qkv", "", supports, numerics, workspace, record}};
+constexpr Kernel rows[] = {{"norm_qkv", "", supports, numerics, workspace, record, takes_both}};
 
 }  // namespace
 }  // namespace mica::cuda

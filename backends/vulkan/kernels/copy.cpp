@@ -1,5 +1,6 @@
 // copy: values packed, in the same or another dtype, bit by bit as the reference does; of a packed
 // weight through the blocks that files have.
+#include "backends/vulkan/kernels/common/layouts.h"
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/kernels/common/weight.h"
 #include "mica/dtype.h"
@@ -133,7 +134,7 @@ mica_status record(const Call& c, Recorder& recorder) {
   return record_plain(blocks, recorder);
 }
 
-constexpr Kernel kKernels[] = {{"copy", "", supports, numerics, workspace, record}};
+constexpr Kernel kKernels[] = {{"copy", "", supports, numerics, workspace, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::vulkan

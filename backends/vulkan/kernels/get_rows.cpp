@@ -1,4 +1,5 @@
 // get_rows: rows of a table by index, decoded to F32; reads weights in both layouts.
+#include "backends/vulkan/kernels/common/layouts.h"
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/kernels/common/weight.h"
 
@@ -53,7 +54,7 @@ mica_status record(const Call& c, Recorder& recorder) {
                 {kThreads, 1, 1, static_cast<uint32_t>(table.dtype), wide}, push, groups);
 }
 
-constexpr Kernel kRows[] = {{"get_rows", "", supports, numerics, nullptr, record}};
+constexpr Kernel kRows[] = {{"get_rows", "", supports, numerics, nullptr, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::vulkan

@@ -1,5 +1,6 @@
 // norm_matmul: core/fusions/norm_matmul.cpp's region: of few columns a dispatch for each type of
 // weights, all of one wave.
+#include "backends/vulkan/kernels/common/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 #include "ops/norm_args.h"
 
@@ -56,7 +57,8 @@ mica_status record(const Call& c, Recorder& recorder) {
   return MICA_OK;
 }
 
-constexpr Kernel kRows[] = {{"norm_matmul", "", supports, numerics, workspace, record}};
+constexpr Kernel kRows[] = {
+    {"norm_matmul", "", supports, numerics, workspace, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::vulkan

@@ -1,5 +1,6 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, with a cache of plain elements: of few columns a
 // dispatch for each type of weights, all of one wave.
+#include "backends/vulkan/kernels/common/layouts.h"
 #include "backends/gpu/norm_qkv.h"
 
 #include <cstddef>
@@ -120,7 +121,7 @@ mica_status record(const Call& c, Recorder& recorder) {
   return record_fused(caps_of(*m.norm), f, c.workspace, recorder);
 }
 
-constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, record}};
+constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, record, takes_both}};
 
 }  // namespace
 }  // namespace mica::vulkan

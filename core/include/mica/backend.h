@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define MICA_BACKEND_ABI 3u /* changes when a struct below changes */
+#define MICA_BACKEND_ABI 4u /* changes when a struct below changes */
 #define MICA_B_NONE UINT32_MAX
 #define MICA_B_MAX_INPUTS 10
 
@@ -142,14 +142,15 @@ typedef struct mica_b_partition {
   const mica_b_region* regions;
   const mica_b_unit* units;
   const mica_b_extent* extents;
-  const char* variant; /* NULL, or the name of kernel variants to prefer ("naive") */
+  const char* variant; /* NULL, or the kernel row to take where an op has one of that name that
+                          runs the case ("naive"); elsewhere the usual choice */
 } mica_b_partition;
 
 typedef struct mica_b_need {
   size_t struct_size;
   uint64_t workspace_bytes; /* in the arena while the unit runs, sized for maxima */
   uint32_t numerics;        /* mica_numerics */
-  char kernel[48];          /* what will run, for reports: "matmul.q4_0.avx512" */
+  char kernel[48];          /* what will run, for reports: "matmul.q4_0.packed.avx512" */
 } mica_b_need;
 
 /* Storage of one page (64 cells) of one layer's K or V. */
@@ -256,6 +257,12 @@ struct mica_backend {
    * what `compile` allocates that grows with shapes or threads. For a plan, or, of `partition`
    * NULL, once for all of them, such as code. May be NULL: nothing. */
   uint64_t (*reserve)(mica_b_device* device, const mica_b_partition* partition);
+
+  /* The name of the i-th kernel row that can run the unit, counted from 0; NULL behind the last.
+   * Each can be asked for as the partition's variant. Static strings. What `query` may be asked
+   * with, this may be too. For tests, which run them all; may be NULL: there is one row an op. */
+  const char* (*variants)(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
+                          uint32_t i);
 };
 
 /* A plug-in exports this. Called once; the result is static. */

@@ -22,7 +22,9 @@ typedef struct mica_session_params {
   /* NULL: none. Of the same device and context, and of no other session. The session keeps it alive
    * and owns its storage: mica_session_release empties the cache's sequences. */
   mica_kv_cache* cache;
-  /* NULL: the fastest kernels; "naive": the plain ones where they exist. Other names are refused */
+  /* Of kernels. NULL: the fastest; "naive": the plain ones where they exist; or a row's name, as
+   * mica_plan_explain prints it behind op and dtype ("packed", "wgmma"): it is taken where an op
+   * has it and it runs the case. A name that no node of a graph has is refused. */
   const char* variant;
   int32_t unfused; /* non-zero: run regions member by member */
   /* Devices of the same context, tried in order for a node that the session's device cannot run;

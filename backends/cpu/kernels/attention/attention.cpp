@@ -198,6 +198,10 @@ static const char* supports(const Call& call) {
   return nullptr;
 }
 
+static bool takes(const Call&, uint32_t operand, uint32_t layout) {
+  return (operand == kK && layout == kLayoutKPage) || (operand == kV && layout == kLayoutVPage);
+}
+
 static uint32_t numerics(const Call&) { return MICA_NUM_F32; }
 
 static uint64_t workspace(const Call& call) {
@@ -240,10 +244,11 @@ static void run(const Call& call, uint32_t phase, int64_t first, int64_t end, ch
   }
 }
 
-static const Kernel kRows[] = {
-    {"attention", "", 2, supports, numerics, workspace, scratch_bytes, items, run, nullptr},
+static constexpr Kernel kRows[] = {
+    {"attention", "tile", 2, supports, numerics, workspace, scratch_bytes, items, run, nullptr,
+     nullptr, false, takes},
     {"attention", "naive", 1, supports, numerics, nullptr, naive_scratch, naive_items, naive_run,
-     nullptr},
+     nullptr, nullptr, false, takes},
 };
 
 MICA_CPU_KERNELS(attention, kRows, MICA_KNOWS(attention, max_seqs))

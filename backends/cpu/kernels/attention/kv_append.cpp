@@ -31,8 +31,9 @@ static void run(const Call& call, uint32_t, int64_t first, int64_t end, char* sc
   append_heads(call, call.in[kRows], first, end, scratch);
 }
 
-static const Kernel kKernelRows[] = {
-    {"kv_append", "", 1, supports, numerics, nullptr, append_scratch_bytes, items, run, grain},
+static constexpr Kernel kKernelRows[] = {
+    {"kv_append", "", 1, supports, numerics, nullptr, append_scratch_bytes, items, run, grain,
+     nullptr, false, takes_page},
 };
 
 MICA_CPU_KERNELS(kv_append, kKernelRows)

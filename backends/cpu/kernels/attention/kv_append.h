@@ -126,6 +126,10 @@ static inline void put_cell(const KvPage& p, char* head, int64_t cell, const cha
   });
 }
 
+static inline bool takes_page(const Call& c, uint32_t operand, uint32_t layout) {
+  return c.op == MICA_OP_kv_append && (operand == kState || operand == kOutputOperand) &&
+         (layout == kLayoutKPage || layout == kLayoutVPage);
+}
 static inline bool state_page(const Call& call, KvPage* out) {
   const Tensor& state = call.in[kState];
   return kv_page(state.dtype, state.layout == kLayoutVPage, state.dim[0], state.dim[1], out);

@@ -25,14 +25,15 @@ static void run(const Call& c, uint32_t phase, int64_t first, int64_t end, char*
 
 }  // namespace rows16
 
-static const Kernel rows[] = {
-    {"matmul", "", 2, rows16::rows16_supports, rows16::numerics, rows16::panels_workspace,
+static constexpr Kernel rows[] = {
+    {"matmul", "packed", 2, rows16::rows16_supports, rows16::numerics, rows16::panels_workspace,
      rows16::panel_scratch, rows16::phase_items, rows16::run, rows16::phase_grain,
-     rows16::rows16_panel_bytes},
-    {"matmul", "", 1, plain_rows::supports, plain_rows::numerics, nullptr, plain_rows::scratch,
-     plain_rows::items, plain_rows::run, nullptr},
+     rows16::rows16_panel_bytes, false, rows16::takes_panels},
+    {"matmul", "strided", 1, plain_rows::supports, plain_rows::numerics, nullptr,
+     plain_rows::scratch, plain_rows::items, plain_rows::run, nullptr},
     {"matmul", "naive", 1, activations, plain_rows::numerics, nullptr, plain_rows::naive_scratch,
-     plain_rows::naive_items, plain_rows::naive_run, nullptr},
+     plain_rows::naive_items, plain_rows::naive_run, nullptr, nullptr, false,
+     rows16::takes_weights},
 };
 
 MICA_CPU_KERNELS(matmul, rows)

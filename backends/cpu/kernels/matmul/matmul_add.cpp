@@ -47,9 +47,9 @@ static int64_t items(const Call& c, uint32_t phase) { return phase_items(c.membe
 static int64_t grain(const Call& c, uint32_t phase) { return phase_grain(c.members[0], phase); }
 static uint64_t panel_bytes(const Call& c) { return rows16_panel_bytes(c.members[0]); }
 
-static const Kernel rows[] = {
+static constexpr Kernel rows[] = {
     {"matmul_add", "", 2, supports, numerics, workspace, scratch_bytes, items, run, grain,
-     panel_bytes},
+     panel_bytes, false, takes_panels},
 };
 
 }  // namespace rows16

@@ -119,6 +119,15 @@ static inline Panel panel_in(char* panels, int64_t n_columns, int64_t column_byt
   return {first, min_i64(kPanelColumns, n_columns - first), panels + first * column_bytes};
 }
 // x may have come in panels.
+// Packed weights alone, and with them x rounded for weights of their type.
+static inline bool takes_weights(const Call& c, uint32_t operand, uint32_t layout) {
+  return c.op == MICA_OP_matmul && operand == 0 && layout == kLayoutRows16;
+}
+static inline bool takes_panels(const Call& c, uint32_t operand, uint32_t layout) {
+  return takes_weights(c, operand, layout) ||
+         (c.op == MICA_OP_matmul && operand == 1 && layout == kLayoutPanels + c.in[0].dtype);
+}
+
 static inline bool in_panels(const Call& c) { return c.in[1].layout != kLayoutPlain; }
 static inline Panel panel_of(const Call& c, const Problem& p, int64_t slice, int64_t i) {
   char* const panels = in_panels(c) ? c.in[1].data : c.workspace;

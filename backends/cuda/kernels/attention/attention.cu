@@ -4,6 +4,7 @@
 #include "backends/cuda/kernels/attention/attention_decode.cuh"
 #include "backends/cuda/kernels/attention/attention_naive.cuh"
 #include "backends/cuda/kernels/attention/attention_tile.cuh"
+#include "backends/cuda/kernels/layouts.cuh"
 
 namespace mica::cuda {
 namespace {
@@ -183,9 +184,10 @@ mica_status naive_record(const Call& call, Recorder& recorder) {
 }
 
 constexpr Kernel kRows[] = {
-    {"attention", "", decode_supports, numerics_f32, decode_workspace, decode_record},
-    {"attention", "", tile_supports, numerics_f32, tile_workspace, tile_record},
-    {"attention", "naive", supports, numerics_f32, nullptr, naive_record},
+    {"attention", "decode", decode_supports, numerics_f32, decode_workspace, decode_record,
+     takes_page},
+    {"attention", "tile", tile_supports, numerics_f32, tile_workspace, tile_record, takes_page},
+    {"attention", "naive", supports, numerics_f32, nullptr, naive_record, takes_page},
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 // kv_append: rows of K or V into the cells of a cache, converted to its type bit by bit as the
 // reference encoders do.
 #include "backends/cuda/kernels/attention/kv_block.cuh"
+#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/plain_rows.cuh"
 
 namespace mica::cuda {
@@ -138,7 +139,8 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, append_kernel, grid, dim3(kThreads), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"kv_append", "", supports, numerics_exact, nullptr, record}};
+constexpr Kernel kRows[] = {
+    {"kv_append", "", supports, numerics_exact, nullptr, record, takes_page}};
 
 }  // namespace
 }  // namespace mica::cuda

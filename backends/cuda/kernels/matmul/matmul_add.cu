@@ -1,4 +1,5 @@
 // matmul_add: core/fusions/matmul_add.cpp's region, of a few rows, in one kernel.
+#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused.cuh"
 
 namespace mica::cuda {
@@ -33,7 +34,7 @@ mica_status record(const Call& c, Recorder& r) {
   return launch_fused(r, a);
 }
 
-const Kernel rows[] = {{"matmul_add", "", supports, numerics, nullptr, record}};
+constexpr Kernel rows[] = {{"matmul_add", "", supports, numerics, nullptr, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -1,5 +1,6 @@
 // matmul_add: core/fusions/matmul_add.cpp's region, in one dispatch of few columns, in three of
 // more.
+#include "backends/vulkan/kernels/common/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 
 namespace mica::vulkan {
@@ -50,7 +51,8 @@ mica_status record(const Call& c, Recorder& recorder) {
   return record_fused(caps_of(c.members[kMatmul]), fused_of(c), c.workspace, recorder);
 }
 
-constexpr Kernel kRows[] = {{"matmul_add", "", supports, numerics, workspace, record}};
+constexpr Kernel kRows[] = {
+    {"matmul_add", "", supports, numerics, workspace, record, takes_weight}};
 
 }  // namespace
 }  // namespace mica::vulkan
