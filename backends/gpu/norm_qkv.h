@@ -38,4 +38,22 @@ struct QkvMembers {
   }
 };
 
+// What kernels of norm_qkv rely on beside their own limits: a projection's row is the heads of one
+// token, and RoPE and cache agree on what a head is. nullptr: it is so.
+inline const char* qkv_heads_support(const QkvMembers& m) {
+  const auto heads_of = [&](int i, const Tensor& t) {
+    return t.dim[2] == m.norm->in[0].dim[1] && t.dim[0] * t.dim[1] == m.matmul[i]->in[0].dim[1];
+  };
+  for (const int i : {kK, kV})
+    if (!heads_of(i, m.append[i]->in[1])) return "what is appended is not a token's heads";
+  if (m.rope[kQ] == nullptr) return nullptr;
+  for (const int i : {kQ, kK})
+    if (!heads_of(i, m.rope[i]->in[0])) return "what RoPE turns is not a token's heads";
+  if (m.rope[kK]->in[0].dim[0] != m.append[kK]->in[1].dim[0])
+    return "K is appended in other heads than RoPE turned";
+  return m.rope[kQ]->in[0].dim[0] == m.rope[kK]->in[0].dim[0]
+             ? nullptr
+             : "RoPE turns heads of Q and of K of different sizes";
+}
+
 }  // namespace mica::gpu

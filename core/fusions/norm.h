@@ -9,7 +9,7 @@ namespace mica {
 inline bool is_norm(const FusionView& view, uint32_t node) {
   if (!view.is(node, MICA_OP_rms_norm) || !view.has_input(node, 1)) return false;
   const mica_b_value& x = view.input(node, 0);
-  return x.dim[2] == 1 && x.dim[3] == 1 && view.input(node, 1).storage == MICA_B_WEIGHT;
+  return x.rank <= 2 && view.input(node, 1).storage == MICA_B_WEIGHT;
 }
 
 // matmul of the whole output of `norm` by a weight of two dimensions.
@@ -17,16 +17,21 @@ inline bool is_projection(const FusionView& view, uint32_t node, uint32_t norm) 
   if (!view.is(node, MICA_OP_matmul) || view.node(node).input[1] != view.node(norm).output)
     return false;
   const mica_b_value& w = view.input(node, 0);
-  return w.storage == MICA_B_WEIGHT && w.dim[2] == 1 && w.dim[3] == 1;
+  return w.storage == MICA_B_WEIGHT && w.rank <= 2;
 }
 
-// The projections of `norm`, in build order. 0: there are more than `most`.
-inline uint32_t projections(const FusionView& view, uint32_t norm, uint32_t* out, uint32_t most) {
+// The projections of `norm`, in build order. 0: there are none, or, as `near_miss` says, more than
+// `most`.
+inline uint32_t projections(const FusionView& view, uint32_t norm, uint32_t* out, uint32_t most,
+                            const char** near_miss) {
   const uint32_t v = view.node(norm).output;
   uint32_t n = 0;
   for (uint32_t i = view.reader(v, norm + 1); i != MICA_B_NONE; i = view.reader(v, i + 1)) {
     if (!is_projection(view, i, norm)) continue;
-    if (n == most) return 0;
+    if (n == most) {
+      *near_miss = "too many matmuls read the norm";
+      return 0;
+    }
     out[n++] = i;
   }
   return n;

@@ -7,9 +7,9 @@
 namespace mica {
 namespace {
 
-uint32_t match(const FusionView& view, uint32_t node, uint32_t* members) {
+uint32_t match(const FusionView& view, uint32_t node, uint32_t* members, const char** near_miss) {
   if (!is_norm(view, node)) return 0;
-  const uint32_t n = projections(view, node, members + 1, 4);
+  const uint32_t n = projections(view, node, members + 1, 4, near_miss);
   members[0] = node;
   return n == 0 ? 0 : n + 1;
 }

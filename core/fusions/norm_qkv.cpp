@@ -5,9 +5,10 @@
 //   matmul K  [add K]   add: in[0] the whole matmul, in[1] a weight [N]; an add belongs to the
 //   matmul V  [add V]   matmul just before it
 //   [rope Q] [rope K]   both or neither, with equal args, positions and factors; in[0] is the value
-//                       before it seen as [head_dim, n_heads, n_tokens]
+//                       before it seen as [head_dim, n_heads, n_tokens], head_dim the same in both
 //   kv_append K         in[0] state, in[1] rows [head_dim, n_kv_heads, n_tokens]: K's last value
-//   kv_append V         reshaped; in[2] slots, the same input in both
+//   kv_append V         reshaped, of rope K its very shape; in[2] slots, the same input in both
+// n_tokens is x's everywhere.
 // 6 to 11 members; the last two are always the appends. Q's last value (rope Q, or add Q, or matmul
 // Q) has memory, and so has the norm's output when something else reads it too; no other value has.
 #include <cstring>
@@ -77,11 +78,35 @@ const Chain* find_q(const FusionView& view, const Chain* chains, uint32_t n) {
   return n_left == 1 ? left : nullptr;
 }
 
-uint32_t match(const FusionView& view, uint32_t node, uint32_t* members) {
+// Heads of all tokens: [head_dim, n_heads, n_tokens], n_tokens those of the matmul.
+bool splits_rows(const FusionView& view, uint32_t i, uint32_t k, uint32_t matmul) {
+  const mica_b_value &heads = view.input(i, k), &y = view.value(view.node(matmul).output);
+  return heads.rank == 3 && heads.dim[2] == y.dim[1] && heads.dim[0] * heads.dim[1] == y.dim[0];
+}
+
+// Why the three are no region; nullptr: they are one.
+const char* why_not(const FusionView& view, const Chain& q, const Chain& k, const Chain& v) {
+  if (v.rope != MICA_B_NONE) return "V goes through RoPE";
+  if (!is_pair(view, k.append, v.append)) return "K and V are not of one mica_kv_append";
+  if (!splits_rows(view, k.append, 1, k.matmul) || !splits_rows(view, v.append, 1, v.matmul))
+    return "the rows appended are not the heads of one token each";
+  if ((q.rope == MICA_B_NONE) != (k.rope == MICA_B_NONE)) return "RoPE is of Q or of K alone";
+  if (q.rope == MICA_B_NONE) return nullptr;
+  if (!same_angles(view, q.rope, k.rope)) return "RoPE of Q and of K differ";
+  if (!splits_rows(view, q.rope, 0, q.matmul) || !splits_rows(view, k.rope, 0, k.matmul))
+    return "what RoPE turns are not the heads of one token each";
+  if (!view.same_shape(view.node(k.rope).output, view.node(k.append).input[1]))
+    return "K is appended in other heads than RoPE turned";
+  if (view.input(q.rope, 0).dim[0] != view.input(k.rope, 0).dim[0])
+    return "RoPE turns heads of Q and of K of different sizes";
+  return nullptr;
+}
+
+uint32_t match(const FusionView& view, uint32_t node, uint32_t* members, const char** near_miss) {
   uint32_t found[8];
   Chain chains[8];
   if (!is_norm(view, node)) return 0;
-  const uint32_t n = projections(view, node, found, 8);
+  const uint32_t n = projections(view, node, found, 8, near_miss);
   const Chain *k = nullptr, *v = nullptr;
   for (uint32_t i = 0; i < n; ++i) {
     Chain& c = chains[i] = follow(view, found[i]);
@@ -89,13 +114,14 @@ uint32_t match(const FusionView& view, uint32_t node, uint32_t* members) {
     if (k != nullptr && v != nullptr) return 0;
     (k == nullptr ? k : v) = &c;
   }
+  if (k == nullptr) return 0;
+  *near_miss = "only one of K and V is a projection of the norm that nothing else reads";
   if (v == nullptr) return 0;
   if (v->append < k->append) std::swap(k, v);
   const Chain* q = find_q(view, chains, n);
-  if (q == nullptr || v->rope != MICA_B_NONE || !is_pair(view, k->append, v->append) ||
-      (q->rope == MICA_B_NONE) != (k->rope == MICA_B_NONE) ||
-      (q->rope != MICA_B_NONE && !same_angles(view, q->rope, k->rope)))
-    return 0;
+  *near_miss =
+      q == nullptr ? "no projection of the norm can be told to be Q" : why_not(view, *q, *k, *v);
+  if (*near_miss != nullptr) return 0;
   const uint32_t all[] = {node,    q->matmul, q->bias, k->matmul, k->bias,  v->matmul,
                           v->bias, q->rope,   k->rope, k->append, v->append};
   uint32_t n_members = 0;

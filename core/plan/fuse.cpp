@@ -33,6 +33,7 @@ class Fuser {
   }
   uint32_t maker(uint32_t value) const { return producer[value]; }
   mica_status offer(const char* fusion, const uint32_t* members, uint32_t n);
+  mica_status offer_match(const FusionDef& f, uint32_t node);
   [[nodiscard]] bool make_units();
 
  private:
@@ -242,6 +243,15 @@ mica_status Fuser::offer(const char* fusion, const uint32_t* members, uint32_t n
   return refuse(fusion, members[0], reason);
 }
 
+mica_status Fuser::offer_match(const FusionDef& f, uint32_t node) {
+  uint32_t members[kMaxFusionMembers];
+  const char* near_miss = nullptr;
+  const uint32_t n = f.match(view(), node, members, &near_miss);
+  if (n > 0 || near_miss == nullptr || region_of[node] != MICA_B_NONE)
+    return offer(f.name, members, n);
+  return refuse(f.name, node, near_miss);
+}
+
 bool Fuser::make_units() {
   for (uint32_t i = 0; i < plan.nodes.size(); ++i) {
     if (place_of[i] == i && !plan.units.push({i, region_of[i], 0, 0, 0, 0})) return false;
@@ -258,13 +268,10 @@ int64_t next_rank(int64_t limit) {
 }
 
 mica_status offer_patterns(Fuser& fuser, uint32_t n_nodes) {
-  const FusionView view = fuser.view();
   for (int64_t rank = next_rank(INT64_MAX); rank != INT64_MIN; rank = next_rank(rank))
     for (const FusionDef* const* f = kFusions; *f != nullptr; ++f)
-      for (uint32_t i = 0; (*f)->rank == rank && i < n_nodes; ++i) {
-        uint32_t members[kMaxFusionMembers];
-        MICA_TRY(fuser.offer((*f)->name, members, (*f)->match(view, i, members)));
-      }
+      for (uint32_t i = 0; (*f)->rank == rank && i < n_nodes; ++i)
+        MICA_TRY(fuser.offer_match(**f, i));
   return MICA_OK;
 }
 

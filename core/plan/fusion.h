@@ -31,7 +31,8 @@ struct FusionView {
   uint32_t reader(uint32_t v, uint32_t from) const;
   // The node that alone reads the output of node i; MICA_B_NONE when several do, or an output does.
   uint32_t only_reader(uint32_t i) const;
-  // Input k of node i is the whole output of node `from`, perhaps reshaped.
+  // Input k of node i is the whole output of node `from`: its bytes in its order, but perhaps in
+  // another shape. What a kernel indexes by dimensions wants same_shape too.
   bool takes_whole(uint32_t i, uint32_t k, uint32_t from) const;
   bool same_shape(uint32_t a, uint32_t b) const;
 };
@@ -43,8 +44,10 @@ struct FusionDef {
   int32_t rank;
   // The region that `node` is the anchor of (its first member or its last; called for every node).
   // Fills members, in an order of the pattern's own in which a node comes after those whose values
-  // it reads, and returns their number; 0: there is none.
-  uint32_t (*match)(const FusionView& view, uint32_t node, uint32_t* members);
+  // it reads, and returns their number; 0: there is none. Then `near_miss`, nullptr before, may be
+  // set to a static text for mica_plan_explain: what was missing where most of a region was found.
+  uint32_t (*match)(const FusionView& view, uint32_t node, uint32_t* members,
+                    const char** near_miss);
 };
 
 }  // namespace mica

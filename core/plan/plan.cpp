@@ -207,11 +207,16 @@ mica_status check_homes(const mica_graph& g, mica_device* device,
   return MICA_OK;
 }
 
-// Of a weight in a layout of the device's own, a view's offset and strides say nothing.
+// Of a weight or a cache in a layout of the device's own, a view's offset and strides say nothing.
 mica_status check_views(const mica_plan& p, const mica_graph& g, Error& error) {
   for (uint32_t i = 1; i < g.values.size(); ++i) {
     const GraphValue& v = g.values[i];
-    if (v.kind != ValueKind::kWeight || v.root == i || p.values[i].layout == 0) continue;
+    if (v.root == i || p.values[i].layout == 0) continue;
+    const bool is_view = v.node != MICA_B_NONE && (g.nodes[v.node].op->flags & kOpView) != 0;
+    if (v.kind == ValueKind::kState && is_view)
+      return error.fail(MICA_UNSUPPORTED,
+                        "a view of a cache, which the device keeps in a layout of its own");
+    if (v.kind != ValueKind::kWeight) continue;
     return error.fail(MICA_UNSUPPORTED, "a view of weight ",
                       quoted(g.weights[v.holder]->entries[v.source].name.c_str()),
                       ", which the device keeps in a layout of its own: mica_copy it first");

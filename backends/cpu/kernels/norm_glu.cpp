@@ -18,6 +18,14 @@ static const char* supports(const Call& c) {
   for (int i = kGate; i <= kAct; ++i) {
     if (c.members[i].out.data != nullptr) return "gate, up or the activation is used elsewhere too";
   }
+  // Columns of the result are gate's and up's.
+  const Tensor* const same[] = {&c.members[kUp].out, &c.members[kMul].out};
+  for (const Tensor* t : same) {
+    for (int d = 0; d < 4; ++d) {
+      if (t->dim[d] != c.members[kGate].out.dim[d])
+        return "gate, up and their product are of different shapes";
+    }
+  }
   if (c.members[kMul].out.stride[0] != 4) return "the result's rows are not dense F32";
   return normed_supports(c.members[kNorm], matmuls, 2);
 }

@@ -49,14 +49,34 @@ struct Qkv {
 };
 }  // namespace
 
+// A projection's row is the heads of one token, and RoPE and cache agree on what a head is.
+static const char* heads_support(const Qkv& m) {
+  for (int i = kQ; i <= kV; ++i) {
+    const Tensor* const seen[] = {m.rope[i] != nullptr ? &m.rope[i]->in[kX] : nullptr,
+                                  m.append[i] != nullptr ? &m.append[i]->in[kRows] : nullptr};
+    for (const Tensor* t : seen) {
+      if (t == nullptr) continue;
+      if (t->dim[2] != m.n_tokens() || t->dim[0] * t->dim[1] != m.n_rows(i))
+        return "what is turned or appended is not a token's heads";
+      if (i == kK && t->dim[0] != m.head_dim(kK))
+        return "K is appended in other heads than RoPE turned";
+    }
+  }
+  return m.rope[kQ] == nullptr || m.head_dim(kQ) == m.head_dim(kK)
+             ? nullptr
+             : "RoPE turns heads of Q and of K of different sizes";
+}
+
 static const char* append_supports(const Call& append) {
   KvPage page;
+  if (!is_cache(append)) return "the state is not of a cache";
   if (!state_page(append, &page)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
   return page.head_dim > kMaxHeadDim ? "heads of more than 4096 elements" : nullptr;
 }
 
 static const char* supports(const Call& c) {
   const Qkv m(c);
+  if (const char* no = heads_support(m)) return no;
   for (int i = kQ; i <= kV; ++i) {
     if (m.head_dim(i) % kGroupRows != 0) return "heads are not multiples of 16";
     if (m.bias[i] != nullptr && m.bias[i]->in[1].dtype != MICA_F32) return "a bias is not F32";

@@ -45,12 +45,9 @@ struct Normed {
 static inline const char* normed_supports(const Call& norm, const Call* const* matmuls, int n) {
   if (norm.in[0].dtype != MICA_F32 || norm.in[0].stride[0] != 4)
     return "x is not dense rows of F32";
-  if (!is_float(norm.in[1].dtype) || norm.in[1].layout != kLayoutPlain) {
-    return "the norm's weight is not plain floats";
-  }
+  if (!is_float(norm.in[1].dtype)) return "the norm's weight is not floats";
   for (int i = 0; i < n; ++i) {
     if (const char* no = rows16_supports(*matmuls[i])) return no;
-    if (matmuls[i]->in[1].layout != kLayoutPlain) return "the normed rows are rounded already";
     if (math_of(*matmuls[i]).numerics != math_of(*matmuls[0]).numerics) {
       return "the weights round activations differently";
     }

@@ -15,6 +15,10 @@ const char* supports(const Call& c) {
       return why;
     if (c.members[i].out.address != 0) return "gate or up is used elsewhere too";
   }
+  for (const int i : {kUp, kMul})
+    for (int d = 0; d < 4; ++d)
+      if (c.members[i].out.dim[d] != c.members[kGate].out.dim[d])
+        return "gate, up and their product are of different shapes";
   if (c.members[kAct].out.address != 0) return "the activation is used elsewhere too";
   if (c.members[kMul].out.dtype != MICA_F32) return "the result is not F32";
   return fits(c, c.members[kGate]);

@@ -201,6 +201,7 @@ const char* rope_supports(const Call& rope) {
 const char* supports(const Call& c) {
   const Members m(c);
   if (const char* why = norm_supports(*m.norm); why != nullptr) return why;
+  if (const char* why = gpu::qkv_heads_support(m); why != nullptr) return why;
   for (int i = kQ; i <= kV; ++i) {
     if (const char* why = segment_supports(*m.matmul[i], *m.matmul[kQ]); why != nullptr) return why;
     if (m.head_dim(i) % 16 != 0) return "heads are not multiples of 16";

@@ -16,6 +16,10 @@ const char* supports(const Call& c) {
   if (const char* why = fused_matmuls_support(matmuls, 2); why != nullptr) return why;
   for (const int i : {kGate, kUp, kAct})
     if (c.members[i].out.address != 0) return "gate, up or the activation is used elsewhere too";
+  for (const int i : {kUp, kMul})
+    for (int d = 0; d < 4; ++d)
+      if (c.members[i].out.dim[d] != c.members[kGate].out.dim[d])
+        return "gate, up and their product are of different shapes";
   if (matmuls[0]->in[0].dtype != matmuls[1]->in[0].dtype && !fused_streams(matmuls, 2))
     return "gate and up are of two types";
   return c.members[kMul].out.dtype == MICA_F32 ? nullptr : "the result is not F32";

@@ -35,8 +35,6 @@ const char* rope_supports(const Members& m) {
   if (rope.in[0].dtype != MICA_F32) return "RoPE is not of F32";
   if (args.offset != 0) return "RoPE does not begin at a head's first element";
   if (args.n_rot > 2 * kMaxPairs) return "RoPE turns more than 1024 elements of a head";
-  if (rope.in[0].dim[0] != m.head_dim(kK)) return "heads of Q and K differ";
-  if (rope.in[1].layout != kLayoutPlain) return "the positions are a weight";
   const bool factors = rope.n_in > 2 && !rope.in[2].absent();
   for (uint32_t i = 0; factors && i < args.n_rot / 2; ++i)
     if (std::fabs(rope_turns(args, i)) >= 1)
@@ -44,29 +42,29 @@ const char* rope_supports(const Members& m) {
   return nullptr;
 }
 
-const char* append_supports(const Call& append, const Call& matmul) {
+const char* append_supports(const Call& append) {
   const Tensor &state = append.in[0], &rows = append.in[1];
   KvPage page;
+  if (state.layout != kLayoutKvPage) return "the state is not of a cache";
   if (!kv_page(state.dtype, state.dim[0], state.dim[1], page) || page.elem_bytes == 0)
     return "the cache is not of F32, F16 or BF16";
   if (rows.dtype != MICA_F32) return "what is appended is not F32";
   if (rows.dim[0] % 8 != 0 || rows.dim[0] >= kMaxHeadDim) return "heads are not multiples of 8";
-  if (rows.dim[0] * rows.dim[1] != matmul.in[0].dim[1]) return "heads are not all of a projection";
   return state.dim[2] > INT32_MAX ? "the cache is too large" : nullptr;
 }
 
 const char* supports(const Call& c) {
   const Members m(c);
   if (const char* why = fused_norm_supports(*m.norm); why != nullptr) return why;
+  if (const char* why = gpu::qkv_heads_support(m); why != nullptr) return why;
   if (const char* why = fused_matmuls_support(m.matmul, kProjections); why != nullptr) return why;
   for (int i = kQ; i <= kV; ++i) {
     if (m.matmul[i]->in[0].dim[1] % 2 != 0) return "a projection has an odd number of rows";
     if (m.bias[i] == nullptr) continue;
-    if (m.bias[i]->in[1].dtype != MICA_F32 || m.bias[i]->in[1].layout != kLayoutPlain)
-      return "a bias is not F32";
+    if (m.bias[i]->in[1].dtype != MICA_F32) return "a bias is not F32";
   }
   for (int i = kK; i <= kV; ++i)
-    if (const char* why = append_supports(*m.append[i], *m.matmul[i]); why != nullptr) return why;
+    if (const char* why = append_supports(*m.append[i]); why != nullptr) return why;
   if (m.rope[kQ] != nullptr)
     if (const char* why = rope_supports(m); why != nullptr) return why;
   return m.q().dtype == MICA_F32 ? nullptr : "Q is not F32";

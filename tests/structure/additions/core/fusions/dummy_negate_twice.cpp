@@ -4,7 +4,7 @@
 namespace mica {
 namespace {
 
-uint32_t match(const FusionView& view, uint32_t node, uint32_t* members) {
+uint32_t match(const FusionView& view, uint32_t node, uint32_t* members, const char**) {
   if (view.node(node).op != MICA_OP_dummy_negate) return 0;
   const uint32_t before = view.maker(node, 0);
   if (before == MICA_B_NONE || view.node(before).op != MICA_OP_dummy_negate) return 0;
