@@ -32,8 +32,9 @@ struct Tensor {
   uint32_t layout;
   uint32_t storage;  // mica_b_storage
   int64_t dim[4];
-  int64_t stride[4];  // bytes
-  char* data;         // nullptr: absent optional input
+  int64_t stride[4];      // bytes
+  int64_t max_slices[2];  // maxima of dim[2] and dim[3]
+  char* data;             // nullptr: absent optional input
 };
 
 // One node, bound. Of a claimed region, `members` are its nodes in order and `in`/`out` are empty:

@@ -54,6 +54,7 @@ void bind_value(const mica_b_partition& p, uint32_t index, mica_b_buffer* const*
     out.dim[i] = v.dim[i];
     out.stride[i] = v.stride[i];
   }
+  out.max_slices[0] = v.dim[2], out.max_slices[1] = v.dim[3];
   if (v.storage == MICA_B_UNPLACED) return;
   out.data = buffers == nullptr ? kPresent : buffers[v.buffer]->data + v.offset;
 }

@@ -281,7 +281,7 @@ HostTensor bind(Plan* p, uint32_t value) {
   const mica_b_value& v = p->partition->values[value];
   t.dtype = v.dtype;
   t.data = (v.storage == MICA_B_UNPLACED ? p->inner.data() : p->bases[v.buffer]) + v.offset;
-  for (int i = 0; i < 4; ++i) t.dim[i] = v.dim[i], t.stride[i] = v.stride[i];
+  for (int i = 0; i < 4; ++i) t.dim[i] = t.max_dim[i] = v.dim[i], t.stride[i] = v.stride[i];
   if (v.extent != MICA_B_NONE) {
     int32_t live = 0;
     std::memcpy(&live, p->bases[1] + p->partition->extents[v.extent].offset, sizeof live);

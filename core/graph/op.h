@@ -41,8 +41,11 @@ struct HostTensor {
   mica_dtype dtype = MICA_F32;
   int64_t dim[4] = {1, 1, 1, 1};
   int64_t stride[4] = {0, 0, 0, 0};
-  void* data = nullptr;  // nullptr: absent optional input
+  void* data = nullptr;               // nullptr: absent optional input
+  int64_t max_dim[4] = {0, 0, 0, 0};  // where it is not 0, the maximum of that dimension
 
+  // What rules about sizes go by: an extent's value changes from step to step, its maximum never.
+  int64_t most(int i) const { return max_dim[i] != 0 ? max_dim[i] : dim[i]; }
   bool present() const { return data != nullptr; }
   int64_t elements() const { return dim[0] * dim[1] * dim[2] * dim[3]; }
   const char* row(int64_t i1, int64_t i2 = 0, int64_t i3 = 0) const {

@@ -44,8 +44,8 @@ void multiply_slice(const RefCall& call, int64_t i2, int64_t i3, double* x_rows,
   const HostTensor& w = call.in[0];
   const HostTensor& x = call.in[1];
   const int64_t k = w.dim[0];
-  const int64_t w2 = i2 / (x.dim[2] / w.dim[2]);
-  const int64_t w3 = i3 / (x.dim[3] / w.dim[3]);
+  const int64_t w2 = i2 / (x.most(2) / w.dim[2]);
+  const int64_t w3 = i3 / (x.most(3) / w.dim[3]);
   for (int64_t first = 0; first < x.dim[1]; first += kRowsAtOnce) {
     const int64_t end = first + kRowsAtOnce < x.dim[1] ? first + kRowsAtOnce : x.dim[1];
     for (int64_t m = first; m < end; ++m) {
@@ -258,6 +258,34 @@ void add_computed(CaseList& list) {
   });
 }
 
+// Slices of x that live on meet the same slices of w however few they are: 0, 1, all but one, all.
+void add_live_slices(CaseList& list) {
+  const std::vector<int64_t> w_dims[] = {{64, 20, 4},    {64, 20, 2},    {64, 20, 1},
+                                         {64, 20, 2, 4}, {64, 20, 2, 2}, {64, 20, 1, 2},
+                                         {64, 17, 3}};
+  for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_Q8_0, MICA_Q4_0})
+    for (size_t i = 0; i < sizeof w_dims / sizeof w_dims[0]; ++i)
+      for (const int64_t m : {1, 3})
+        for (const int64_t live : {0, 1, 3, 4}) {
+          const std::vector<int64_t> w_dim = w_dims[i];
+          const int64_t last = i == 6 ? 6 : 4;
+          std::vector<int64_t> x_dim = {64, m, last};
+          if (w_dim.size() == 4) x_dim = {64, m, 2, last};
+          const std::string name = type_name(type) + ".slices" + std::to_string(i) + ".m" +
+                                   std::to_string(m) + ".live" + std::to_string(live);
+          for (const bool computed : {false, true}) {
+            if (computed && type != MICA_F32) continue;
+            list.add("matmul", name + (computed ? ".computed" : ""), [=](CaseBuilder& b) {
+              const mica_extent e = b.extent("n", last, live);
+              mica_tensor w = computed ? b.input("w", type, w_dim, normal(0.1))
+                                       : b.weight("w", type, w_dim, normal(0.1));
+              if (computed) w = mica_scale(b.graph(), w, 0.5f, 0);
+              b.output(mica_matmul(b.graph(), w, b.input("x", MICA_F32, x_dim, normal(), e)));
+            });
+          }
+        }
+}
+
 }  // namespace
 
 void cases_matmul(CaseList& list) {
@@ -265,6 +293,7 @@ void cases_matmul(CaseList& list) {
   add_tiles(list);
   add_values(list);
   add_computed(list);
+  add_live_slices(list);
 }
 
 }  // namespace mica::conformance

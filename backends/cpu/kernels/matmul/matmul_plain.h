@@ -11,7 +11,6 @@ constexpr int64_t kBlockRows = 16;  // rows of w turned into floats at a time
 
 static inline const char* supports(const Call& c) {
   const mica_dtype x = c.in[1].dtype;
-  if (c.in[0].layout != kLayoutPlain) return "w is packed";
   if (find_rows16(c.in[0].dtype) == nullptr || find_rows16(c.in[0].dtype)->blocks == 0) {
     return "w is not of a type that can be multiplied";
   }
@@ -32,8 +31,8 @@ static inline int64_t items(const Call& c, uint32_t) {
 // Row i1 of w's slice that meets slice (i2, i3) of x.
 static inline const char* row_of(const Call& c, int64_t i1, int64_t i2, int64_t i3) {
   const Tensor& w = c.in[0];
-  const int64_t j2 = i2 / (c.in[1].dim[2] / w.dim[2]);
-  const int64_t j3 = i3 / (c.in[1].dim[3] / w.dim[3]);
+  const int64_t j2 = i2 / (c.in[1].max_slices[0] / w.dim[2]);
+  const int64_t j3 = i3 / (c.in[1].max_slices[1] / w.dim[3]);
   return w.data + i1 * w.stride[1] + j2 * w.stride[2] + j3 * w.stride[3];
 }
 
@@ -115,22 +114,26 @@ static inline void naive_run(const Call& c, uint32_t, int64_t first, int64_t end
   const Tensor& x = c.in[1];
   const int64_t n = x.dim[0];
   float* const buffer = reinterpret_cast<float*>(thread_scratch);
-  const int64_t per2 = x.dim[2] / w.dim[2];
-  const int64_t per3 = x.dim[3] / w.dim[3];
+  const int64_t per2 = x.max_slices[0] / w.dim[2];
+  const int64_t per3 = x.max_slices[1] / w.dim[3];
   for (int64_t item = first; item < end; ++item) {
     const int64_t i_row = item % w.dim[1];
     const int64_t j2 = item / w.dim[1] % w.dim[2];
     const int64_t j3 = item / w.dim[1] / w.dim[2];
+    // Live slices of x that meet this one of w.
+    const int64_t n2 = min_i64(per2, x.dim[2] - j2 * per2),
+                  n3 = min_i64(per3, x.dim[3] - j3 * per3);
+    if (n2 <= 0 || n3 <= 0) continue;
     const float* row = buffer;
     if (w.layout == kLayoutRows16) {
       decode_row16(w, item, buffer);
     } else {
       row = floats_of(w.dtype, row_of(c, i_row, j2 * per2, j3 * per3), n, buffer);
     }
-    for (int64_t i = 0; i < x.dim[1] * per2 * per3; ++i) {
+    for (int64_t i = 0; i < x.dim[1] * n2 * n3; ++i) {
       const int64_t i1 = i % x.dim[1];
-      const int64_t i2 = j2 * per2 + i / x.dim[1] % per2;
-      const int64_t i3 = j3 * per3 + i / x.dim[1] / per2;
+      const int64_t i2 = j2 * per2 + i / x.dim[1] % n2;
+      const int64_t i3 = j3 * per3 + i / x.dim[1] / n2;
       const float* column =
           floats_of(x.dtype, x.data + i1 * x.stride[1] + i2 * x.stride[2] + i3 * x.stride[3], n,
                     buffer + padded(c));

@@ -24,10 +24,10 @@ struct Problem {
   const RowMath* math;
   int64_t n_elems;    // of a row
   int64_t n_rows;     // of a slice of w
-  int64_t n_slices;   // of w
-  int64_t per2;       // slices of x that meet one of w, along dim 2
+  int64_t n_slices;   // of w that live ones of x meet
+  int64_t per2;       // slices of x that meet one of w, along dim 2, at most
   int64_t per3;       // and along dim 3
-  int64_t n_columns;  // of x that meet one slice of w
+  int64_t n_columns;  // of x that meet the first slice of w: no other meets more
   int64_t n_records;  // of a row of w
   int64_t group_bytes;
   int64_t column_bytes;
@@ -40,10 +40,10 @@ struct Problem {
     math = &math_of(c);
     n_elems = w.dim[0];
     n_rows = w.dim[1];
-    n_slices = w.dim[2] * w.dim[3];
-    per2 = x.dim[2] / w.dim[2];
-    per3 = x.dim[3] / w.dim[3];
-    n_columns = x.dim[1] * per2 * per3;
+    per2 = x.max_slices[0] / w.dim[2];
+    per3 = x.max_slices[1] / w.dim[3];
+    n_slices = div_up_i64(x.dim[2], per2) * div_up_i64(x.dim[3], per3);
+    n_columns = x.dim[1] * min_i64(per2, x.dim[2]) * min_i64(per3, x.dim[3]);
     n_records = t.records(w.dim[0]);
     group_bytes = t.group_bytes(w.dim[0]);
     column_bytes = n_records * math->column_bytes;
@@ -80,13 +80,18 @@ struct Problem {
   }
 };
 
-// A slice of w, and the first slice of x that meets it.
+// A slice of w, the first slice of x that meets it, and how many live columns do.
 struct Slice {
-  int64_t index, i2, i3;
+  int64_t index, i2, i3, n_columns;
 };
 static inline Slice slice_of(const Call& c, const Problem& p, int64_t index) {
-  if (index == 0) return {0, 0, 0};
-  return {index, index % c.in[0].dim[2] * p.per2, index / c.in[0].dim[2] * p.per3};
+  if (index == 0) return {0, 0, 0, p.n_columns};
+  // With an extent on x's dim[2] there is no dim[3], and one on dim[3] leaves dim[2] whole: live
+  // columns are the first ones of a slice.
+  const Tensor& x = c.in[1];
+  const int64_t i2 = index % c.in[0].dim[2] * p.per2, i3 = index / c.in[0].dim[2] * p.per3;
+  return {index, i2, i3,
+          x.dim[1] * min_i64(p.per2, x.dim[2] - i2) * min_i64(p.per3, x.dim[3] - i3)};
 }
 
 // Column `i` of those that meet a slice of w: where it is in x and out.
@@ -118,7 +123,6 @@ static inline Panel panel_in(char* panels, int64_t n_columns, int64_t column_byt
   const int64_t first = i / kPanelColumns * kPanelColumns;
   return {first, min_i64(kPanelColumns, n_columns - first), panels + first * column_bytes};
 }
-// x may have come in panels.
 // Packed weights alone, and with them x rounded for weights of their type.
 static inline bool takes_weights(const Call& c, uint32_t operand, uint32_t layout) {
   return c.op == MICA_OP_matmul && operand == 0 && layout == kLayoutRows16;
@@ -129,16 +133,18 @@ static inline bool takes_panels(const Call& c, uint32_t operand, uint32_t layout
 }
 
 static inline bool in_panels(const Call& c) { return c.in[1].layout != kLayoutPlain; }
-static inline Panel panel_of(const Call& c, const Problem& p, int64_t slice, int64_t i) {
+static inline Panel panel_of(const Call& c, const Problem& p, const Slice& slice, int64_t i) {
   char* const panels = in_panels(c) ? c.in[1].data : c.workspace;
-  return panel_in(panels + slice * p.n_columns * p.column_bytes, p.n_columns, p.column_bytes, i);
+  return panel_in(panels + slice.index * p.n_columns * p.column_bytes, slice.n_columns,
+                  p.column_bytes, i);
 }
 
 static inline void prepare_columns(const Call& c, const Problem& p, int64_t first, int64_t end) {
   for (int64_t item = first; item < end; ++item) {
     const Slice slice = slice_of(c, p, item / p.n_columns);
     const int64_t i = item % p.n_columns;
-    const Panel panel = panel_of(c, p, slice.index, i);
+    if (i >= slice.n_columns) continue;
+    const Panel panel = panel_of(c, p, slice, i);
     p.math->prepare(c.in[1].dtype, column_of(c, p, slice, i).x, c.in[1].dim[0], p.n_records,
                     panel.width, i - panel.first, panel.data);
   }
@@ -180,9 +186,9 @@ static void run_tiles(const Call& c, const Problem& p, int64_t first, int64_t en
     const int64_t tile = item / p.n_groups % n_tiles;
     const Group group = group_of(c, p, slice.index, item % p.n_groups);
     if (group.n == 0) continue;
-    const int64_t last = min_i64(p.n_columns, (tile + 1) * tile_columns);
+    const int64_t last = min_i64(slice.n_columns, (tile + 1) * tile_columns);
     for (int64_t i = tile * tile_columns; i < last;) {
-      const Panel panel = panel_of(c, p, slice.index, i);
+      const Panel panel = panel_of(c, p, slice, i);
       p.math->tile[panel.width - 1](group.data, p.n_records, panel.data, out);
       for (int64_t j = 0; j < panel.width; ++j) {
         emit(slice, i + j, group, out + j * kGroupRows);
@@ -210,7 +216,7 @@ static void run_single(const Call& c, const Problem& p, int64_t first, int64_t e
     const Group group = group_of(c, p, slice.index, item % p.n_groups);
     if (group.n == 0) continue;
     if (in_panels(c)) {
-      panel = panel_of(c, p, slice.index, 0).data;
+      panel = panel_of(c, p, slice, 0).data;
     } else if (slice.index != prepared) {
       warm(group.data);
       p.math->prepare(c.in[1].dtype, column_of(c, p, slice, 0).x, c.in[1].dim[0], p.n_records, 1, 0,
@@ -263,13 +269,10 @@ static void run_phase(const Call& c, uint32_t phase, int64_t first, int64_t end,
   }
 }
 
-// nullptr: the weight is packed, and x plain floats or rounded as the weight wants it.
+// nullptr: the weight is packed, and x floats, plain or rounded as the weight wants it.
 static inline const char* rows16_supports(const Call& c) {
   if (c.in[0].layout != kLayoutRows16) return "w is not a packed weight";
   const Tensor& x = c.in[1];
-  if (x.layout >= kLayoutPanels) {
-    return x.layout == kLayoutPanels + c.in[0].dtype ? nullptr : "x is rounded for another type";
-  }
   const bool floats = x.dtype == MICA_F32 || x.dtype == MICA_F16 || x.dtype == MICA_BF16;
   return floats ? nullptr : "x is not F32, F16 or BF16";
 }
