@@ -10,6 +10,7 @@ namespace mica::conformance {
 #define MICA_CASE_FAMILY(family) void cases_##family(CaseList& list);
 #include "case_families.def"
 #undef MICA_CASE_FAMILY
+void cases_operands(CaseList& list);
 void cases_regions(CaseList& list);
 void cases_whole_graphs(CaseList& list);
 void cases_exact(CaseList& list);
@@ -99,6 +100,7 @@ CaseList all_cases() {
 #define MICA_CASE_FAMILY(family) cases_##family(list);
 #include "case_families.def"
 #undef MICA_CASE_FAMILY
+  cases_operands(list);
   cases_regions(list);
   cases_whole_graphs(list);
   cases_exact(list);

@@ -20,6 +20,7 @@ struct Tokens {
   }
 };
 constexpr Tokens kOne = {1, 1}, kFive = {5, 5}, kRagged = {24, 9}, kOneOfMany = {24, 1};
+constexpr Tokens kNoneOfMany = {24, 0}, kMostOfMany = {24, 23}, kNoneOfOne = {1, 0};
 // Rows of a weight: a large GPU's blocks have more of them than fills their buffers.
 constexpr int64_t kLong = 4096;
 
@@ -72,6 +73,8 @@ void cases_norm_matmul(CaseList& list) {
                     true);
     add_norm_matmul(list, "norm_is_read.f32", {{MICA_F32, 32}}, t, 40, true);
   }
+  for (const Tokens t : {kNoneOfMany, kMostOfMany, kNoneOfOne})
+    add_norm_matmul(list, "two.q8_0", {{MICA_Q8_0, 64}, {MICA_Q8_0, 40}}, t, 96);
   add_norm_matmul(list, "wide.q4_0", {{MICA_Q4_0, 300}, {MICA_Q4_0, 300}}, {300, 270}, 64);
 }
 
@@ -97,6 +100,8 @@ void cases_norm_glu(CaseList& list) {
     add_norm_glu(list, "silu.q4_k.q6_k", MICA_Q4_K, MICA_Q6_K, t, 512, 64, true);
     add_norm_glu(list, "silu.norm_is_read.q4_0", MICA_Q4_0, MICA_Q4_0, t, 96, 33, true, true);
   }
+  for (const Tokens t : {kNoneOfMany, kMostOfMany, kNoneOfOne})
+    add_norm_glu(list, "silu.q8_0", MICA_Q8_0, MICA_Q8_0, t, 64, 48, true);
   add_norm_glu(list, "wide.q4_k", MICA_Q4_K, MICA_Q4_K, {300, 270}, 256, 320, true);
   add_norm_glu(list, "long.q8_0", MICA_Q8_0, MICA_Q8_0, {4, 3}, 2048, kLong, true);
   // The gated value goes on into a projection: what a device keeps in a form of its own.
@@ -110,6 +115,44 @@ void cases_norm_glu(CaseList& list) {
                                               linear(b, "up", d, h, 256, 768));
             b.far_output(mica_add(b.graph(), x, linear(b, "down", d, y, 768, 256)));
           });
+}
+
+// Gate and up seen in another shape, then the product of both; or the gate alone, until its
+// activation is seen as [n, n_tokens] again. A kernel may not tell rows by the shapes between.
+enum class Seen { kHeads, kFlat, kTurned, kFlatActivation };
+
+void add_reshaped_glu(CaseList& list, const char* name, Seen seen, mica_dtype d, Tokens tokens) {
+  constexpr int64_t kRows = 48;
+  add(list, "norm_glu", std::string(name) + name_of(d) + "." + tokens.name(), [=](CaseBuilder& b) {
+    mica_graph* g = b.graph();
+    const int64_t m = tokens.max, rows[] = {kRows, m};
+    const int64_t heads[] = {16, kRows / 16, m}, flat[] = {kRows * m}, turned[] = {m, kRows};
+    const auto shaped = [&](mica_tensor x) {
+      if (seen == Seen::kHeads) return mica_reshape(g, x, 3, heads);
+      if (seen == Seen::kTurned) return mica_reshape(g, x, 2, turned);
+      return mica_reshape(g, x, 1, flat);
+    };
+    const mica_tensor h = norm(b, tokens.input(b, "x", 256), 256);
+    const mica_tensor gate = shaped(linear(b, "gate", d, h, 256, kRows));
+    const mica_tensor up = linear(b, "up", d, h, 256, kRows);
+    if (seen == Seen::kFlatActivation) {
+      b.output(mica_mul(g, mica_reshape(g, mica_silu(g, gate), 2, rows), up));
+    } else {
+      b.output(mica_swiglu(g, gate, shaped(up)));
+    }
+  });
+}
+
+void cases_reshaped_glu(CaseList& list) {
+  for (const mica_dtype d : {MICA_F32, MICA_F16, MICA_Q8_0, MICA_Q4_K}) {
+    for (const Tokens t : {kOne, kFive, kRagged})
+      add_reshaped_glu(list, "heads.", Seen::kHeads, d, t);
+    for (const Tokens t : {kOne, kFive, Tokens{24, 24}}) {
+      add_reshaped_glu(list, "flat.", Seen::kFlat, d, t);
+      add_reshaped_glu(list, "turned.", Seen::kTurned, d, t);
+      add_reshaped_glu(list, "flat_activation.", Seen::kFlatActivation, d, t);
+    }
+  }
 }
 
 // --- matmul_add and add_norm --------------------------------------------------------------------
@@ -134,7 +177,26 @@ void cases_matmul_add(CaseList& list) {
     for (const Tokens t : {kOne, kFive, kRagged}) add_matmul_add(list, d, t, 256, 72, true);
   for (const Tokens t : {kOne, kFive, kOneOfMany, Tokens{300, 270}})
     add_matmul_add(list, MICA_Q8_0, t, 96, 33, false);
+  for (const Tokens t : {kNoneOfMany, kMostOfMany, kNoneOfOne})
+    add_matmul_add(list, MICA_Q8_0, t, 96, 33, true);
   add_matmul_add(list, MICA_F16, kOne, 4096, kLong, false);
+  // The product and the residual seen in another shape; x of three dimensions, no row of it live.
+  for (const mica_dtype d : {MICA_F32, MICA_Q8_0}) {
+    add(list, "matmul_add", std::string("reshaped.") + name_of(d), [=](CaseBuilder& b) {
+      const int64_t heads[] = {16, 3, 5};
+      const mica_tensor y = linear(b, "w", d, b.input("x", MICA_F32, {64, 5}), 64, 48);
+      b.output(mica_add(b.graph(), b.input("r", MICA_F32, {16, 3, 5}),
+                        mica_reshape(b.graph(), y, 3, heads)));
+    });
+    for (const int64_t live : {0, 1})
+      add(list, "matmul_add", std::string("rank_3.") + name_of(d) + ".live" + std::to_string(live),
+          [=](CaseBuilder& b) {
+            const mica_extent e = b.extent("n", 1, live);
+            const mica_tensor x = b.input("x", MICA_F32, {64, 1, 1}, normal(), e);
+            const mica_tensor r = b.input("r", MICA_F32, {48, 1, 1}, normal(), e);
+            b.output(mica_add(b.graph(), r, linear(b, "w", d, x, 64, 48)));
+          });
+  }
 }
 
 void cases_add_norm(CaseList& list) {
@@ -159,6 +221,9 @@ struct Qkv {
   uint32_t n_heads = 4, n_kv_heads = 2, head_dim_k = 32, head_dim_v = 32;
   int64_t n_embd = 96;
   bool bias = false, norm_is_read = false, q_is_read = false;
+  // RoPE turns heads so many times as large as those of attention and cache; n_rot stays.
+  uint32_t larger_q = 1, larger_k = 1;
+  bool split_rows = false;  // V's rows are seen as [head_dim, 2 n_kv_heads, …] on their way
   enum { kNone, kAdjacent, kHalfSplit, kPartial, kYarn, kFactors } rope = kAdjacent;
 };
 
@@ -172,6 +237,7 @@ mica_rope_params rope_params(CaseBuilder& b, const Qkv& s) {
   mica_rope_params p = MICA_ROPE_PARAMS_INIT;
   p.pairing =
       s.rope == Qkv::kHalfSplit || s.rope == Qkv::kYarn ? MICA_ROPE_HALF_SPLIT : MICA_ROPE_ADJACENT;
+  if (s.larger_q != s.larger_k) p.n_rot = s.head_dim_k;
   if (s.rope == Qkv::kPartial) {
     p.n_rot = s.head_dim_k / 2;
     p.offset = s.head_dim_k / 4;
@@ -211,13 +277,23 @@ void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
     if (s.bias) y = mica_add(g, y, b.weight((std::string(name) + ".bias").c_str(), MICA_F32, {n}));
     return mica_reshape(g, y, 3, heads);
   };
-  mica_tensor q = project("q", s.q, s.n_heads, s.head_dim_k);
-  mica_tensor k = project("k", s.k, s.n_kv_heads, s.head_dim_k);
-  const mica_tensor v = project("v", s.v, s.n_kv_heads, s.head_dim_v);
+  mica_tensor q = project("q", s.q, s.n_heads / s.larger_q, s.head_dim_k * s.larger_q);
+  mica_tensor k = project("k", s.k, s.n_kv_heads / s.larger_k, s.head_dim_k * s.larger_k);
+  mica_tensor v = project("v", s.v, s.n_kv_heads, s.head_dim_v);
+  const auto seen_as = [&](mica_tensor x, uint32_t dim, uint32_t n_heads) {
+    const int64_t heads[] = {dim, n_heads, max};
+    return mica_reshape(g, x, 3, heads);
+  };
   if (s.rope != Qkv::kNone) {
     const mica_rope_params rope = rope_params(b, s);
     q = mica_rope(g, q, kv.positions, &rope);
     k = mica_rope(g, k, kv.positions, &rope);
+  }
+  if (s.larger_q > 1) q = seen_as(q, s.head_dim_k, s.n_heads);
+  if (s.larger_k > 1) k = seen_as(k, s.head_dim_k, s.n_kv_heads);
+  if (s.split_rows) {
+    v = seen_as(v, s.head_dim_v / 2, 2 * s.n_kv_heads);
+    v = seen_as(v, s.head_dim_v, s.n_kv_heads);
   }
   mica_kv_append(g, &kv, k, v);
   b.far_output(mica_attention(g, q, &kv, nullptr));
@@ -243,6 +319,21 @@ void cases_norm_qkv(CaseList& list) {
     }
   s.bias = false;
   s.rope = Qkv::kAdjacent;
+  for (const mica_dtype d : {MICA_F32, MICA_Q8_0})
+    for (const bool half_split : {false, true}) {
+      Qkv r = s;
+      r.q = r.k = r.v = d;
+      r.rope = half_split ? Qkv::kHalfSplit : Qkv::kAdjacent;
+      const std::string name = std::string(name_of(d)) + (half_split ? ".half_split" : "");
+      r.split_rows = true;
+      add_qkv(list, name + ".v_split", r);
+      r.larger_k = 2;
+      add_qkv(list, name + ".k_reheaded", r);
+      r.larger_q = 2;
+      add_qkv(list, name + ".q_and_k_reheaded", r);
+      r.larger_k = 1;
+      add_qkv(list, name + ".q_reheaded", r);
+    }
   s.norm_is_read = true;
   add_qkv(list, "f32.norm_is_read", s);
   s.norm_is_read = s.q_is_read = false;
@@ -284,6 +375,7 @@ void cases_norm_qkv(CaseList& list) {
 void cases_regions(CaseList& list) {
   cases_norm_matmul(list);
   cases_norm_glu(list);
+  cases_reshaped_glu(list);
   cases_matmul_add(list);
   cases_add_norm(list);
   cases_norm_qkv(list);

@@ -87,7 +87,7 @@ void run(const Call& call, uint32_t phase, int64_t first, int64_t end, char*) {
 }
 
 constexpr Kernel kRows[] = {
-    {"argmax", "", 2, plain_inputs, numerics_exact, workspace, nullptr, items, run, grain},
+    {"argmax", "", 2, nullptr, numerics_exact, workspace, nullptr, items, run, grain},
 };
 
 }  // namespace

@@ -132,22 +132,13 @@ MICA_INLINE int64_t rows_grain(int64_t row_elems) {
 static inline uint32_t numerics_f32(const Call&) { return MICA_NUM_F32; }
 static inline uint32_t numerics_exact(const Call&) { return MICA_NUM_EXACT; }
 
-// Kernels here read plain rows; only get_rows, copy and matmul read the layout of weights.
-static inline const char* plain_inputs(const Call& call) {
-  for (uint32_t i = 0; i < call.n_in; ++i) {
-    if (call.in[i].data != nullptr && call.in[i].layout != kLayoutPlain) {
-      return "an input is a weight in the layout of matmul: mica_copy it first";
-    }
-  }
-  return nullptr;
-}
 static inline const char* float_inputs(const Call& call) {
   for (uint32_t i = 0; i < call.n_in; ++i) {
     if (call.in[i].data != nullptr && !is_float(call.in[i].dtype)) {
       return "an input is not f32, f16 or bf16";
     }
   }
-  return plain_inputs(call);
+  return nullptr;
 }
 
 MICA_CPU_END

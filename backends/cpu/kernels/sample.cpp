@@ -146,7 +146,7 @@ void run(const Call& call, uint32_t, int64_t first, int64_t end, char* scratch_b
 }
 
 constexpr Kernel kRows[] = {
-    {"sample", "", 1, plain_inputs, numerics_f32, nullptr, scratch, items, run, nullptr},
+    {"sample", "", 1, nullptr, numerics_f32, nullptr, scratch, items, run, nullptr},
 };
 
 }  // namespace

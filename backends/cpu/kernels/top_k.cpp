@@ -22,7 +22,7 @@ void run(const Call& call, uint32_t, int64_t first, int64_t end, char* scratch_b
 }
 
 constexpr Kernel kRows[] = {
-    {"top_k", "", 1, plain_inputs, numerics_exact, nullptr, scratch, items, run, grain},
+    {"top_k", "", 1, nullptr, numerics_exact, nullptr, scratch, items, run, grain},
 };
 
 }  // namespace

@@ -79,7 +79,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, merge_kernel, dim3(static_cast<unsigned>(rows)), dim3(32), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"argmax", "", no_layouts, numerics_exact, workspace, record}};
+constexpr Kernel kRows[] = {{"argmax", "", nullptr, numerics_exact, workspace, record}};
 
 }  // namespace
 }  // namespace mica::cuda

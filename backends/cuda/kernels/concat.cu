@@ -98,7 +98,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, concat_rows, grid, dim3(kThreads), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"concat", "", no_layouts, numerics_exact, nullptr, record}};
+constexpr Kernel kRows[] = {{"concat", "", nullptr, numerics_exact, nullptr, record}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -189,7 +189,7 @@ int64_t rows_at_once(const Tensor& x) {
 
 const char* supports(const Call& call) {
   const Tensor& x = call.in[0];
-  if (!is_packed_weight(x)) return no_layouts(call);
+  if (!is_packed_weight(x)) return nullptr;
   const WeightType* type = find_weight_type(x.dtype);
   return type == nullptr || type->unpack == nullptr ? "the weight's type is not packed" : nullptr;
 }

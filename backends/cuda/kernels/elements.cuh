@@ -43,7 +43,7 @@ inline const char* float_elements(const Call& call) {
       return "an input is not f32, f16 or bf16";
   if (rows_of(call.out) > INT32_MAX || elements_of(call.out) / 256 > INT32_MAX)
     return "it has more than 2^31 rows";
-  return no_layouts(call);
+  return nullptr;
 }
 
 inline Operand operand_of(const Tensor& t, bool flat) {

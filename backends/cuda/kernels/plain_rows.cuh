@@ -23,12 +23,6 @@ inline bool is_packed(const Tensor& t) {
   }
   return true;
 }
-inline const char* no_layouts(const Call& call) {
-  for (uint32_t i = 0; i < call.n_in; ++i)
-    if (!call.in[i].absent() && call.in[i].layout != 0)
-      return "an input is a weight or a page in a layout of the backend's: mica_copy it first";
-  return nullptr;
-}
 inline uint32_t numerics_exact(const Call&) { return MICA_NUM_EXACT; }
 inline uint32_t numerics_f32(const Call&) { return MICA_NUM_F32; }
 

@@ -243,7 +243,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, sample_kernel, grid_of(call), dim3(kSelectThreads), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"sample", "", no_layouts, numerics_exact, workspace, record}};
+constexpr Kernel kRows[] = {{"sample", "", nullptr, numerics_exact, workspace, record}};
 
 }  // namespace
 }  // namespace mica::cuda

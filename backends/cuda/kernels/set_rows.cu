@@ -53,7 +53,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, set_rows_kernel, grid_for(call, a.ids.dim[0], 8), dim3(kThreads), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"set_rows", "", no_layouts, numerics_exact, nullptr, record}};
+constexpr Kernel kRows[] = {{"set_rows", "", nullptr, numerics_exact, nullptr, record}};
 
 }  // namespace
 }  // namespace mica::cuda

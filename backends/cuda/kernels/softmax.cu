@@ -63,7 +63,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, softmax_kernel, grid_for(call, rows_of(a.out), 8), dim3(kThreads), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"softmax", "", no_layouts, numerics_f32, nullptr, record}};
+constexpr Kernel kRows[] = {{"softmax", "", nullptr, numerics_f32, nullptr, record}};
 
 }  // namespace
 }  // namespace mica::cuda

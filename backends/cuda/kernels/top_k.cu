@@ -46,7 +46,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   return launch(recorder, top_k_kernel, grid_of(call), dim3(kSelectThreads), 0, a);
 }
 
-constexpr Kernel kRows[] = {{"top_k", "", no_layouts, numerics_exact, workspace, record}};
+constexpr Kernel kRows[] = {{"top_k", "", nullptr, numerics_exact, workspace, record}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -187,6 +187,9 @@ static const char* supports(const Call& call) {
   Shape s;
   const Tensor& q = call.in[kQ];
   const Tensor& mask = call.in[kMask];
+  if (call.in[kK].layout != kLayoutKPage || call.in[kV].layout != kLayoutVPage) {
+    return "K or V is not of a cache";
+  }
   if (!attention_shape(call, &s)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
   if (q.dtype != MICA_F32 && q.dtype != MICA_F16 && q.dtype != MICA_BF16) {
     return "q must be F32, F16 or BF16";

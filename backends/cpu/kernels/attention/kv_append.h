@@ -130,6 +130,7 @@ static inline bool takes_page(const Call& c, uint32_t operand, uint32_t layout) 
   return c.op == MICA_OP_kv_append && (operand == kState || operand == kOutputOperand) &&
          (layout == kLayoutKPage || layout == kLayoutVPage);
 }
+static inline bool is_cache(const Call& c) { return takes_page(c, kState, c.in[kState].layout); }
 static inline bool state_page(const Call& call, KvPage* out) {
   const Tensor& state = call.in[kState];
   return kv_page(state.dtype, state.layout == kLayoutVPage, state.dim[0], state.dim[1], out);

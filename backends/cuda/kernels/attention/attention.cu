@@ -35,9 +35,6 @@ const char* supports(const Call& call) {
     return "K and V pages are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 or Q5_1";
   if (call.in[kK].layout != kLayoutKvPage || call.in[kV].layout != kLayoutKvPage)
     return "K and V are not a cache of this backend";
-  if (call.in[kQ].layout != 0 || (!call.in[kMask].absent() && call.in[kMask].layout != 0) ||
-      (!call.in[kSinks].absent() && call.in[kSinks].layout != 0))
-    return "an input is a weight in a layout of the backend's";
   if (a.dim_k > kNaiveMaxDim || a.dim_v > kNaiveMaxDim) return "heads have more than 256 elements";
   return nullptr;
 }

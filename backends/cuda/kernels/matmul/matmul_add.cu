@@ -16,8 +16,7 @@ const char* supports(const Call& c) {
   if (matmul.out.address != 0) return "the product is used elsewhere too";
   const Tensor& residual = residual_of(add);
   if (add.out.dtype != MICA_F32 || residual.dtype != MICA_F32) return "the sum is not F32";
-  if (residual.rank > 2 || residual.stride[0] != 4 || residual.layout != 0)
-    return "the residual is not of plain rows";
+  if (residual.rank > 2 || residual.stride[0] != 4) return "the residual is not of plain rows";
   return fits(c, matmul);
 }
 uint32_t numerics(const Call& c) { return segment_numerics(c.members[0]); }

@@ -14,9 +14,6 @@ const char* matmul_operands(const Call& c) {
   if (w.storage == MICA_B_STATE || x.storage == MICA_B_STATE)
     return "an operand is a page of a cache";
   if (!is_float(x.dtype)) return "x is not F32, F16 or BF16";
-  if (x.layout != kLayoutPlain) return "x is in a layout of another kernel";
-  if (w.layout != kLayoutPlain && w.layout != kLayoutPlanes)
-    return "w is in a layout of another kernel";
   for (const Tensor* t : {&w, &x})
     for (const int64_t d : t->dim)
       if (d > INT32_MAX) return "an operand has a dimension of 2^31 or more";
