@@ -2,25 +2,14 @@
 
 #include <utility>
 
+#include "backends/op_name.h"
+
 namespace mica::conformance {
 namespace {
 
 const mica_backend* watched = nullptr;
 std::string complaint;
-
-const char* op_name(uint32_t op) {
-  switch (op) {
-#define MICA_OP(id, name, family) \
-  case id:                        \
-    return #name;
-#define MICA_COMPOSITE(name, family)
-#include "ops/ops.def"
-#undef MICA_OP
-#undef MICA_COMPOSITE
-    default:
-      return "an unknown op";
-  }
-}
+std::set<std::string> variant_names;
 
 mica_status seen(mica_status status, const char* function, const std::string& of) {
   if (status != MICA_OK && status != MICA_UNSUPPORTED && complaint.empty())
@@ -31,14 +20,25 @@ mica_status seen(mica_status status, const char* function, const std::string& of
 
 mica_status supports(mica_b_device* device, const mica_b_partition* p, uint32_t node, char* reason,
                      size_t capacity) {
+  const char* const op = op_name(p->nodes[node].op);
   return seen(watched->supports(device, p, node, reason, capacity), "supports",
-              op_name(p->nodes[node].op));
+              op != nullptr ? op : "an unknown op");
 }
 
 mica_status claims(mica_b_device* device, const mica_b_partition* p, uint32_t region, char* reason,
                    size_t capacity) {
   return seen(watched->claims(device, p, region, reason, capacity), "claims",
               p->regions[region].fusion);
+}
+
+mica_status query(mica_b_device* device, const mica_b_partition* p, uint32_t unit,
+                  mica_b_need* need) {
+  const char* name = nullptr;
+  for (uint32_t i = 0;
+       watched->variants != nullptr && (name = watched->variants(device, p, unit, i)) != nullptr;
+       ++i)
+    variant_names.insert(name);
+  return watched->query(device, p, unit, need);
 }
 
 }  // namespace
@@ -49,9 +49,12 @@ const mica_backend* answers_watched(const mica_backend* inner) {
   table = *inner;
   table.supports = supports;
   table.claims = claims;
+  table.query = query;
   return &table;
 }
 
 std::string answers_complaint() { return std::exchange(complaint, ""); }
+
+std::set<std::string> take_variants() { return std::exchange(variant_names, {}); }
 
 }  // namespace mica::conformance

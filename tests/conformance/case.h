@@ -67,8 +67,8 @@ struct Case {
   // Sums and what is rounded are exact, whatever the order: the bits must be the reference's, or,
   // behind a function such as silu, within what sums may be off by.
   bool exact = false;
-  // An operand in a place where a device may be without a kernel for it: "unsupported" with a reason
-  // is as right as the reference's numbers, and wants no line in a list.
+  // An operand in a place where a device may be without a kernel for it: "unsupported" with a
+  // reason is as right as the reference's numbers, and wants no line in a list.
   bool may_refuse = false;
 };
 

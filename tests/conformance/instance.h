@@ -26,7 +26,7 @@ struct RunOptions {
   const mica_backend* backend = nullptr;  // as guarded() gave it for `role`
   Role role = Role::kTested;
   std::string device;   // "cpu:avx2"
-  std::string variant;  // "" or "naive"
+  std::string variant;  // "": the usual kernels; else the rows of this name
   bool unfused = false;
   uint64_t seed = 1;
   bool plan_only = false;  // stop after compiling: only `explain` is filled

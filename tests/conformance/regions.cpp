@@ -280,9 +280,9 @@ void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
   mica_tensor q = project("q", s.q, s.n_heads / s.larger_q, s.head_dim_k * s.larger_q);
   mica_tensor k = project("k", s.k, s.n_kv_heads / s.larger_k, s.head_dim_k * s.larger_k);
   mica_tensor v = project("v", s.v, s.n_kv_heads, s.head_dim_v);
-  const auto seen_as = [&](mica_tensor x, uint32_t dim, uint32_t n_heads) {
+  const auto seen_as = [&](mica_tensor t, uint32_t dim, uint32_t n_heads) {
     const int64_t heads[] = {dim, n_heads, max};
-    return mica_reshape(g, x, 3, heads);
+    return mica_reshape(g, t, 3, heads);
   };
   if (s.rope != Qkv::kNone) {
     const mica_rope_params rope = rope_params(b, s);

@@ -39,6 +39,7 @@ void Runner::hold(const Device* device) {
 
 Verdict Runner::plan(const Job& job) {
   hold(job.device);
+  take_variants();
   std::vector<std::string> plans = {explained(job)};
   std::string text = "\n";
   const auto try_way = [&](const Way& way) {
@@ -47,8 +48,8 @@ Verdict Runner::plan(const Job& job) {
     plans.push_back(plan);
     text += way.suffix() + "\n";
   };
-  for (const char* variant : {"naive"}) try_way({variant, false});
   try_way({"", true});
+  for (const std::string& variant : take_variants()) try_way({variant, false});
   return {Verdict::kPass, text};
 }
 

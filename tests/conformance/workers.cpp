@@ -69,8 +69,8 @@ class Pool {
     if (progress_) std::fprintf(stderr, "\r                    \r");
     std::vector<Row> rows;
     for (size_t i = 0; i < jobs_.size(); ++i)
-      rows.push_back(
-          {jobs_[i].id(), jobs_[i].c->op, jobs_[i].device->name, jobs_[i].seed, verdicts_[i]});
+      rows.push_back({jobs_[i].id(), jobs_[i].c->op, jobs_[i].device->name, jobs_[i].seed,
+                      verdicts_[i], jobs_[i].c->may_refuse});
     return rows;
   }
 

@@ -15,6 +15,7 @@ struct Row {
   std::string device;
   uint64_t seed;
   Verdict verdict;
+  bool may_refuse = false;  // an answer of "unsupported" needs no line in a list
 };
 
 struct WorkOptions {

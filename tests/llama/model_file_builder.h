@@ -34,8 +34,9 @@ struct ModelFile {
       uint64_t n = 1;
       for (const uint64_t d : dim) n *= d;
       const bool is_embedding = name == "token_embd.weight";
-      f.tensors.push_back(
-          gguf_test::tensor(name, dim, is_embedding ? embedding_type : MICA_F32, f.data.size()));
+      f.tensors.push_back(gguf_test::tensor(
+          name, dim, is_embedding ? static_cast<uint32_t>(embedding_type) : uint32_t{MICA_F32},
+          f.data.size()));
       for (uint64_t i = 0; i < n; ++i) {
         const float value = fixed != 0 ? fixed : uniform(random);
         f.data.append(reinterpret_cast<const char*>(&value), sizeof value);

@@ -38,7 +38,7 @@ typedef struct mica_session_params {
   { sizeof(mica_session_params), NULL, NULL, 0, NULL, 0 }
 
 /* Errors: INVALID_ARGUMENT (a cache of another session, device or context; a fallback device of
- * another context; an unknown variant), OUT_OF_MEMORY. */
+ * another context), OUT_OF_MEMORY. */
 MICA_API mica_status mica_session_create(mica_device* device, const mica_session_params* params,
                                          mica_session** out_session);
 /* Releases the session with its plans, after the step that runs. NULL is a no-op. */

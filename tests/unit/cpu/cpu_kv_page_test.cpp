@@ -100,8 +100,10 @@ Tensor tensor(mica_dtype dtype, std::vector<int64_t> dim, void* data, uint32_t l
   return t;
 }
 Tensor tensor(State& s) {
-  return tensor(s.desc.dtype, {s.desc.head_dim, s.desc.n_kv_heads, kPages * 64}, s.pages.data(),
-                s.layout);
+  Tensor t = tensor(s.desc.dtype, {s.desc.head_dim, s.desc.n_kv_heads, kPages * 64}, s.pages.data(),
+                    s.layout);
+  t.storage = MICA_B_STATE;
+  return t;
 }
 
 void run(const Kernel& kernel, Call& call) {

@@ -141,7 +141,12 @@ TEST(CpuLayout, DecodedRowsAreTheCodecs) {
         const uint32_t layout = weight_layout(w.value, &bytes, &granule);
         std::vector<char> packed(bytes);
         weight_pack(w.value, packed.data(), w.rows.data(), 0, static_cast<uint64_t>(w.n_rows));
-        Tensor tensor = {type->info.dtype, layout, {n, 5, 3, 2}, {}, packed.data()};
+        Tensor tensor{};
+        tensor.dtype = type->info.dtype;
+        tensor.layout = layout;
+        const int64_t dim[] = {n, 5, 3, 2};
+        std::copy(dim, dim + 4, tensor.dim);
+        tensor.data = packed.data();
         std::vector<float> want(static_cast<size_t>(n));
         for (int64_t row = 0; row < w.n_rows; ++row) {
           const uint8_t* plain_row = w.rows.data() + static_cast<uint64_t>(row) * w.row_bytes;

@@ -125,12 +125,26 @@ TEST_P(KvSessionTest, ACacheHasOneSession) {
 TEST_P(KvSessionTest, ASessionThatIsNotMadeLeavesTheCacheFree) {
   mica_session_params params = MICA_SESSION_PARAMS_INIT;
   params.cache = cache.get();
-  params.variant = "naiv";
+  params.n_fallback = 1;  // and no list of them
   mica_session* s = nullptr;
   EXPECT_EQ(mica_session_create(device.get(), &params, &s), MICA_INVALID_ARGUMENT);
-  EXPECT_EQ(error(), "session: there are no kernels of variant 'naiv'; there is: naive");
-  params.variant = "naive";
+  params.n_fallback = 0;
   ASSERT_EQ(mica_session_create(device.get(), &params, &s), MICA_OK) << error();
+  mica_session_release(s);
+}
+
+TEST_P(KvSessionTest, AVariantThatNoKernelHasIsRefused) {
+  mica_session_params params = MICA_SESSION_PARAMS_INIT;
+  params.cache = cache.get();
+  params.variant = "naiv";
+  mica_session* s = nullptr;
+  ASSERT_EQ(mica_session_create(device.get(), &params, &s), MICA_OK) << error();
+  const Graph g = attention_graph();
+  mica_graph* const graphs[] = {g.get()};
+  mica_plan* plan = nullptr;
+  EXPECT_EQ(mica_session_compile(s, 1, graphs, &plan), MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(error(), "no op of the graph has a kernel named 'naiv'");
+  EXPECT_EQ(plan, nullptr);
   mica_session_release(s);
 }
 
