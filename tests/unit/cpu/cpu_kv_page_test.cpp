@@ -199,6 +199,7 @@ TEST(CpuKvPage, AppendIsBitExact) {
       for (const Kernels& kernels : kernels_here()) {
         State got = before;
         Call call = {};
+        call.op = MICA_OP_kv_append;
         call.n_in = 3;
         call.in[0] = call.out = tensor(got);
         call.in[1] = tensor(from, {head_dim, n_heads, n_tokens}, rows.data());
