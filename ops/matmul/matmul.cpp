@@ -190,7 +190,8 @@ void add_extremes(CaseList& list) {
   std::normal_distribution<double> gauss;
   std::vector<double> tiny(256 * 3), one_tiny(256 * 3);
   for (size_t i = 0; i < 256; ++i) tiny[i] = one_tiny[i] = gauss(rng);
-  for (size_t i = 256; i < tiny.size(); ++i) tiny[i] = 1e-38 * gauss(rng);
+  // Below 2^-120, where int8 gives zeros, and above what products of them may flush to zero.
+  for (size_t i = 256; i < tiny.size(); ++i) tiny[i] = std::copysign(2e-37, gauss(rng));
   one_tiny[256 + 5] = 3e-38;
   one_tiny[512 + 200] = -1e-39;
   for (const mica_dtype type :

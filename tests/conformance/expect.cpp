@@ -73,6 +73,8 @@ void apply_expected(std::vector<Row>& rows, const std::vector<Expected>& expecte
     if (v.kind == Verdict::kUnsupported && line == nullptr && r.may_refuse) continue;
     if (v.kind == Verdict::kUnsupported && line == nullptr)
       v = {Verdict::kFail, "unsupported and not listed: " + v.text};
+    else if (v.kind == Verdict::kFail && line != nullptr && line->reason.rfind("WRONG: ", 0) == 0)
+      v = {Verdict::kUnsupported, line->reason};
     else if (v.kind == Verdict::kPass && line != nullptr)
       v = {Verdict::kFail, "listed as unsupported (" + line->pattern + ": " + line->reason +
                                "), but it runs: the line is stale"};
