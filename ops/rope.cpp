@@ -167,7 +167,7 @@ struct RopeCase {
   std::vector<double> factors;
 };
 
-void add_rope(CaseList& list, const std::string& name, RopeCase c) {
+void add_rope(CaseList& list, const std::string& name, const RopeCase& c) {
   list.add("rope", name, [=](CaseBuilder& b) {
     const mica_extent tokens = b.extent("n_tokens", c.n_tokens, c.live);
     const mica_tensor x =

@@ -131,8 +131,8 @@ namespace mica::conformance {
 // Few candidates carry the weight in all cases, so that no random number comes within rounding of a
 // boundary between two tokens.
 void cases_sample(CaseList& list) {
-  const auto add = [&](const char* name, int64_t n_vocab, Values logits,
-                       std::vector<double> params) {
+  const auto add = [&](const char* name, int64_t n_vocab, const Values& logits,
+                       const std::vector<double>& params) {
     list.add("sample", name, [=](CaseBuilder& b) {
       const int64_t n_rows = 8;
       const mica_tensor x = b.input("logits", MICA_F32, {n_vocab, n_rows}, logits);

@@ -75,7 +75,8 @@ mica_tensor mica_top_k(mica_graph* graph, mica_tensor x, uint32_t k) {
 namespace mica::conformance {
 
 void cases_top_k(CaseList& list) {
-  const auto add = [&](const char* name, std::vector<int64_t> dim, uint32_t k, Values values) {
+  const auto add = [&](const char* name, const std::vector<int64_t>& dim, uint32_t k,
+                       const Values& values) {
     list.add("top_k", name, [=](CaseBuilder& b) {
       b.output(mica_top_k(b.graph(), b.input("x", MICA_F32, dim, values), k));
     });

@@ -16,7 +16,8 @@ void decode(const mica_block_q6_k& b, float* y) {
     const int32_t low = b.ql[half * 64 + column % 64] >> (column / 64 * 4) & 15;
     const int32_t high = b.qh[half * 32 + column % 32] >> (column / 32 * 2) & 3;
     const int32_t q = (low | high << 4) - 32;
-    y[i] = d * static_cast<float>(b.scales[i / 16]) * static_cast<float>(q);
+    const int8_t scale = b.scales[i / 16];
+    y[i] = d * static_cast<float>(scale) * static_cast<float>(q);
   }
 }
 

@@ -58,8 +58,8 @@ struct KvCacheRandom : mica::kv_test::KvFixture {
       ASSERT_GT(e[i].base, before);
       before = e[i].base + e[i].n_cells - 1;
       for (int32_t k = 0; k < e[i].n_cells; ++k)
-        seen[e[i].base + k] =
-            store[group][static_cast<size_t>(e[i].page * 64 + e[i].first_cell + k)];
+        seen[e[i].base + k] = store[group][static_cast<size_t>(e[i].page) * 64 +
+                                           static_cast<size_t>(e[i].first_cell + k)];
     }
     for (const auto& [position, value] : seen) {
       const auto it = line.find(position);
