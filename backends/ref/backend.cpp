@@ -1,7 +1,7 @@
 // The reference backend: every op's own double-precision reference, one unit after another.
 // Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics
 // do; ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) *
-// sum |t|, instead of its value. ",jitter3" moves every element of every F32 result a little, as
+// sum |t|, instead of its value. ",jitter3" moves every element of every float result a little, as
 // sums of another order would, the third way: what comes of it shows how much of a difference the
 // roundings behind it can make. The conformance suite derives its bounds from these. ",fused"
 // claims every region and runs its members in their order, for tests of the core's fusions.
@@ -320,8 +320,9 @@ double noise(uint64_t jitter, uint64_t node, uint64_t element) {
 }
 
 // Moves each element of a node's result by up to 2^-21 of itself and of its row's root mean square:
-// somewhat more than sums in F32 are off by.
+// somewhat more than sums in F32 are off by. F16 and BF16 results move by a step of their type.
 void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node) {
+  const double type_step = y.dtype == MICA_F16 ? 0x1p-10 : y.dtype == MICA_BF16 ? 0x1p-7 : 0;
   uint64_t i = 0;
   for (int64_t i3 = 0; i3 < y.dim[3]; ++i3)
     for (int64_t i2 = 0; i2 < y.dim[2]; ++i2)
@@ -333,8 +334,10 @@ void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node) {
             y.dim[0] > 0 ? __builtin_sqrt(squares / static_cast<double>(y.dim[0])) : 0;
         for (int64_t i0 = 0; i0 < y.dim[0]; ++i0) {
           const double v = y.at(i0, i1, i2, i3);
-          const double step = (v < 0 ? -v : v) + (size - size == 0 ? size : 0);
-          y.set(v + 0x1p-21 * step * noise(jitter, node, i++), i0, i1, i2, i3);
+          const double magnitude = v < 0 ? -v : v;
+          const double step = magnitude + (size - size == 0 ? size : 0);
+          y.set(v + (0x1p-21 * step + type_step * magnitude) * noise(jitter, node, i++), i0, i1, i2,
+                i3);
         }
       }
 }
@@ -356,7 +359,7 @@ mica_status run_node(Plan* p, uint32_t i_node, uint32_t numerics) {
       p->is_read[node.output] == 0)
     return run_bound(op, call);
   MICA_TRY(MICA_REF_CALL(*p->partition, node, op, call));
-  if (p->device->jitter != 0 && call.out.dtype == MICA_F32 && (op.flags & mica::kOpState) == 0)
+  if (p->device->jitter != 0 && float_out && (op.flags & mica::kOpState) == 0)
     run_jitter(call.out, p->device->jitter, i_node);
   return MICA_OK;
 }

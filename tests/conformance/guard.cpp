@@ -54,6 +54,7 @@ struct State {
   std::map<mica_b_buffer*, bool> filled;  // KV storage that has the fill already
   std::string complaint;                  // the first
   NodeNumerics numerics, imposed;
+  std::map<const mica_b_partition*, size_t> asked;  // which plan of the session
   std::vector<StoredCells> stored;
 
   void complain(const std::string& text) {
@@ -200,7 +201,8 @@ struct Guard {
   static mica_status query(mica_b_device* device, const mica_b_partition* partition, uint32_t unit,
                            mica_b_need* need) {
     const mica_status status = state.inner->query(device, partition, unit, need);
-    const size_t plan = state.numerics.size();
+    // All plans of a session are asked before the first is compiled, in the same order.
+    const size_t plan = state.asked.emplace(partition, state.asked.size()).first->second;
     if (status == MICA_OK && plan < state.imposed.size()) {
       const uint32_t node = partition->units[unit].node;
       if (node < state.imposed[plan].size()) need->numerics = state.imposed[plan][node];
@@ -293,7 +295,10 @@ const mica_backend* guarded(const mica_backend* inner, Role role) {
 
 std::string guards_complaint(Role role) { return std::exchange(state_of(role).complaint, ""); }
 
-NodeNumerics take_numerics(Role role) { return std::exchange(state_of(role).numerics, {}); }
+NodeNumerics take_numerics(Role role) {
+  state_of(role).asked.clear();
+  return std::exchange(state_of(role).numerics, {});
+}
 
 void impose_numerics(Role role, NodeNumerics numerics) {
   state_of(role).imposed = std::move(numerics);
