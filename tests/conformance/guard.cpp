@@ -233,8 +233,9 @@ struct Guard {
     return MICA_OK;
   }
 
-  // Numerics of the plan's nodes.
+  // Numerics of the plan's nodes. A plan of views alone asks for nothing, and is not counted.
   static void note(const mica_b_partition& p) {
+    if (p.n_units == 0) return;
     std::vector<uint32_t> numerics(p.n_nodes, MICA_NUM_EXACT);
     for (uint32_t i = 0; i < p.n_units; ++i)
       for (const uint32_t n : nodes_of(p, p.units[i])) numerics[n] = p.units[i].numerics;

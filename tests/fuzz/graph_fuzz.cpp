@@ -62,24 +62,32 @@ int in_child(Fn fn) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-bool fails(const Options& o, uint64_t seed, const std::set<int>& skip, bool print) {
+// What kind of failure: a case is made smaller as long as it is the same.
+int kind_of(const std::string& text) {
+  if (text.empty()) return 0;
+  if (text.find("UNSUPPORTED") != std::string::npos) return 4;
+  if (text.find("was written") != std::string::npos) return 5;
+  return text.find("nan") != std::string::npos ? 6 : 1;
+}
+
+int failure(const Options& o, uint64_t seed, const std::set<int>& skip, bool print) {
   return in_child([&] {
-           alarm(kMostSeconds);
-           Counts counts;
-           if (!print && std::freopen("/dev/null", "w", stderr) == nullptr) return 2;
-           const Verdict v = judge(seed, skip, o.devices, counts);
-           if (print) std::printf("%s\n", v.text.c_str());
-           return v.fails() ? 1 : 0;
-         }) != 0;
+    alarm(kMostSeconds);
+    Counts counts;
+    if (!print && std::freopen("/dev/null", "w", stderr) == nullptr) return 2;
+    const Verdict v = judge(seed, skip, o.devices, counts);
+    if (print) std::printf("%s\n", v.text.c_str());
+    return kind_of(v.text);
+  });
 }
 
 // Leaves out pieces, in order from the last, while the case fails.
-std::set<int> smaller(const Options& o, uint64_t seed, std::set<int> skip) {
+std::set<int> smaller(const Options& o, uint64_t seed, std::set<int> skip, int kind) {
   std::vector<int> pieces;
   for (const int piece : built(seed, skip).pieces) pieces.insert(pieces.begin(), piece);
   for (const int piece : pieces) {
     std::set<int> fewer = skip;
-    if (fewer.insert(piece).second && fails(o, seed, fewer, false)) skip = fewer;
+    if (fewer.insert(piece).second && failure(o, seed, fewer, false) == kind) skip = fewer;
   }
   return skip;
 }
@@ -90,13 +98,13 @@ void report(const Options& o, uint64_t seed, int code, const char* text) {
                 code - 128, code - 128 == SIGALRM ? "it took too long" : strsignal(code - 128));
   else
     std::printf("graph %llu: %s\n", static_cast<unsigned long long>(seed), text);
-  const std::set<int> skip = smaller(o, seed, o.skip);
+  const std::set<int> skip = smaller(o, seed, o.skip, code > 128 ? code : kind_of(text));
   std::string list;
   for (const int piece : skip) list += (list.empty() ? "" : ",") + std::to_string(piece);
   std::printf("--- with --first %llu --count 1 --skip '%s':\n",
               static_cast<unsigned long long>(seed), list.c_str());
   print_case(built(seed, skip).log);
-  fails(o, seed, skip, true);
+  failure(o, seed, skip, true);
 }
 
 // Graphs from `from` on, until one differs or the time is over.
