@@ -21,8 +21,19 @@ constexpr unsigned char kGuard = 0xa5;
 // The fill of memory that a step has not written: NaN for readers of F32, F16 and BF16 alike, and
 // not the same at any two neighbouring places, so that neither a computed NaN nor a copy of another
 // place looks like it.
+constexpr uint64_t kPeriod = 252;
 unsigned char unwritten(uint64_t at) {
-  return at % 2 != 0 ? 0xff : static_cast<unsigned char>(0x81 + at / 2 * 37 % 126);
+  return at % 2 != 0 ? 0xff : static_cast<unsigned char>(0x81 + at % kPeriod / 2 * 37 % 126);
+}
+// The fill from a multiple of the period on, for any place in it: larger than what is written at
+// once.
+const std::vector<unsigned char>& unwritten_bytes() {
+  static const std::vector<unsigned char> bytes = [] {
+    std::vector<unsigned char> b((1 << 20) + kPeriod);
+    for (size_t i = 0; i < b.size(); ++i) b[i] = unwritten(i);
+    return b;
+  }();
+  return bytes;
 }
 
 struct Range {
@@ -138,12 +149,14 @@ struct Guard {
   static State state;
 
   static mica_status fill(mica_b_buffer* buffer, uint64_t offset, uint64_t bytes, bool guard) {
-    std::vector<unsigned char> data(std::min<uint64_t>(bytes, 1 << 20), kGuard);
-    for (uint64_t at = 0; at < bytes; at += data.size()) {
-      const uint64_t n = std::min<uint64_t>(data.size(), bytes - at);
-      for (uint64_t i = 0; i < n && !guard; ++i) data[i] = unwritten(offset + at + i);
-      const mica_status status = state.inner->buffer_write(buffer, offset + at, data.data(), n);
+    const std::vector<unsigned char> guards(guard ? bytes : 0, kGuard);
+    for (uint64_t at = 0; at < bytes;) {
+      const uint64_t n = std::min<uint64_t>(bytes - at, 1 << 20);
+      const unsigned char* data =
+          guard ? guards.data() + at : unwritten_bytes().data() + (offset + at) % kPeriod;
+      const mica_status status = state.inner->buffer_write(buffer, offset + at, data, n);
       if (status != MICA_OK) return status;
+      at += n;
     }
     return MICA_OK;
   }
@@ -178,7 +191,7 @@ struct Guard {
   static void check_fill(const std::vector<unsigned char>& arena, const Range& r,
                          const std::string& what) {
     for (uint64_t i = r.begin; i < r.end; ++i)
-      if (arena[i] != unwritten(i))
+      if (arena[i] != unwritten_bytes()[i % kPeriod])
         return state.complain("byte " + std::to_string(i - r.begin) + " of " + what +
                               " was written");
   }

@@ -31,11 +31,12 @@ class Rng {
   }
   bool chance(int percent) { return in(0, 99) < percent; }
   double unit() { return static_cast<double>(next() >> 11) * 0x1p-53; }
-  // Twelve uniform numbers: near enough to a normal one, and never far out.
+  // The sum of four uniform numbers: near enough to a normal one, and never far out.
   double normal() {
-    double sum = -6;
-    for (int i = 0; i < 12; ++i) sum += unit();
-    return sum;
+    const uint64_t bits = next();
+    double sum = -2;
+    for (int i = 0; i < 64; i += 16) sum += static_cast<double>(bits >> i & 0xffff) * 0x1p-16;
+    return sum * 1.7320508;
   }
   template <class T>
   const T& of(const std::vector<T>& list) {
@@ -76,6 +77,9 @@ struct Leaf {
   bool exact = true;     // what is written into it
   std::vector<unsigned char> bytes;
 };
+
+// What it holds at a time: a weight at 0, an input in each round.
+std::vector<unsigned char> leaf_bytes(const Leaf& leaf, uint64_t seed, uint64_t time);
 
 // A value of a graph.
 struct Item {

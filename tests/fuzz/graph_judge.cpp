@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 
 namespace mica::fuzz {
 namespace {
@@ -176,6 +175,7 @@ class Judge {
       for (const std::string& device : devices) same_refusal(v, device, asked);
     for (const std::string& device : devices)
       if (!v.fails()) compare(v, device);
+    v.log.insert(v.log.end(), unsupported_.begin(), unsupported_.end());
     return v;
   }
 
@@ -249,7 +249,7 @@ class Judge {
                  ", fused: " + mica_status_name(fused.status) + ", " + fused.text + unfused.text;
         return;
       }
-      if (std::getenv("FUZZ_WHY")) std::printf("WHY %s\n", fused.text.c_str());
+      unsupported_.push_back(device + " cannot run: " + fused.text);
       if (!skip_.insert(fused.piece).second) break;
     }
     counts_.unsupported += unsupported ? 1 : 0;
@@ -306,6 +306,7 @@ class Judge {
   uint64_t seed_;
   std::set<int> skip_, plain_skip_;
   Counts& counts_;
+  std::vector<std::string> unsupported_;
   RunResult plain_;
   struct {
     bool has = false;

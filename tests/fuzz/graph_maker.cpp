@@ -183,14 +183,14 @@ int64_t Maker::any_dim() {
 
 // Few elements; rows often of whole blocks; the extent's maximum last.
 Dims Maker::shape(int extent) {
-  static const std::vector<int64_t> rows = {1,  2,  3,  5,  8,  16, 17, 31, 32,  32,  32,
-                                            33, 40, 48, 64, 64, 64, 96, 96, 256, 256, 512};
+  static const std::vector<int64_t> rows = {1,  2,  3,  5,  8,  16, 17, 31, 32, 32,  32,
+                                            33, 40, 48, 64, 64, 64, 64, 96, 96, 256, 512};
   const int64_t rank = rng_.of(std::vector<int64_t>{1, 2, 2, 2, 2, 3, 3, 4});
   Dims dim = {rng_.of(rows)};
   int64_t elements = dim[0];
   for (int64_t i = 1; i < std::max<int64_t>(rank, extent >= 0 ? 2 : 1); ++i) {
     int64_t n = rng_.of(std::vector<int64_t>{1, 2, 2, 3, 4, 4, 5, 6, 8, 12, 17});
-    if (elements * n > 4096) n = 2;
+    if (elements * n > 2048) n = 2;
     dim.push_back(n);
     elements *= n;
   }

@@ -14,56 +14,6 @@ struct Failure {
   std::string text;
 };
 
-uint64_t hash(const std::string& text) {
-  uint64_t h = 0xcbf29ce484222325ull;
-  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
-  return h;
-}
-
-std::vector<float> values_of(const Leaf& leaf, size_t n, uint64_t seed, uint64_t time) {
-  Rng rng(seed ^ hash(leaf.name), time);
-  const Fill& f = leaf.fill;
-  std::vector<float> out(n);
-  for (size_t i = 0; i < n; ++i) {
-    double x = 0;
-    if (f.kind == Fill::kNormal) x = f.a + f.b * rng.normal();
-    if (f.kind == Fill::kUniform) x = f.a + (f.b - f.a) * rng.unit();
-    if (f.kind == Fill::kDistinct) x = f.a + static_cast<double>(i);
-    if (f.kind == Fill::kIntegers)
-      x = static_cast<double>(rng.in(static_cast<int64_t>(f.a), static_cast<int64_t>(f.b)));
-    if (f.kind == Fill::kMask) x = rng.chance(25) ? -INFINITY : rng.chance(50) ? 0 : rng.normal();
-    out[i] = static_cast<float>(x);
-  }
-  for (size_t i = n; f.kind == Fill::kDistinct && i > 1; --i)
-    std::swap(out[i - 1], out[static_cast<size_t>(rng.in(0, static_cast<int64_t>(i) - 1))]);
-  return out;
-}
-
-std::vector<unsigned char> encode(mica_dtype dtype, const std::vector<float>& values) {
-  const mica_dtype_info& info = *mica_dtype_get(dtype);
-  std::vector<unsigned char> bytes(values.size() / info.block_elems * info.block_bytes);
-  if (dtype != MICA_I32 && dtype != MICA_I64) {
-    if (mica_dtype_encode(dtype, values.data(), bytes.data(), values.size()) != MICA_OK)
-      throw Failure{MICA_INTERNAL, "values cannot be encoded"};
-    return bytes;
-  }
-  for (size_t i = 0; i < values.size(); ++i) {
-    const auto wide = static_cast<int64_t>(values[i]);
-    const auto narrow = static_cast<int32_t>(wide);
-    if (dtype == MICA_I32)
-      std::memcpy(&bytes[i * 4], &narrow, 4);
-    else
-      std::memcpy(&bytes[i * 8], &wide, 8);
-  }
-  return bytes;
-}
-
-size_t elements(const Dims& dim) {
-  size_t n = 1;
-  for (const int64_t d : dim) n *= static_cast<size_t>(d);
-  return n;
-}
-
 // A value of an extent: often at its ends.
 int64_t live_of(Rng& rng, int64_t max) {
   switch (rng.in(0, 6)) {
@@ -157,7 +107,7 @@ class World {
       }
       shared_.layers.push_back(l);
     }
-    cells_ = static_cast<uint32_t>(rng.in(2, 5)) * 64;
+    cells_ = static_cast<uint32_t>(rng.in(2, 4)) * 64;
   }
 
   void open() {
@@ -207,8 +157,7 @@ class World {
   }
 
   void load() {
-    for (Leaf& w : shared_.weight_leaves)
-      w.bytes = encode(w.dtype, values_of(w, elements(w.dim), o_.seed, 0));
+    for (Leaf& w : shared_.weight_leaves) w.bytes = leaf_bytes(w, o_.seed, 0);
     const mica_weight_source source = {
         this,
         [](void* user, uint32_t i, uint64_t offset, uint64_t, void*, const void** out) {
@@ -228,8 +177,7 @@ class World {
   // Fresh values; rows beyond the live ones hold NaN and numbers that are no index.
   void write_inputs(int64_t i_round) {
     for (Leaf& in : shared_.inputs) {
-      in.bytes = encode(
-          in.dtype, values_of(in, elements(in.dim), o_.seed, static_cast<uint64_t>(i_round) + 1));
+      in.bytes = leaf_bytes(in, o_.seed, static_cast<uint64_t>(i_round) + 1);
       if (in.extent >= 0) {
         const size_t row = in.bytes.size() / static_cast<size_t>(in.dim.back());
         const int64_t live = shared_.extents[static_cast<size_t>(in.extent)].live;
