@@ -231,7 +231,7 @@ class Judge {
     for (size_t i = 0; i < a.runs.size() && !v.fails(); ++i)
       for (size_t k = 0; k < a.runs[i].size() && !v.fails(); ++k) {
         const std::string why = compare_bits(a.runs[i][k], b.runs[i][k], other);
-        if (!why.empty()) v.text = what + ", " + b.events[i] + ": " + why;
+        if (!why.empty()) v.text = what + ", " + b.labels[i] + ": " + why;
       }
   }
 
@@ -279,7 +279,7 @@ class Judge {
       for (size_t k = 0; k < got.runs[i].size(); ++k) {
         const std::string why = compare_seen(got, want, i, k, plain);
         if (why.empty()) continue;
-        v.text = what + ", " + got.events[i] + ": " + why;
+        v.text = what + ", " + got.labels[i] + ": " + why;
         return;
       }
   }
@@ -295,7 +295,7 @@ class Judge {
       if (why.empty() || n == kMostJitters) return why;
       if (n == jitters_.size()) {
         counts_.jittered += n == 0 ? 1 : 0;
-        jitters_.push_back(reference(seed_, skip_, ",jitter" + std::to_string(n + 1),
+        jitters_.push_back(reference(seed_, skip_, ",shake" + std::to_string(n + 1),
                                      plain ? NodeNumerics{} : got.numerics));
       }
       if (jitters_[n].stage != RunResult::kDone) return why;

@@ -114,6 +114,8 @@ Item Maker::input(mica_dtype dtype, const Dims& dim, const Fill& fill, int exten
   like.size = fill.size();
   Item item = add(t, like, "input '" + called + "'");
   items_.back().is_leaf = item.is_leaf = true;
+  // What int8 activations make of infinities is unspecified: a mask is an operand by choice.
+  if (fill.kind == Fill::kMask) items_.pop_back();
   return item;
 }
 

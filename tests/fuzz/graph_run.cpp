@@ -305,6 +305,7 @@ class World {
     }
     if (r_.complaint.empty()) r_.complaint = conformance::guards_complaint(o_.role);
     r_.runs.push_back(std::move(seen));
+    r_.labels.push_back(r_.events.back());
   }
 
   static size_t bytes_of(const mica_tensor_info& info) {

@@ -34,7 +34,8 @@ struct RunResult {
   int piece = -1;                   // that a builder or the device refused
   std::vector<std::string> events;  // edits of the cache and reserves, with their statuses
   std::vector<std::vector<Seen>> runs;
-  std::string complaint;  // something was written that nobody may write
+  std::vector<std::string> labels;  // of the runs
+  std::string complaint;            // something was written that nobody may write
   conformance::NodeNumerics numerics;
   std::vector<std::string> log;  // the graphs, as builder calls
   std::set<int> pieces;

@@ -66,7 +66,6 @@ Dims Maker::split(const Item& x) {
 
 Item Maker::reshaped(const Item& x, const Dims& dim) {
   Item like = x;
-  like.packed = like.rows = true;
   return add(mica_reshape(g_, x.t, static_cast<uint32_t>(dim.size()), dim.data()), like,
              "mica_reshape(" + use(x) + ", " + text_of(dim) + ")", true);
 }
