@@ -192,7 +192,7 @@ Dims Maker::shape(int extent) {
   int64_t elements = dim[0];
   for (int64_t i = 1; i < std::max<int64_t>(rank, extent >= 0 ? 2 : 1); ++i) {
     int64_t n = rng_.of(std::vector<int64_t>{1, 2, 2, 3, 4, 4, 5, 6, 8, 12, 17});
-    if (elements * n > 2048) n = 2;
+    if (elements * n > 1024) n = 2;
     dim.push_back(n);
     elements *= n;
   }

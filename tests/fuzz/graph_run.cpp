@@ -79,8 +79,8 @@ class World {
     static const std::vector<int64_t> maxima = {1, 2, 3, 4, 5, 8, 13, 24};
     shared_.extents = {{"n", rng.of(maxima), 0}, {"m", rng.of(maxima), 0}};
     if (!rng.chance(40)) return;
-    n_rounds_ = rng.in(2, 5);
-    static const std::vector<int64_t> tokens = {1, 2, 3, 7, 16, 33, 70};
+    n_rounds_ = rng.in(2, 4);
+    static const std::vector<int64_t> tokens = {1, 1, 2, 3, 5, 7, 9, 16, 16, 33, 70};
     for (int64_t p = 0; p < n_plans_; ++p)
       shared_.extents.push_back({"tokens" + std::to_string(p), rng.of(tokens), 0});
     choose_layers(rng);
@@ -107,7 +107,7 @@ class World {
       }
       shared_.layers.push_back(l);
     }
-    cells_ = static_cast<uint32_t>(rng.in(2, 4)) * 64;
+    cells_ = static_cast<uint32_t>(rng.in(2, 3)) * 64;
   }
 
   void open() {
