@@ -190,8 +190,9 @@ struct Guard {
 
   static void check_fill(const std::vector<unsigned char>& arena, const Range& r,
                          const std::string& what) {
+    const unsigned char* const fill = unwritten_bytes().data();
     for (uint64_t i = r.begin; i < r.end; ++i)
-      if (arena[i] != unwritten_bytes()[i % kPeriod])
+      if (arena[i] != fill[i % kPeriod])
         return state.complain("byte " + std::to_string(i - r.begin) + " of " + what +
                               " was written");
   }

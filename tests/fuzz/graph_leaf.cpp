@@ -58,8 +58,20 @@ size_t elements(const Dims& dim) {
 
 }  // namespace
 
+// The runs of a case ask for the same bytes: those of one seed are kept.
 std::vector<unsigned char> leaf_bytes(const Leaf& leaf, uint64_t seed, uint64_t time) {
-  return encode(leaf.dtype, values_of(leaf, elements(leaf.dim), seed, time));
+  static uint64_t seed_kept = 0;
+  static std::map<std::string, std::vector<unsigned char>> kept;
+  if (seed != seed_kept) kept.clear();
+  seed_kept = seed;
+  const Fill& f = leaf.fill;
+  std::string key = leaf.name + " " + std::to_string(time) + " " + std::to_string(leaf.dtype) +
+                    " " + std::to_string(f.kind) + " " + std::to_string(f.a) + " " +
+                    std::to_string(f.b);
+  for (const int64_t d : leaf.dim) key += " " + std::to_string(d);
+  std::vector<unsigned char>& bytes = kept[key];
+  if (bytes.empty()) bytes = encode(leaf.dtype, values_of(leaf, elements(leaf.dim), seed, time));
+  return bytes;
 }
 
 }  // namespace mica::fuzz
