@@ -169,7 +169,7 @@ uint32_t coop_shared_bytes(const Cut& c) {
   const uint32_t pitch_k = (c.dim_k + 15) / 16 * 2 + 1, pitch_v = (c.dim_v + 15) / 16 * 2 + 1;
   const uint32_t pool_k = std::max(64 * pitch_k, 17 * c.tile_rows);
   const uint32_t pool_v = std::max(64 * pitch_v, pitch_k * c.tile_rows);
-  return (pool_k + pool_v) * 16 + c.tile_rows * 16;
+  return (pool_k + pool_v) * 16 + c.tile_rows * 16 + 16;
 }
 
 Units matrix_units(const DeviceCaps& caps) {

@@ -111,13 +111,26 @@ float finish_score(float s, uint token, uint head, uint column) {
     if (column >= push.mask_columns) return minus_infinity();
     uint64_t row = push.mask + uint64_t(token) * push.s_mask_token;
     if (has(kMaskHeads)) row += uint64_t(head) * push.s_mask_head;
-    s += has(kMaskF16) ? f16_value(uint(U16P(row).v[column])) : F32P(row).v[column];
+    const float bias = has(kMaskF16) ? f16_value(uint(U16P(row).v[column])) : F32P(row).v[column];
+    if (bias == minus_infinity()) return bias;  // whatever the cell holds
+    s += bias;
   }
   return s;
 }
 
 // exp(s - largest), 0 for what is not seen.
 float weight_of(float s, float largest) { return s == minus_infinity() ? 0.0 : exp(s - largest); }
+
+// Where some rows do not see all cells, what K and V hold in hidden ones must not matter. Scores
+// are replaced; but a weight of 0 times an infinite V would be not-a-number.
+bool not_finite(float x) { return (floatBitsToUint(x) & kInfinity) == kInfinity; }
+bool not_finite(vec4 x) {
+  return not_finite(x.x) || not_finite(x.y) || not_finite(x.z) || not_finite(x.w);
+}
+float weighted(float w, float v) { return w == 0.0 ? 0.0 : w * v; }
+vec4 weighted(vec4 w, float v) {
+  return vec4(weighted(w.x, v), weighted(w.y, v), weighted(w.z, v), weighted(w.w, v));
+}
 
 uint64_t q_row(uint token, uint head) {
   return push.q + uint64_t(token) * push.s_q_token + uint64_t(head) * push.s_q_head;

@@ -7,6 +7,15 @@
 layout(constant_id = 11) const uint kLanesK = 8;  // of a stored row
 layout(constant_id = 12) const uint kLanesV = 8;
 #include "kernels/common/fragments.glsl"
+#ifdef COOP
+#define frag_scale(c, x) c = c * (x)
+#define frag_add(c, d) c = c + d
+#else
+#define frag_scale(c, x) \
+  for (uint i_ = 0u; i_ < 64u; ++i_) c.e[i_] *= x
+#define frag_add(c, d) \
+  for (uint i_ = 0u; i_ < 64u; ++i_) c.e[i_] += d.e[i_]
+#endif
 
 const uint kSize = gl_WorkGroupSize.x;
 const uint kFragsK = (kDimK + 15u) / 16u;
@@ -35,6 +44,7 @@ shared uvec4 pool_v[kPoolV];
 shared float factor[kUnitRows];
 shared float totals[kUnitRows * kFragFolds];
 shared int position[kUnitRows];
+shared uint page_apart;  // of a page that some row does not see whole: V is not finite somewhere
 
 FragA q_parts[2u * kFragsK];  // the lower, then the upper
 FragC sums[kFragsV];
@@ -87,7 +97,14 @@ bool is_inside(uint cell, ivec2 range) { return int(cell) >= range.x && int(cell
 // All loads are on their way before the first is waited for.
 const uint kPartsK = (128u * kFragsK + kSize - 1u) / kSize;
 const uint kPartsV = (128u * kFragsV + kSize - 1u) / kSize;
-void put_pages(Page pk, uint64_t k_head, Page pv, uint64_t v_head, ivec2 range) {
+// Is a half infinite or not-a-number?
+bool has_not_finite(uvec4 halves) {
+  bool found = false;
+  [[unroll]] for (uint i = 0u; i < 4u; ++i) found =
+      found || (halves[i] & 0x7c00u) == 0x7c00u || (halves[i] & 0x7c000000u) == 0x7c000000u;
+  return found;
+}
+void put_pages(Page pk, uint64_t k_head, Page pv, uint64_t v_head, ivec2 range, bool hides) {
   uvec4 k[kPartsK], v[kPartsV];
   FRAG_UNROLL for (uint i = 0u; i < kPartsK; ++i) {
     const uint part = tid() + i * kSize, cell = part / (kFragsK * 2u), lane = part % (kFragsK * 2u);
@@ -110,6 +127,26 @@ void put_pages(Page pk, uint64_t k_head, Page pv, uint64_t v_head, ivec2 range) 
     const uint part = tid() + i * kSize;
     if (part < 128u * kFragsV)
       pool_v[part / (kFragsV * 2u) * kPitchV + part % (kFragsV * 2u)] = v[i];
+    if (hides && has_not_finite(v[i])) page_apart = 1u;
+  }
+}
+
+// Halves of V as one of three matrices has them: the finite ones; 1 for +infinity and not-a-number;
+// -1 for -infinity and not-a-number. The rest is zero.
+uint part_of_half(uint half_bits, uint which) {
+  const bool finite = (half_bits & 0x7c00u) != 0x7c00u;
+  if (which == 0u) return finite ? half_bits : 0u;
+  const bool mine = !finite && ((half_bits & 0x3ffu) != 0u || half_bits >> 15 == which - 1u);
+  return mine ? (which == 1u ? 0x3c00u : 0xbc00u) : 0u;
+}
+void put_part_of_values(Page pv, uint64_t v_head, ivec2 range, uint which) {
+  for (uint part = tid(); part < 128u * kFragsV; part += kSize) {
+    const uint cell = part / (kFragsV * 2u), lane = part % (kFragsV * 2u);
+    uvec4 v = uvec4(0u);
+    if (lane < kLanesV && is_inside(cell, range)) v = U32x4P(v_head + cell * pv.row_bytes).v[lane];
+    [[unroll]] for (uint i = 0u; i < 4u; ++i) v[i] =
+        part_of_half(v[i] & 0xffffu, which) | part_of_half(v[i] >> 16, which) << 16;
+    pool_v[cell * kPitchV + lane] = v;
   }
 }
 
@@ -187,10 +224,13 @@ void softmax(Entry e, uint n_rows) {
   frag_barrier();
 }
 
-void add_values(ivec2 range) {
+void shrink_sums() {
   FragC shrink;
   load_repeated(shrink, factor, team_row());
   FRAG_UNROLL for (uint i = 0u; i < kFragsV; ++i) frag_times(sums[i], shrink);
+}
+
+void add_values(ivec2 range) {
   for (uint c = uint(range.x) / 16u; int(c * 16u) < range.y; ++c) {
     FragA w[2];  // the upper parts, the lower
     FRAG_UNROLL for (uint h = 0u; h < 2u; ++h)
@@ -199,6 +239,35 @@ void add_values(ivec2 range) {
       FragB v;
       load_rows(v, pool_v, c * 16u * kPitchV + 2u * i, kPitchV);
       FRAG_UNROLL for (uint h = 0u; h < 2u; ++h) frag_multiply(w[h], v, sums[i]);
+    }
+  }
+}
+
+// As add_values, where V is not finite somewhere and some rows do not see it: a weight of 0 times
+// it would be not-a-number. Finite elements first; then what rows with a weight get of the others:
+// a sum of weights, made infinite.
+void add_values_apart(Page pv, uint64_t v_head, ivec2 range) {
+  barrier();
+  put_part_of_values(pv, v_head, range, 0u);
+  barrier();
+  add_values(range);
+  [[dont_unroll]] for (uint which = 1u; which < 3u; ++which) {
+    barrier();
+    put_part_of_values(pv, v_head, range, which);
+    barrier();
+    FRAG_UNROLL for (uint i = 0u; i < kFragsV; ++i) {
+      FragC found;
+      frag_clear(found);
+      for (uint c = uint(range.x) / 16u; int(c * 16u) < range.y; ++c) {
+        FragA w;
+        load_rows(w, pool_k, team_row() * kPitchS + 2u * c, kPitchS);
+        FragB v;
+        load_rows(v, pool_v, c * 16u * kPitchV + 2u * i, kPitchV);
+        frag_multiply(w, v, found);
+      }
+      frag_scale(found, 3.0e38);
+      frag_scale(found, 3.0e38);
+      frag_add(sums[i], found);
     }
   }
 }
@@ -280,16 +349,24 @@ void main() {
     if (range.x >= range.y) continue;
     const uint64_t k_head = head_at(pk, push.k, e.page, n_kv_heads, i_kv_head);
     const uint64_t v_head = head_at(pv, push.v, e.page, n_kv_heads, i_kv_head);
+    const bool hides = seen_cells(e, high).z > range.x || seen_cells(e, low).w < range.y;
+    if (tid() == 0u) page_apart = 0u;
     barrier();
-    put_pages(pk, k_head, pv, v_head, range);
+    put_pages(pk, k_head, pv, v_head, range, hides);
     barrier();
+    const bool apart = page_apart != 0u;
     multiply_keys();
     barrier();
     FRAG_UNROLL for (uint c = 0u; c < 4u; ++c)
         store_floats(scores[c], pool_k, team_row() * kPitchS + 4u * c, kPitchS);
     frag_barrier();
     softmax(e, unit_rows);
-    add_values(range);
+    shrink_sums();
+    if (apart) {
+      add_values_apart(pv, v_head, range);
+    } else {
+      add_values(range);
+    }
   }
   store_results(u, first_row, n_rows, i_kv_head);
 }

@@ -148,21 +148,31 @@ void load_values(Page p, uint64_t head, uint first, ivec2 range) {
   load_batch(p, head, first, tid() / kLanesV, kCellsV, tid() % kLanesV, range, ahead);
 }
 
-void add_batch(uint base, Raw raw[kBatch]) {
+// `hides`: some row does not see all cells of the step.
+void add_batch(uint base, Raw raw[kBatch], bool hides) {
   [[unroll]] for (uint b = 0u; b < kBatch; ++b) {
     const uint c = base + b * kCellsV;
     if (c >= kStep) continue;
     float v[8];
     decode_lane(kDtypeV, raw[b], v);
+    bool apart = false;
+    if (hides) {
+      [[unroll]] for (uint j = 0u; j < 8u; ++j) apart = apart || not_finite(v[j]);
+    }
     [[unroll]] for (uint quad = 0u; quad < kQuads; ++quad) {
       const vec4 w = weights[quad * kStep + c];
       denominator[quad] += w;
+      if (apart) {
+        [[unroll]] for (uint j = 0u; j < 8u; ++j) sums[quad * 8u + j] += weighted(w, v[j]);
+        continue;
+      }
       [[unroll]] for (uint j = 0u; j < 8u; ++j) sums[quad * 8u + j] += w * v[j];
     }
   }
 }
 
-void add_values(Page p, uint64_t head, uint first, ivec2 range, uint before, uint after) {
+void add_values(Page p, uint64_t head, uint first, ivec2 range, bool hides, uint before,
+                uint after) {
   const uint lane = tid() % kLanesV, slot = tid() / kLanesV;
   if (slot >= kCellsV) return;
   [[unroll]] for (uint quad = 0u; quad < kQuads; ++quad) {
@@ -173,11 +183,11 @@ void add_values(Page p, uint64_t head, uint first, ivec2 range, uint before, uin
     denominator[quad] *= less;
     [[unroll]] for (uint j = 0u; j < 8u; ++j) sums[quad * 8u + j] *= less;
   }
-  add_batch(slot, ahead);
+  add_batch(slot, ahead, hides);
   for (uint base = slot + kBatch * kCellsV; base < kStep; base += kBatch * kCellsV) {
     Raw raw[kBatch];
     load_batch(p, head, first, base, kCellsV, lane, range, raw);
-    add_batch(base, raw);
+    add_batch(base, raw, hides);
   }
 }
 
@@ -240,11 +250,14 @@ void main() {
       seen[tid()] = first_row + tid() < n_rows ? seen_cells(e, position[tid()]) : ivec4(0);
     }
     barrier();
-    ivec2 range = ivec2(64, 0);
+    ivec2 range = ivec2(64, 0), by_all = ivec2(0, 64);  // what any row sees, and what all do
     for (uint r = 0u; r < kUnitRows; ++r) {
       const ivec2 one = seen_range(seen[r]);
       range = ivec2(min(range.x, one.x), max(range.y, one.y));
+      if (first_row + r < n_rows)
+        by_all = ivec2(max(by_all.x, seen[r].z), min(by_all.y, seen[r].w));
     }
+    const bool hides = has(kMasked) || by_all.x > range.x || by_all.y < range.y;
     const uint64_t k_head = head_at(pk, push.k, e.page, n_kv_heads, i_kv_head);
     const uint64_t v_head = head_at(pv, push.v, e.page, n_kv_heads, i_kv_head);
     for (uint first = uint(range.x) / kStep * kStep; int(first) < range.y; first += kStep) {
@@ -258,7 +271,7 @@ void main() {
       const uint after = kQuads - now;
       exponentials(now, after);
       barrier();
-      add_values(pv, v_head, first, range, now, after);
+      add_values(pv, v_head, first, range, hides, now, after);
       now = after;
     }
     column += e.n_cells;

@@ -25,7 +25,8 @@ shared vec4 weights[64u * kRowStride];  // [cell][row]
 shared float largest[kUnitRows], less[kUnitRows];
 shared ivec4 seen[kUnitRows];
 shared int position[kUnitRows];
-shared int range_begin, range_end;
+shared int range_begin, range_end;    // of the page: what any row sees
+shared int by_all_begin, by_all_end;  // what all do
 
 vec4 scores[kTileRows];
 vec4 sums[kTileRows * kParts];
@@ -134,17 +135,27 @@ void load_v(Page p, uint64_t head, uint first, ivec2 range) {
   }
 }
 
-void add_values(uint tx, uint ty, uint first) {
+// `hides`: some row does not see all cells of the page.
+void add_values(uint tx, uint ty, uint first, bool hides) {
   for (uint c = 0u; c < kStepV; ++c) {
     vec4 v[kParts];
     [[unroll]] for (uint part = 0u; part < kParts; ++part) {
       v[part] = pool[c * kElemStride + part * 16u + tx];
     }
+    bool apart = false;
+    if (hides) {
+      [[unroll]] for (uint part = 0u; part < kParts; ++part) apart = apart || not_finite(v[part]);
+    }
     [[unroll]] for (uint quad = 0u; quad < kQuads; ++quad) {
       const vec4 w = weights[(first + c) * kRowStride + ty * kQuads + quad];
       [[unroll]] for (uint r = 0u; r < 4u; ++r) {
         [[unroll]] for (uint part = 0u; part < kParts; ++part) {
-          sums[(quad * 4u + r) * kParts + part] += w[r] * v[part];
+          const uint at = (quad * 4u + r) * kParts + part;
+          if (apart) {
+            sums[at] += w[r] == 0.0 ? vec4(0.0) : w[r] * v[part];
+          } else {
+            sums[at] += w[r] * v[part];
+          }
         }
       }
     }
@@ -207,6 +218,8 @@ void main() {
     if (tid() == 0u) {
       range_begin = 64;
       range_end = 0;
+      by_all_begin = 0;
+      by_all_end = 64;
     }
     barrier();
     for (uint r = tid(); r < kUnitRows; r += kSize) {
@@ -214,9 +227,14 @@ void main() {
       const ivec2 one = seen_range(seen[r]);
       atomicMin(range_begin, one.x);
       atomicMax(range_end, one.y);
+      if (first_row + r < n_rows) {
+        atomicMax(by_all_begin, seen[r].z);
+        atomicMin(by_all_end, seen[r].w);
+      }
     }
     barrier();
     const ivec2 range = ivec2(range_begin, range_end);
+    const bool hides = has(kMasked) || by_all_begin > range.x || by_all_end < range.y;
     const uint first_column = column - e.first_cell;
     column += e.n_cells;
     if (range.x >= range.y) continue;
@@ -239,7 +257,7 @@ void main() {
       barrier();
       load_v(pv, v_head, first, range);
       barrier();
-      add_values(tx, ty, first);
+      add_values(tx, ty, first, hides);
     }
   }
   store_results(u, first_row, n_rows, i_kv_head, tx, ty);
