@@ -116,6 +116,20 @@ struct CellsF16 {
       }
   }
 
+  // What is_apart() becomes zero. True: this thread had some.
+  static constexpr bool kMayBeApart = true;
+  __device__ static bool clear_values(V& v) {
+    bool found = false;
+#pragma unroll
+    for (int h = 0; h < kDim / 64; ++h)
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        uint4& x = v.x[h][r];
+        found |= clear_apart(x.x) | clear_apart(x.y) | clear_apart(x.z) | clear_apart(x.w);
+      }
+    return found;
+  }
+
   __device__ static void scores(const K& k, const Queries<kDim>& queries, UnitScores& p) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     float lower[2][4];
@@ -250,6 +264,10 @@ struct CellsQuant {
       }
     }
   }
+
+  // Encoders keep scales finite.
+  static constexpr bool kMayBeApart = false;
+  __device__ static bool clear_values(V&) { return false; }
 
   // The operands of two products: eight quants.
   __device__ static void k_operands(const uint2& x, uint32_t (&out)[4]) {

@@ -17,9 +17,9 @@ __device__ bool sees_all(const AttentionArgs& a, const Entry& e, const DecodeSta
 }
 
 // Products to weights times 2^12, and what was summed before to the new maximum. `e`: the unit's
-// part of its entry, in the unit's cells from cell0 on.
+// part of its entry, in the unit's cells from cell0 on. False: every row sees all cells.
 template <int kDim>
-__device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
+__device__ bool unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
                              DecodeState<kDim>& s, float (&p)[2][4]) {
   const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
@@ -32,7 +32,8 @@ __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
 #pragma unroll
       for (int i = 0; i < 4; ++i) p[n][i] = a.op.softcap * tanhf(p[n][i] / a.op.softcap);
   }
-  if (!sees_all(a, e, s)) {
+  const bool hides = !sees_all(a, e, s);
+  if (hides) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Seen seen = seen_cells(a, e, s.position[half]);
@@ -69,11 +70,39 @@ __device__ void unit_softmax(const AttentionArgs& a, const Entry& e, int cell0,
     s.denominator[half] = s.denominator[half] * less[half] + sum;
   }
   // Mostly no row has a new maximum.
-  if (__all_sync(0xffffffffu, less[0] == 1.0f && less[1] == 1.0f)) return;
+  if (__all_sync(0xffffffffu, less[0] == 1.0f && less[1] == 1.0f)) return hides;
 #pragma unroll
   for (int j = 0; j < kDim / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) s.sums[j][i] *= less[i / 2];
+  return hides;
+}
+
+// What clear_values() took from the products, to the sums of the rows that see it. Apart, so that
+// its registers are.
+template <class Cells>
+__device__ __noinline__ void add_apart(const AttentionArgs& a, const Entry& e, const char* head,
+                                       int cell0, const int32_t (&position)[2],
+                                       const float (&p)[2][4], float (&sums)[Cells::kDim / 8][4]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const Seen seen[2] = {seen_cells(a, e, position[0]), seen_cells(a, e, position[1])};
+  for (int i_cell = 0; i_cell < e.n_cells; ++i_cell) {
+    const int cell = e.first_cell + i_cell;
+    const int at = cell - cell0;
+    float w[2];
+    for (int half = 0; half < 2; ++half)
+      w[half] = __shfl_sync(0xffffffffu, p[at / 8][2 * half + at % 2], lane / 4 * 4 + at % 8 / 2);
+    for (int j = 0; j < Cells::kDim / 8; ++j)
+      for (int i = 0; i < 2; ++i) {
+        const int d = Cells::dimension(j, lane % 4 * 2 + i);
+        if (d >= a.dim_v) continue;
+        const float x =
+            kv_element(a.v, head, static_cast<uint32_t>(cell), static_cast<uint32_t>(d));
+        if (!is_apart(x)) continue;
+        for (int half = 0; half < 2; ++half)
+          if (seen[half].has(i_cell)) sums[j][2 * half + i] += w[half] * x;
+      }
+  }
 }
 
 // A unit's part of its entry, as an entry. Units are counted from the first entry in `shared`.
@@ -166,6 +195,19 @@ struct DecodeCells {
     const int cell0 = unit % kPageUnits * kUnitCells;
     if (e.n_cells > 0) Cells::load_v(a, v_head(a, e, item.kv_head), e, cell0, v);
   }
+  __device__ void add_values_apart(const Entry& e, int cell0, const float (&p)[2][4],
+                                   State& s) const {
+    constexpr int kSums = Cells::kDim / 2;
+    float weights[2][4], sums[Cells::kDim / 8][4];
+    const int32_t position[2] = {s.position[0], s.position[1]};
+#pragma unroll
+    for (int j = 0; j < 8; ++j) weights[j / 4][j % 4] = p[j / 4][j % 4];
+#pragma unroll
+    for (int j = 0; j < kSums; ++j) sums[j / 4][j % 4] = s.sums[j / 4][j % 4];
+    add_apart<Cells>(a, e, v_head(a, e, item.kv_head), cell0, position, weights, sums);
+#pragma unroll
+    for (int j = 0; j < kSums; ++j) s.sums[j / 4][j % 4] = sums[j / 4][j % 4];
+  }
   // The batch; the first loads are done.
   __device__ void run(State& s) {
 #pragma unroll 1
@@ -176,8 +218,12 @@ struct DecodeCells {
       if (e.n_cells > 0) Cells::scores(k, shared.queries, p);
       load_k(unit + kWarps);
       if (e.n_cells > 0) {
-        unit_softmax(a, e, unit % kPageUnits * kUnitCells, s, p);
+        const bool hides = unit_softmax(a, e, unit % kPageUnits * kUnitCells, s, p);
+        bool apart = false;
+        if constexpr (Cells::kMayBeApart)
+          apart = hides && __any_sync(0xffffffffu, Cells::clear_values(v));
         Cells::values(v, p, s.sums);
+        if (apart) add_values_apart(e, unit % kPageUnits * kUnitCells, p, s);
       }
       load_v(unit + kWarps);
     }

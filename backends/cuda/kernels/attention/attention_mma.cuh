@@ -72,6 +72,19 @@ __device__ inline void split_tf32(float x, uint32_t& upper, uint32_t& lower) {
   lower = to_tf32(x - __uint_as_float(upper));
 }
 
+// Elements of V that a product with a weight of 0 would turn to not-a-number: those that are not
+// finite, and those beyond TF32. Where rows do not see all cells, they are left out of the products
+// and added to the sums of the rows that see them.
+__device__ inline bool is_apart(float v) {
+  return (__float_as_uint(v) & 0x7fffffffu) >= 0x7f7ff000u;
+}
+// Zero in the place of such halves. True: there was one.
+__device__ inline bool clear_apart(uint32_t& halves) {
+  const uint32_t found = ((halves & 0x7c007c00u) + 0x04000400u) & 0x80008000u;
+  halves &= ~((found >> 15) * 0xffffu);
+  return found != 0;
+}
+
 // Two numbers as upper and lower parts.
 __device__ inline void split_two(float x, float y, uint32_t& upper, uint32_t& lower) {
   const __half2 h = __floats2half2_rn(x, y);

@@ -68,6 +68,7 @@ __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t
     for (int32_t c = 0; c < e.n_cells; ++c) {
       if (!seen.has(c)) continue;
       const float bias = a.mask != 0 ? mask_at(a, token, head, column + c) : 0.0f;
+      if (bias == -infinity()) continue;  // whatever the cell holds
       naive_cell(a, k, v, static_cast<uint32_t>(e.first_cell + c), bias, row);
     }
     column += e.n_cells;

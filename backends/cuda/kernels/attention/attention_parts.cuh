@@ -148,6 +148,20 @@ struct PartsF16 {
     load_cells(a.v, head, e, v(stage));
   }
 
+  // Of V, by all threads of the block: what is_apart() becomes zero. True: this thread found some.
+  __device__ bool clear_values(const AttentionArgs&, int stage) const {
+    constexpr int kUnits = kDim / 8;  // of 16 bytes
+    bool found = false;
+    for (int u = static_cast<int>(threadIdx.x); u < kPageCells * kUnits; u += kTileThreads) {
+      uint4* at = reinterpret_cast<uint4*>(v(stage) + u / kUnits * kPitch + u % kUnits * 8);
+      uint4 x = *at;
+      const bool here = clear_apart(x.x) | clear_apart(x.y) | clear_apart(x.z) | clear_apart(x.w);
+      if (here) *at = x;
+      found |= here;
+    }
+    return found;
+  }
+
   // s = q k for the warp's 16 rows and the first groups of 16 cells. Without branches where all are
   // wanted, so that loads go ahead of products.
   __device__ void scores(const AttentionArgs& a, int stage, int groups, float (&s)[8][4]) const {
@@ -288,6 +302,18 @@ struct PartsF32 {
   }
   __device__ void load_v(const AttentionArgs& a, const char* head, const Entry& e, int) const {
     load_cells(a.v, head, e, a.dim_v_pad, v);
+  }
+
+  // Of V, by all threads of the block: what is_apart() becomes zero. True: this thread found some.
+  __device__ bool clear_values(const AttentionArgs& a, int) const {
+    bool found = false;
+    for (int i = static_cast<int>(threadIdx.x); i < kPageCells * a.dim_v_pad; i += kTileThreads) {
+      float* at = v + i / a.dim_v_pad * kPitch + i % a.dim_v_pad;
+      if (!is_apart(*at)) continue;
+      *at = 0;
+      found = true;
+    }
+    return found;
   }
 
   // All groups: what is not seen is not used.

@@ -47,8 +47,10 @@ __device__ __noinline__ void special_scores(const AttentionArgs& a, const Item& 
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int cell = j * 8 + lane % 4 * 2 + i - te.entry.first_cell;
-        if (cell >= 0 && seen.has(cell))
-          s[j][2 * half + i] += mask_at(a, token, head, int64_t{te.column} + cell);
+        if (cell < 0 || !seen.has(cell)) continue;
+        const float bias = mask_at(a, token, head, int64_t{te.column} + cell);
+        float& x = s[j][2 * half + i];
+        x = bias == -infinity() ? bias : x + bias;  // a hidden cell's score may be anything
       }
   }
 }
@@ -121,6 +123,43 @@ __device__ void tile_softmax(TileState<kDim>& state, const float (&unit)[2], flo
   for (int j = 0; j < kDim / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) state.sums[j][i] *= less[i / 2];
+}
+
+// What clear_values() took from the products, to the sums of the rows that see it. Apart, so that
+// its registers are.
+template <int kDim>
+__device__ __noinline__ void add_apart(const AttentionArgs& a, const Item& item,
+                                       const TileEntry& te, const TileRows& rows,
+                                       const float (&s)[8][4], float (&sums)[kDim / 8][4]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const Entry& e = te.entry;
+  const char* head = v_head(a, e, item.kv_head);
+  const Seen seen[2] = {row_seen(a, rows, 0, e), row_seen(a, rows, 1, e)};
+  for (int i_cell = 0; i_cell < e.n_cells; ++i_cell) {
+    const int cell = e.first_cell + i_cell;
+    float w[2];
+    bool sees[2];
+    for (int half = 0; half < 2; ++half) {
+      w[half] =
+          __shfl_sync(0xffffffffu, s[cell / 8][2 * half + cell % 2], lane / 4 * 4 + cell % 8 / 2);
+      sees[half] = seen[half].has(i_cell);
+      if (sees[half] && a.mask != 0)
+        sees[half] =
+            mask_at(a, row_token(a, item, rows.row[half]), row_head(a, item, rows.row[half]),
+                    int64_t{te.column} + i_cell) != -infinity();
+    }
+    if (!sees[0] && !sees[1]) continue;
+    for (int j = 0; j < kDim / 8; ++j)
+      for (int i = 0; i < 2; ++i) {
+        const int d = j * 8 + lane % 4 * 2 + i;
+        if (d >= a.dim_v) continue;
+        const float x =
+            kv_element(a.v, head, static_cast<uint32_t>(cell), static_cast<uint32_t>(d));
+        if (!is_apart(x)) continue;
+        for (int half = 0; half < 2; ++half)
+          if (sees[half]) sums[j][2 * half + i] += w[half] * x;
+      }
+  }
 }
 
 // Writes results, or of one chunk of several its part.
@@ -249,8 +288,21 @@ __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, co
     }
     wait_copies<1>();
     __syncthreads();
+    const bool hides = a.mask != 0 || !lists.entries[i].full;
+    const bool apart = hides && __syncthreads_or(parts.clear_values(a, stage)) != 0;
     if (kTwo) load_v(i + 1);
     if (busy) parts.values(a, stage, groups, s, state);
+    if (busy && apart) {
+      constexpr int kSums = Parts::kDim / 2;
+      float weights[8][4], sums[Parts::kDim / 8][4];
+#pragma unroll
+      for (int j = 0; j < 32; ++j) weights[j / 4][j % 4] = s[j / 4][j % 4];
+#pragma unroll
+      for (int j = 0; j < kSums; ++j) sums[j / 4][j % 4] = state.sums[j / 4][j % 4];
+      add_apart<Parts::kDim>(a, item, lists.entries[i], rows, weights, sums);
+#pragma unroll
+      for (int j = 0; j < kSums; ++j) state.sums[j / 4][j % 4] = sums[j / 4][j % 4];
+    }
     if (!kTwo) __syncthreads();
     if (!kTwo) load_v(i + 1);
   }
