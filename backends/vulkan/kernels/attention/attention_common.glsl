@@ -103,17 +103,20 @@ float tanh_accurate(float x) {
   return x < 0.0 ? -y : is_nan(x) ? x : y;
 }
 
-// A seen cell's product (already times scale) to what the softmax is over. `column` is the cell's
-// place among those of its sequence.
+// What the mask adds to a score. `column` is the cell's place among those of its sequence.
+float mask_at(uint token, uint head, uint column) {
+  if (column >= push.mask_columns) return minus_infinity();
+  uint64_t row = push.mask + uint64_t(token) * push.s_mask_token;
+  if (has(kMaskHeads)) row += uint64_t(head) * push.s_mask_head;
+  return has(kMaskF16) ? f16_value(uint(U16P(row).v[column])) : F32P(row).v[column];
+}
+
+// A seen cell's product (already times scale) to what the softmax is over.
 float finish_score(float s, uint token, uint head, uint column) {
   if (has(kSoftcap)) s = push.softcap * tanh_accurate(s / push.softcap);
   if (has(kMasked)) {
-    if (column >= push.mask_columns) return minus_infinity();
-    uint64_t row = push.mask + uint64_t(token) * push.s_mask_token;
-    if (has(kMaskHeads)) row += uint64_t(head) * push.s_mask_head;
-    const float bias = has(kMaskF16) ? f16_value(uint(U16P(row).v[column])) : F32P(row).v[column];
-    if (bias == minus_infinity()) return bias;  // whatever the cell holds
-    s += bias;
+    const float bias = mask_at(token, head, column);
+    s = bias == minus_infinity() ? bias : s + bias;  // a hidden cell's score may be anything
   }
   return s;
 }
@@ -122,14 +125,16 @@ float finish_score(float s, uint token, uint head, uint column) {
 float weight_of(float s, float largest) { return s == minus_infinity() ? 0.0 : exp(s - largest); }
 
 // Where some rows do not see all cells, what K and V hold in hidden ones must not matter. Scores
-// are replaced; but a weight of 0 times an infinite V would be not-a-number.
+// are replaced; but a weight of 0 times an infinite V would be not-a-number. So such a V counts in
+// the rows that see it alone: a seen cell's weight may be 0 too.
 bool not_finite(float x) { return (floatBitsToUint(x) & kInfinity) == kInfinity; }
 bool not_finite(vec4 x) {
   return not_finite(x.x) || not_finite(x.y) || not_finite(x.z) || not_finite(x.w);
 }
-float weighted(float w, float v) { return w == 0.0 ? 0.0 : w * v; }
-vec4 weighted(vec4 w, float v) {
-  return vec4(weighted(w.x, v), weighted(w.y, v), weighted(w.z, v), weighted(w.w, v));
+// Is the cell hidden from the row, by its position or by the mask? `column`: of the page's cell 0.
+bool is_hidden(ivec4 seen, int cell, uint token, uint head, uint column) {
+  if (!sees(seen, cell)) return true;
+  return has(kMasked) && mask_at(token, head, column + uint(cell)) == minus_infinity();
 }
 
 uint64_t q_row(uint token, uint head) {

@@ -243,14 +243,31 @@ void add_values(ivec2 range) {
   }
 }
 
+// The upper parts of this subgroup's weights to 1 for cells that the row sees, and 0.
+void weights_to_seen(Entry e, uint n_rows) {
+  frag_barrier();
+  for (uint i = frag_lane(); i < 16u * 8u; i += frag_lanes()) {
+    const uint row = team_row() + i / 8u;
+    const int cell = int(i % 8u * 8u);
+    const ivec4 seen = row < n_rows ? seen_cells(e, position[row]) : ivec4(0);
+    uvec4 halves = uvec4(0u);
+    [[unroll]] for (int j = 0; j < 8; ++j) {
+      if (sees(seen, cell + j)) halves[j / 2] |= 0x3c00u << j % 2 * 16;
+    }
+    pool_k[row * kPitchS + i % 8u] = halves;
+  }
+  frag_barrier();
+}
+
 // As add_values, where V is not finite somewhere and some rows do not see it: a weight of 0 times
-// it would be not-a-number. Finite elements first; then what rows with a weight get of the others:
-// a sum of weights, made infinite.
-void add_values_apart(Page pv, uint64_t v_head, ivec2 range) {
+// it would be not-a-number. Finite elements first; then how many of the others a row sees, made
+// infinite: a seen cell's weight may be 0 too.
+void add_values_apart(Page pv, uint64_t v_head, Entry e, uint n_rows, ivec2 range) {
   barrier();
   put_part_of_values(pv, v_head, range, 0u);
   barrier();
   add_values(range);
+  weights_to_seen(e, n_rows);
   [[dont_unroll]] for (uint which = 1u; which < 3u; ++which) {
     barrier();
     put_part_of_values(pv, v_head, range, which);
@@ -363,7 +380,7 @@ void main() {
     softmax(e, unit_rows);
     shrink_sums();
     if (apart) {
-      add_values_apart(pv, v_head, range);
+      add_values_apart(pv, v_head, e, unit_rows, range);
     } else {
       add_values(range);
     }

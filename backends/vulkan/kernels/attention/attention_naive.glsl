@@ -62,14 +62,18 @@ void main() {
     const float less = weight_of(largest, now);
     largest = now;
     barrier();
-    if (tid() < 64u) scores[tid()] = weight_of(scores[tid()], now);
+    // Hidden cells have no weight: -1, because 0 is one.
+    if (tid() < 64u) {
+      const float s = scores[tid()];
+      scores[tid()] = s == minus_infinity() ? -1.0 : weight_of(s, now);
+    }
     barrier();
     denominator *= less;
-    for (uint c = 0u; c < 64u; ++c) denominator += scores[c];
+    for (uint c = 0u; c < 64u; ++c) denominator += scores[c] == -1.0 ? 0.0 : scores[c];
     for (uint d = tid(); d < kDimV; d += gl_WorkGroupSize.x) {
       float sum = sums[d] * less;
       for (uint c = 0u; c < 64u; ++c) {
-        if (scores[c] != 0.0) sum += scores[c] * element(pv, v_head, c, d);
+        if (scores[c] != -1.0) sum += scores[c] * element(pv, v_head, c, d);
       }
       sums[d] = sum;
     }

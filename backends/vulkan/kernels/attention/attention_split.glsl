@@ -148,30 +148,55 @@ void load_values(Page p, uint64_t head, uint first, ivec2 range) {
   load_batch(p, head, first, tid() / kLanesV, kCellsV, tid() % kLanesV, range, ahead);
 }
 
-// `hides`: some row does not see all cells of the step.
-void add_batch(uint base, Raw raw[kBatch], bool hides) {
+// What is known of the cells of a step.
+struct StepRows {
+  Unit u;
+  uint first_row, i_kv_head;
+  uint column;  // of the mask: of the page's cell 0
+  bool hides;   // some row does not see all cells
+};
+
+// A cell's V that is not finite in some element, to the sums of the rows that see it.
+void add_apart(StepRows s, uint c, int cell, float v[8]) {
+  uint hidden = 0u;  // a bit a row
+  [[dont_unroll]] for (uint i = 0u; i < kUnitRows; ++i) {
+    const uint row = s.first_row + i;
+    if (is_hidden(seen[i], cell, unit_token(s.u, row), s.i_kv_head * kGroup + row % kGroup,
+                  s.column))
+      hidden |= 1u << i;
+  }
+  [[unroll]] for (uint i = 0u; i < kUnitRows; ++i) {
+    const float w = weights[i / 4u * kStep + c][i % 4u];
+    const bool counts = (hidden >> i & 1u) == 0u;
+    [[unroll]] for (uint j = 0u; j < 8u; ++j) {
+      if (counts) sums[i / 4u * 8u + j][i % 4u] += w * v[j];
+    }
+  }
+}
+
+void add_batch(StepRows s, uint first, uint base, Raw raw[kBatch]) {
   [[unroll]] for (uint b = 0u; b < kBatch; ++b) {
     const uint c = base + b * kCellsV;
     if (c >= kStep) continue;
     float v[8];
     decode_lane(kDtypeV, raw[b], v);
-    bool apart = false;
-    if (hides) {
+    if (s.hides) {
+      bool apart = false;
       [[unroll]] for (uint j = 0u; j < 8u; ++j) apart = apart || not_finite(v[j]);
+      if (apart) {
+        add_apart(s, c, int(first + c), v);
+        [[unroll]] for (uint j = 0u; j < 8u; ++j) v[j] = 0.0;
+      }
     }
     [[unroll]] for (uint quad = 0u; quad < kQuads; ++quad) {
       const vec4 w = weights[quad * kStep + c];
       denominator[quad] += w;
-      if (apart) {
-        [[unroll]] for (uint j = 0u; j < 8u; ++j) sums[quad * 8u + j] += weighted(w, v[j]);
-        continue;
-      }
       [[unroll]] for (uint j = 0u; j < 8u; ++j) sums[quad * 8u + j] += w * v[j];
     }
   }
 }
 
-void add_values(Page p, uint64_t head, uint first, ivec2 range, bool hides, uint before,
+void add_values(StepRows s, Page p, uint64_t head, uint first, ivec2 range, uint before,
                 uint after) {
   const uint lane = tid() % kLanesV, slot = tid() / kLanesV;
   if (slot >= kCellsV) return;
@@ -183,11 +208,11 @@ void add_values(Page p, uint64_t head, uint first, ivec2 range, bool hides, uint
     denominator[quad] *= less;
     [[unroll]] for (uint j = 0u; j < 8u; ++j) sums[quad * 8u + j] *= less;
   }
-  add_batch(slot, ahead, hides);
+  add_batch(s, first, slot, ahead);
   for (uint base = slot + kBatch * kCellsV; base < kStep; base += kBatch * kCellsV) {
     Raw raw[kBatch];
     load_batch(p, head, first, base, kCellsV, lane, range, raw);
-    add_batch(base, raw, hides);
+    add_batch(s, first, base, raw);
   }
 }
 
@@ -258,6 +283,7 @@ void main() {
         by_all = ivec2(max(by_all.x, seen[r].z), min(by_all.y, seen[r].w));
     }
     const bool hides = has(kMasked) || by_all.x > range.x || by_all.y < range.y;
+    const StepRows rows = StepRows(u, first_row, i_kv_head, column - e.first_cell, hides);
     const uint64_t k_head = head_at(pk, push.k, e.page, n_kv_heads, i_kv_head);
     const uint64_t v_head = head_at(pv, push.v, e.page, n_kv_heads, i_kv_head);
     for (uint first = uint(range.x) / kStep * kStep; int(first) < range.y; first += kStep) {
@@ -271,7 +297,7 @@ void main() {
       const uint after = kQuads - now;
       exponentials(now, after);
       barrier();
-      add_values(pv, v_head, first, range, hides, now, after);
+      add_values(rows, pv, v_head, first, range, now, after);
       now = after;
     }
     column += e.n_cells;

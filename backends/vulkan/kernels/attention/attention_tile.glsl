@@ -135,28 +135,47 @@ void load_v(Page p, uint64_t head, uint first, ivec2 range) {
   }
 }
 
-// `hides`: some row does not see all cells of the page.
-void add_values(uint tx, uint ty, uint first, bool hides) {
+void add_values(uint tx, uint ty, uint first) {
   for (uint c = 0u; c < kStepV; ++c) {
     vec4 v[kParts];
     [[unroll]] for (uint part = 0u; part < kParts; ++part) {
       v[part] = pool[c * kElemStride + part * 16u + tx];
     }
-    bool apart = false;
-    if (hides) {
-      [[unroll]] for (uint part = 0u; part < kParts; ++part) apart = apart || not_finite(v[part]);
-    }
     [[unroll]] for (uint quad = 0u; quad < kQuads; ++quad) {
       const vec4 w = weights[(first + c) * kRowStride + ty * kQuads + quad];
       [[unroll]] for (uint r = 0u; r < 4u; ++r) {
         [[unroll]] for (uint part = 0u; part < kParts; ++part) {
-          const uint at = (quad * 4u + r) * kParts + part;
-          if (apart) {
-            sums[at] += w[r] == 0.0 ? vec4(0.0) : w[r] * v[part];
-          } else {
-            sums[at] += w[r] * v[part];
-          }
+          sums[(quad * 4u + r) * kParts + part] += w[r] * v[part];
         }
+      }
+    }
+  }
+}
+
+// As add_values, of a page that some row does not see whole.
+void add_seen_values(Unit u, uint first_row, uint i_kv_head, uint tx, uint ty, uint first,
+                     uint column) {
+  [[dont_unroll]] for (uint c = 0u; c < kStepV; ++c) {
+    vec4 v[kParts];
+    bool apart = false;
+    [[unroll]] for (uint part = 0u; part < kParts; ++part) {
+      v[part] = pool[c * kElemStride + part * 16u + tx];
+      apart = apart || not_finite(v[part]);
+    }
+    uint hidden = 0u;  // a bit a row
+    if (apart) {
+      [[dont_unroll]] for (uint r = 0u; r < kTileRows; ++r) {
+        const uint i_row = ty * kTileRows + r, row = first_row + i_row;
+        if (is_hidden(seen[i_row], int(first + c), unit_token(u, row),
+                      i_kv_head * kGroup + row % kGroup, column))
+          hidden |= 1u << r;
+      }
+    }
+    [[unroll]] for (uint r = 0u; r < kTileRows; ++r) {
+      const float w = weights[(first + c) * kRowStride + ty * kQuads + r / 4u][r % 4u];
+      const bool counts = (hidden >> r & 1u) == 0u;
+      [[unroll]] for (uint part = 0u; part < kParts; ++part) {
+        if (counts) sums[r * kParts + part] += w * v[part];
       }
     }
   }
@@ -257,7 +276,11 @@ void main() {
       barrier();
       load_v(pv, v_head, first, range);
       barrier();
-      add_values(tx, ty, first, hides);
+      if (hides) {
+        add_seen_values(u, first_row, i_kv_head, tx, ty, first, first_column);
+      } else {
+        add_values(tx, ty, first);
+      }
     }
   }
   store_results(u, first_row, n_rows, i_kv_head, tx, ty);
