@@ -219,11 +219,11 @@ struct DecodeCells {
       load_k(unit + kWarps);
       if (e.n_cells > 0) {
         const bool hides = unit_softmax(a, e, unit % kPageUnits * kUnitCells, s, p);
-        bool apart = false;
-        if constexpr (Cells::kMayBeApart)
-          apart = hides && __any_sync(0xffffffffu, Cells::clear_values(v));
+        if constexpr (Cells::kMayBeApart) {
+          if (hides && __any_sync(0xffffffffu, Cells::clear_values(v)))
+            add_values_apart(e, unit % kPageUnits * kUnitCells, p, s);
+        }
         Cells::values(v, p, s.sums);
-        if (apart) add_values_apart(e, unit % kPageUnits * kUnitCells, p, s);
       }
       load_v(unit + kWarps);
     }

@@ -289,10 +289,7 @@ __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, co
     wait_copies<1>();
     __syncthreads();
     const bool hides = a.mask != 0 || !lists.entries[i].full;
-    const bool apart = hides && __syncthreads_or(parts.clear_values(a, stage)) != 0;
-    if (kTwo) load_v(i + 1);
-    if (busy) parts.values(a, stage, groups, s, state);
-    if (busy && apart) {
+    if (hides && __syncthreads_or(parts.clear_values(a, stage)) != 0 && busy) {
       constexpr int kSums = Parts::kDim / 2;
       float weights[8][4], sums[Parts::kDim / 8][4];
 #pragma unroll
@@ -303,6 +300,8 @@ __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, co
 #pragma unroll
       for (int j = 0; j < kSums; ++j) state.sums[j / 4][j % 4] = sums[j / 4][j % 4];
     }
+    if (kTwo) load_v(i + 1);
+    if (busy) parts.values(a, stage, groups, s, state);
     if (!kTwo) __syncthreads();
     if (!kTwo) load_v(i + 1);
   }
