@@ -82,6 +82,68 @@ void mica_kv_append(mica_graph* graph, const mica_kv* kv, mica_tensor k, mica_te
 #include "ops/attention/attention_cases.inc"
 
 namespace mica::conformance {
+namespace {
+
+// Blocks of 32 that encoders must agree on: what is not finite, what a type cannot hold or just
+// can, scales that F16 rounds to a subnormal or to zero, ties, signs.
+std::vector<double> limit_rows(int64_t head_dim, int64_t n_rows) {
+  const double kinds[][4] = {
+      {1, NAN, -2, 0.5},
+      {1, HUGE_VAL, -2, 0.5},
+      {1, -HUGE_VAL, 3, 0.5},
+      {HUGE_VAL, -HUGE_VAL, NAN, 1e-3},
+      {NAN, NAN, NAN, NAN},
+      {0, -0.0, 0, -0.0},
+      {1, -1, 0.5, -0.5},
+      {-1, 1, 0.5, -0.5},
+      {65504, 65519, 65520, -65520},
+      {524032, -524033, 1e6, 5},
+      {8319008, -8319009, 1e7, 5},
+      {3e38, -3e38, 1e30, 1},
+      {-3.4e38, 3.39e38, 0, 1},
+      {0x1p-14, -0x1p-24, 0x1p-25, 0x1.8p-25},
+      {127 * 0x1p-25, -0x1p-20, 0x1p-22, 0},
+      {127 * 0x1.01p-25, -0x1p-20, 0x1p-22, 0},
+      {8 * 0x1p-25, -8 * 0x1p-25, 0x1p-25, 0},
+      {-8 * 0x1.01p-25, 0x1p-23, 0x1p-25, 0},
+      {1e-38, -1e-39, 1e-40, 0},
+      {1e-45, -1e-42, 0, 0},
+      {1 + 0x1p-11, 1 + 0x3p-11, 1 + 0x1p-8, -1 - 0x3p-8},
+      {127, 0.5, 1.5, -2.5},
+      {-8, 0.5, 1.5, -2.5},
+  };
+  const int64_t n_kinds = sizeof kinds / sizeof *kinds;
+  std::vector<double> rows;
+  for (int64_t row = 0; row < n_rows; ++row)
+    for (int64_t i = 0; i < head_dim; ++i)
+      rows.push_back(kinds[(row * ((head_dim + 31) / 32) + i / 32) % n_kinds][i % 32 % 5 % 4]);
+  return rows;
+}
+
+// No attention: what it makes of such numbers is not promised. The cells are compared.
+void build_limits(CaseBuilder& b, mica_dtype type, mica_dtype rows_type) {
+  constexpr int64_t kTokens = 24, kHeads = 2;
+  mica_kv_layer layer = MICA_KV_LAYER_INIT;
+  layer.n_kv_heads = kHeads;
+  layer.head_dim_k = 64;
+  layer.head_dim_v = 40;
+  layer.dtype_k = layer.dtype_v = type;
+  mica_kv_params params = MICA_KV_PARAMS_INIT;
+  params.n_layers = 1;
+  params.layers = &layer;
+  params.n_cells = 128;
+  params.max_step_tokens = kTokens;
+  mica_kv_cache* cache = b.cache(params, {{{{0, kTokens}}, {}}});
+  const mica_kv kv = mica_graph_kv(b.graph(), cache, 0, b.n_tokens());
+  const auto rows = [&](const char* name, int64_t head_dim) {
+    return b.input(name, rows_type, {head_dim, kHeads, kTokens},
+                   list(limit_rows(head_dim, kHeads * kTokens)), b.n_tokens());
+  };
+  mica_kv_append(b.graph(), &kv, rows("k", 64), rows("v", 40));
+  b.output(mica_copy(b.graph(), b.input("x", MICA_F32, {8}, normal())));
+}
+
+}  // namespace
 
 // With a window of 1 every query sees its own cell only, so that attention gives what was stored in
 // V; the wider window gives what was stored in K a part in the result.
@@ -107,6 +169,12 @@ void cases_kv_append(CaseList& list) {
       }
     }
   }
+  for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0})
+    for (const mica_dtype rows : {MICA_F32, MICA_F16, MICA_BF16})
+      list.add(
+          "kv_append",
+          std::string("limits.") + mica_dtype_get(type)->name + "." + mica_dtype_get(rows)->name,
+          [type, rows](CaseBuilder& b) { build_limits(b, type, rows); });
   // Heads of a wider tensor: K and V inside a fused Q, K, V.
   list.add("kv_append", "slices", [](CaseBuilder& b) {
     mica_kv_layer layer = MICA_KV_LAYER_INIT;
