@@ -508,8 +508,8 @@ void add_hidden(CaseList& list) {
       with("few_tokens", 3, [](AttentionCase& x) { x.steps = {{{{0, 5}}, {}}}; });
       c.max_step_tokens = 70;
       c.steps = {{{{0, 70}}, {}}};
-      with("prompt", 40, [](AttentionCase&) {});
-      with("prompt.softcap.head80", 40, [](AttentionCase& x) {
+      with("prompt", 43, [](AttentionCase&) {});
+      with("prompt.softcap.head80", 43, [](AttentionCase& x) {
         x.softcap = 2;
         x.head_dim_k = x.head_dim_v = 80;
       });
