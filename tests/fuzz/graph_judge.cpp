@@ -251,6 +251,8 @@ class Judge {
       }
       unsupported_.push_back(device + " cannot run: " + fused.text);
       if (!skip_.insert(fused.piece).second) break;
+      // Without it other operands are there, and a later piece may be refused.
+      if (find_refused(seed_, skip_, counts_).status != MICA_OK) break;
     }
     counts_.unsupported += unsupported ? 1 : 0;
     if (!references(v) || done(v, device + ", fused", fused)) return;
