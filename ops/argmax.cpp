@@ -61,7 +61,7 @@ mica_tensor mica_argmax(mica_graph* graph, mica_tensor x) {
 namespace mica::conformance {
 
 void cases_argmax(CaseList& list) {
-  const auto add = [&](const char* name, std::vector<int64_t> dim, Values values) {
+  const auto add = [&](const char* name, const std::vector<int64_t>& dim, const Values& values) {
     list.add("argmax", name, [=](CaseBuilder& b) {
       b.output(mica_argmax(b.graph(), b.input("x", MICA_F32, dim, values)));
     });

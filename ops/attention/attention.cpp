@@ -494,7 +494,9 @@ void add_sequences(CaseList& list) {
 void add_hidden(CaseList& list) {
   const std::pair<const char*, std::pair<double, double> > kinds[] = {
       {"k_nan", {NAN, 1}}, {"v_nan", {1, NAN}}, {"v_inf", {NAN, HUGE_VAL}}};
-  for (const auto& [kind, values] : kinds) {
+  for (const auto& entry : kinds) {
+    const char* const kind = entry.first;
+    const std::pair<double, double> values = entry.second;
     for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16}) {
       AttentionCase c;
       c.dtype_k = c.dtype_v = type;

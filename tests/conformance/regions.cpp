@@ -47,7 +47,7 @@ struct Weight {
   int64_t n;
 };
 
-void add_norm_matmul(CaseList& list, const std::string& name, std::vector<Weight> weights,
+void add_norm_matmul(CaseList& list, const std::string& name, const std::vector<Weight>& weights,
                      Tokens tokens, int64_t k, bool norm_is_read = false) {
   add(list, "norm_matmul", name + "." + tokens.name(), [=](CaseBuilder& b) {
     const mica_tensor h = norm(b, tokens.input(b, "x", k), k);
