@@ -102,7 +102,7 @@ cudaError_t set_memory(void* p, int value, size_t bytes, cudaStream_t) {
   n.bytes = bytes;
   return put(std::move(n));
 }
-cudaError_t forget(void* p) {
+cudaError_t free_memory(void* p) {
   std::free(p);
   return cudaSuccess;
 }
@@ -120,15 +120,15 @@ const Driver kRuntime = {
     [](int) { return cudaSuccess; },
     [](size_t* free, size_t* all) { return *free = *all = size_t{1} << 32, cudaSuccess; },
     give_memory,
-    forget,
+    free_memory,
     [](void** out, size_t bytes, unsigned) { return give_memory(out, bytes); },
-    forget,
+    free_memory,
     [](void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
       return std::memcpy(to, from, bytes), cudaSuccess;
     },
     set_memory,
     [](cudaStream_t* out, unsigned) { return make(out); },
-    [](cudaStream_t s) { return forget(s); },
+    [](cudaStream_t s) { return free_memory(s); },
     [](cudaStream_t) { return cudaSuccess; },
     [](cudaStream_t, cudaStreamCaptureMode) { return capture = new Graph, cudaSuccess; },
     [](cudaStream_t, cudaGraph_t* out) {
@@ -136,7 +136,7 @@ const Driver kRuntime = {
       return cudaSuccess;
     },
     [](cudaEvent_t* out, unsigned) { return make(out); },
-    [](cudaEvent_t e) { return forget(e); },
+    [](cudaEvent_t e) { return free_memory(e); },
     [](cudaEvent_t, cudaStream_t) { return cudaSuccess; },
     [](cudaEvent_t) { return cudaSuccess; },
     [](cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
