@@ -79,9 +79,6 @@ inline mica_status matmul_f16_sums(Run& r) {
 inline mica_status matmul_bf16_sums(Run& r) {
   return sums_of_64(r, [](double sum, double part) { return as_bf16(sum + part); });
 }
-inline mica_status matmul_first_64_only_once(Run& r) {  // the last 64 of K replace what was summed
-  return sums_of_64(r, [](double sum, double part) { return sum == 0 ? part : sum; });
-}
 
 // The last block of 32 of one row of w 2 % too large.
 inline mica_status matmul_one_scale(Run& r) {
