@@ -4,33 +4,12 @@
 #ifndef MICA_CASES
 #include <cmath>
 
-#include "ops/common.h"
-#include "ops/rope_args.h"
+#include "ops/rope_reference.h"
 
 namespace mica {
 namespace {
 
 enum Input : uint32_t { kX, kPositions, kFactors, kInputs };
-
-mica_status check_numbers(const InferCall& call, const mica_rope_args& a) {
-  Error& error = call.error;
-  MICA_TRY(need_finite(call, "base", a.base));
-  MICA_TRY(need_finite(call, "linear_scale", a.linear_scale));
-  MICA_TRY(need_finite(call, "ext_factor", a.ext_factor));
-  MICA_TRY(need_finite(call, "attn_factor", a.attn_factor));
-  MICA_TRY(need_finite(call, "beta_fast", a.beta_fast));
-  MICA_TRY(need_finite(call, "beta_slow", a.beta_slow));
-  if (a.base <= 0)
-    return error.fail(MICA_INVALID_ARGUMENT, "base is ", double{a.base}, ", not above 0");
-  if (a.linear_scale <= 0)
-    return error.fail(MICA_INVALID_ARGUMENT, "linear_scale is ", double{a.linear_scale},
-                      ", not above 0");
-  if (a.ext_factor == 0) return MICA_OK;
-  if (a.base <= 1 || a.beta_fast <= 0 || a.beta_slow <= 0 || a.n_ctx_orig == 0)
-    return error.fail(MICA_INVALID_ARGUMENT,
-                      "YaRN needs base above 1, beta_fast, beta_slow and n_ctx_orig above 0");
-  return MICA_OK;
-}
 
 mica_status infer(const InferCall& call) {
   const auto& args = *static_cast<const mica_rope_args*>(call.args);
@@ -49,44 +28,9 @@ mica_status infer(const InferCall& call) {
   if (positions.dim[0] != x.dim[2] || positions.extent != x.extent)
     return error.fail(MICA_INVALID_ARGUMENT, "positions ", shape_text(positions).text, " and x ",
                       shape_text(x).text, " do not have the same tokens");
-  if (args.n_rot == 0 || args.n_rot % 2 != 0)
-    return error.fail(MICA_INVALID_ARGUMENT, "n_rot is ", args.n_rot, ", not an even number");
-  if (int64_t{args.n_rot} + args.offset > x.dim[0])
-    return error.fail(MICA_INVALID_ARGUMENT, "n_rot ", args.n_rot, " behind offset ", args.offset,
-                      " does not fit in heads of ", x.dim[0]);
-  if (args.pairing != MICA_ROPE_ADJACENT && args.pairing != MICA_ROPE_HALF_SPLIT)
-    return error.fail(MICA_INVALID_ARGUMENT, "pairing is ", args.pairing,
-                      ", not MICA_ROPE_ADJACENT or MICA_ROPE_HALF_SPLIT");
-  if (factors.rank != 0 &&
-      (factors.dtype != MICA_F32 || factors.rank != 1 || !factors.contiguous() ||
-       factors.dim[0] != args.n_rot / 2 || factors.extent != kNoExtent))
-    return error.fail(MICA_INVALID_ARGUMENT, "freq_factors are ", dtype_name(factors.dtype), " ",
-                      shape_text(factors).text, ", not f32 [", args.n_rot / 2, "], packed");
-  MICA_TRY(check_numbers(call, args));
+  MICA_TRY(check_rope_args(call, args, factors));
+  MICA_TRY(check_rope_head(call, args, x.dim[0]));
   return pack_output_like(call, x);
-}
-
-// How much of pair i turns at its original speed.
-double yarn_mix(const mica_rope_args& a, int64_t i) {
-  constexpr double kPi = 3.14159265358979323846;
-  const auto correction = [&](double beta) {
-    return a.n_rot * std::log(a.n_ctx_orig / (2 * kPi * beta)) / (2 * std::log(double{a.base}));
-  };
-  const double low = std::fmax(0, std::floor(correction(a.beta_fast)));
-  const double high = std::fmin(a.n_rot - 1.0, std::ceil(correction(a.beta_slow)));
-  const double ramp = (static_cast<double>(i) - low) / std::fmax(high - low, 0.001);
-  return double{a.ext_factor} * (1 - std::fmin(1, std::fmax(0, ramp)));
-}
-
-// Angle per position of pair i.
-double frequency(const RefCall& call, int64_t i) {
-  const auto& a = call.arg<mica_rope_args>();
-  double original = std::pow(double{a.base}, -2.0 * static_cast<double>(i) / a.n_rot);
-  if (call.in[kFactors].present()) original /= call.in[kFactors].at(i);
-  const double scaled = double{a.linear_scale} * original;
-  if (a.ext_factor == 0) return scaled;
-  const double mix = yarn_mix(a, i);
-  return scaled * (1 - mix) + original * mix;
 }
 
 mica_status reference(const RefCall& call) {
@@ -100,7 +44,8 @@ mica_status reference(const RefCall& call) {
   Vec<double> row(*call.allocator);
   if (!turn.resize(static_cast<size_t>(n_pairs)) || !row.resize(static_cast<size_t>(head_dim)))
     return MICA_OUT_OF_MEMORY;
-  for (int64_t i = 0; i < n_pairs; ++i) turn[static_cast<size_t>(i)] = frequency(call, i);
+  for (int64_t i = 0; i < n_pairs; ++i)
+    turn[static_cast<size_t>(i)] = rope_frequency(a, call.in[kFactors], i);
   for_each_row(x, [&](int64_t h, int64_t t, int64_t, int64_t i_row) {
     x.read_row(row.data(), h, t);
     double* const magnitude =
@@ -108,19 +53,14 @@ mica_status reference(const RefCall& call) {
     for (int64_t d = 0; magnitude != nullptr && d < head_dim; ++d)
       magnitude[d] = std::fabs(row[static_cast<size_t>(d)]);
     const auto position = static_cast<double>(call.in[kPositions].int_at(t));
-    const bool adjacent = a.pairing == MICA_ROPE_ADJACENT;
     for (int64_t i = 0; i < n_pairs; ++i) {
-      const int64_t d0 = a.offset + (adjacent ? 2 * i : i);
-      const int64_t d1 = d0 + (adjacent ? 1 : n_pairs);
+      const RopePair pair = rope_pair(a.pairing, a.offset, n_pairs, i);
       const double angle = position * turn[static_cast<size_t>(i)];
-      const double c = m * std::cos(angle);
-      const double s = m * std::sin(angle);
-      const double x0 = row[static_cast<size_t>(d0)];
-      const double x1 = row[static_cast<size_t>(d1)];
-      row[static_cast<size_t>(d0)] = x0 * c - x1 * s;
-      row[static_cast<size_t>(d1)] = x0 * s + x1 * c;
       if (magnitude != nullptr)
-        magnitude[d0] = magnitude[d1] = std::fabs(m) * (std::fabs(x0) + std::fabs(x1));
+        magnitude[pair.d0] = magnitude[pair.d1] =
+            std::fabs(m) * (std::fabs(row[static_cast<size_t>(pair.d0)]) +
+                            std::fabs(row[static_cast<size_t>(pair.d1)]));
+      rotate(row.data(), pair, m * std::cos(angle), m * std::sin(angle));
     }
     call.out.write_row(row.data(), h, t);
   });
@@ -128,7 +68,47 @@ mica_status reference(const RefCall& call) {
   return MICA_OK;
 }
 
+enum AnglesInput : uint32_t { kAnglesPositions, kAnglesFactors, kAnglesInputs };
+
+mica_status infer_angles(const InferCall& call) {
+  const auto& args = *static_cast<const mica_rope_args*>(call.args);
+  const Desc& positions = call.in[kAnglesPositions];
+  if (positions.dtype != MICA_I32 || positions.rank != 1 || !positions.contiguous())
+    return call.error.fail(MICA_INVALID_ARGUMENT, "positions are ", dtype_name(positions.dtype),
+                           " ", shape_text(positions).text, ", not i32 [n], packed");
+  MICA_TRY(check_rope_args(call, args, call.in[kAnglesFactors]));
+  const int64_t dim[] = {args.n_rot, positions.dim[0]};
+  return pack_output(call, MICA_F32, 2, dim, positions.extent);
+}
+
+mica_status reference_angles(const RefCall& call) {
+  const auto& a = call.arg<mica_rope_args>();
+  for (int64_t i = 0; i < a.n_rot / 2; ++i) {
+    const double frequency = rope_frequency(a, call.in[kAnglesFactors], i);
+    for (int64_t row = 0; row < call.out.dim[1]; ++row) {
+      const double angle = static_cast<double>(call.in[kAnglesPositions].int_at(row)) * frequency;
+      call.out.set(std::cos(angle), 2 * i, row);
+      call.out.set(std::sin(angle), 2 * i + 1, row);
+    }
+  }
+  for (int64_t i = 0; call.magnitude != nullptr && i < call.out.elements(); ++i)
+    call.magnitude[i] = 1;
+  set_terms(call, 1);
+  return MICA_OK;
+}
+
 }  // namespace
+
+const OpDef op_rope_angles = {MICA_OP_rope_angles,
+                              "rope_angles",
+                              1,
+                              kAnglesInputs,
+                              sizeof(mica_rope_args),
+                              kOpPlain,
+                              -1,
+                              infer_angles,
+                              nullptr,
+                              reference_angles};
 
 const OpDef op_rope = {MICA_OP_rope, "rope", 2,     kInputs, sizeof(mica_rope_args),
                        kOpPlain,     0,      infer, nullptr, reference};
@@ -141,16 +121,25 @@ mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor positions,
   const mica_rope_params& p = params != nullptr ? *params : defaults;
   if (p.struct_size != sizeof(mica_rope_params))
     return mica::builder_error(graph, "rope", "params.struct_size is not this version's");
-  mica_rope_args args = {p.n_rot,      p.offset,      static_cast<uint32_t>(p.pairing),
-                         p.n_ctx_orig, p.base,        p.linear_scale,
-                         p.ext_factor, p.attn_factor, p.beta_fast,
-                         p.beta_slow};
+  mica_rope_args args = mica::rope_args_of(p);
   mica_tensor_info info;
   if (args.n_rot == 0 && mica_graph_tensor_info(graph, x, &info) == MICA_OK &&
       info.dim[0] <= INT32_MAX)
     args.n_rot = static_cast<uint32_t>(info.dim[0]);
   const mica_tensor in[] = {x, positions, p.freq_factors};
   return mica::append(graph, mica::op_rope, in, 3, &args, sizeof args);
+}
+
+mica_tensor mica_rope_angles(mica_graph* graph, mica_tensor positions,
+                             const mica_rope_params* params) {
+  if (params == nullptr) return mica::builder_error(graph, "rope_angles", "params are NULL");
+  if (params->struct_size != sizeof(mica_rope_params))
+    return mica::builder_error(graph, "rope_angles", "params.struct_size is not this version's");
+  mica_rope_args args = mica::rope_args_of(*params);
+  args.offset = args.pairing = 0;
+  args.attn_factor = 1;
+  const mica_tensor in[] = {positions, params->freq_factors};
+  return mica::append(graph, mica::op_rope_angles, in, 2, &args, sizeof args);
 }
 
 #else
@@ -194,9 +183,37 @@ RopeCase yarn_case(float linear_scale, float ext_factor, float attn_factor) {
   return c;
 }
 
+void add_angles(CaseList& list) {
+  const auto add = [&](const std::string& name, mica_rope_params p, bool factors, int64_t n,
+                       int64_t live, const Values& positions) {
+    list.add("rope_angles", name, [=](CaseBuilder& b) {
+      mica_rope_params with = p;
+      if (factors) with.freq_factors = b.weight("factors", MICA_F32, {p.n_rot / 2}, uniform(1, 8));
+      const mica_extent rows = live < n ? b.extent("n", n, live) : mica_extent{};
+      const mica_tensor at = b.input("positions", MICA_I32, {n}, positions, rows);
+      b.output(mica_rope_angles(b.graph(), at, &with));
+    });
+  };
+  mica_rope_params p = MICA_ROPE_PARAMS_INIT;
+  p.n_rot = 64;
+  add("positions", p, false, 37, 37, integers(0, 4095));
+  add("live20of37", p, false, 37, 20, integers(0, 4095));
+  add("zeros", p, false, 64, 64, integers(0, 0));
+  add("far", p, false, 8, 8,
+      mica::conformance::list({-1048576, -70000, -1, 0, 1, 65537, 1048575, 1048576}));
+  add("factors", p, true, 9, 9, integers(-131071, 131071));
+  p.n_rot = 2;
+  add("smallest", p, false, 1, 1, integers(7, 7));
+  p = yarn_case(0.25f, 1, 1.3f).p;
+  p.n_rot = 128;
+  add("yarn", p, false, 21, 21, integers(0, 131071));
+  add("yarn.factors", p, true, 21, 21, integers(-131071, 131071));
+}
+
 }  // namespace
 
 void cases_rope(CaseList& list) {
+  add_angles(list);
   for (const auto pairing : {MICA_ROPE_ADJACENT, MICA_ROPE_HALF_SPLIT}) {
     const std::string prefix = pairing == MICA_ROPE_ADJACENT ? "adjacent." : "half_split.";
     RopeCase c;

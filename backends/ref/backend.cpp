@@ -210,12 +210,14 @@ mica_status kv_unpack(mica_b_device* device, const mica_b_kv_desc* d, mica_b_buf
 }
 
 // What the references read. As a plug-in it may be older than the core.
-constexpr mica::KnownArgs kKnown[] = {MICA_KNOWS(attention, max_seqs),
+constexpr mica::KnownArgs kKnown[] = {MICA_KNOWS(attention, rope_pairing),
                                       MICA_KNOWS(concat, dim),
                                       MICA_KNOWS(copy, dtype),
+                                      MICA_KNOWS_AS(kv_shift, rope, beta_slow),
                                       MICA_KNOWS(layer_norm, eps),
                                       MICA_KNOWS(rms_norm, eps),
                                       MICA_KNOWS(rope, beta_slow),
+                                      MICA_KNOWS_AS(rope_angles, rope, beta_slow),
                                       MICA_KNOWS(scale, bias),
                                       MICA_KNOWS(softmax, scale),
                                       MICA_KNOWS(top_k, k),

@@ -117,11 +117,17 @@ mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent
   mica_kv kv{};
   kv.k = state_value(g, cache, layer, false);
   kv.v = state_value(g, cache, layer, true);
+  const bool relative = cache->keys == MICA_KV_KEYS_RELATIVE;
   kv.positions = table_input(g, kKvPositions, max, n_tokens.index);
+  kv.key_positions = relative ? table_input(g, kKvKeyPositions, max, n_tokens.index) : kv.positions;
+  if (relative) kv.turns = table_input(g, kKvTurns, cache->max_turns, kNoExtent);
   kv.slots = table_input(g, kv_slots_of(group), max, n_tokens.index);
   kv.table = table_input(
       g, kv_table_of(group),
       MICA_KV_TABLE_WORDS(int64_t{cache->max_seqs}, cache->groups[group].max_entries), kNoExtent);
+  kv.shifts =
+      table_input(g, kv_shifts_of(group),
+                  1 + int64_t{cache->groups[group].max_shifts} * MICA_KV_SHIFT_WORDS, kNoExtent);
   kv.max_seqs = cache->max_seqs;
   kv.window = kv_layer(cache, layer).window;
   kv.n_first = kv_layer(cache, layer).n_first;

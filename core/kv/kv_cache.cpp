@@ -1,6 +1,8 @@
 // Making a KV cache: checks, groups, page pools, places of the layers; and what it holds.
 #include "core/kv/kv_cache.h"
 
+#include <algorithm>
+
 #include "core/base/device.h"
 #include "core/base/dtype.h"
 
@@ -9,6 +11,10 @@ namespace {
 
 constexpr uint64_t kPlaceAlign = 256;
 constexpr uint64_t kMostPages = INT32_MAX / kPageCells;  // slots are I32
+
+constexpr uint32_t kMostShifts = 1024;  // entries that one shift step rotates
+constexpr uint32_t kDefaultTurns = 64;
+constexpr uint32_t kMostTurns = 65536;
 
 uint64_t pages_of(uint64_t cells) { return (cells + kPageCells - 1) / kPageCells; }
 
@@ -24,6 +30,12 @@ mica_status check_params(const mica_kv_params& p, Error& error) {
   if (p.max_step_tokens == 0 || p.max_step_tokens > INT32_MAX)
     return error.fail(MICA_INVALID_ARGUMENT, "kv cache: max_step_tokens is ", p.max_step_tokens,
                       ", not 1 to 2147483647");
+  if (p.keys < MICA_KV_KEYS_ROTATED || p.keys > MICA_KV_KEYS_NONE)
+    return error.fail(MICA_INVALID_ARGUMENT, "kv cache: keys is ", static_cast<int64_t>(p.keys),
+                      ", no mica_kv_keys");
+  if (p.max_turns > kMostTurns)
+    return error.fail(MICA_INVALID_ARGUMENT, "kv cache: max_turns is ", p.max_turns,
+                      ", more than 65536");
   return MICA_OK;
 }
 
@@ -109,6 +121,7 @@ mica_status size_group(const mica_kv_cache& c, const mica_kv_params& p, KvGroup&
                       " entries is too large");
   g.max_entries = static_cast<uint32_t>(step);
   g.max_seq_entries = static_cast<uint32_t>(per_seq);
+  g.max_shifts = std::min(g.max_entries, kMostShifts);
   return MICA_OK;
 }
 
@@ -119,7 +132,10 @@ mica_status allocate_group(const mica_kv_cache& c, const mica_kv_params& p, KvGr
                   g.entries.resize(n_entries) && g.seqs.resize(p.max_seqs) &&
                   g.page_refs.resize(g.n_pages) && g.page_end.resize(g.n_pages) &&
                   g.free_pages.resize(g.n_pages) && g.table.resize(words) &&
-                  g.slots.resize(p.max_step_tokens) && g.appends.resize(p.max_seqs);
+                  g.step.resize(g.max_entries) &&
+                  g.shifts.resize(1 + size_t{g.max_shifts} * MICA_KV_SHIFT_WORDS) &&
+                  g.shifted.resize(g.max_shifts) && g.slots.resize(p.max_step_tokens) &&
+                  g.appends.resize(p.max_seqs);
   if (!ok) return c.device->error().out_of_memory("kv cache");
   for (uint32_t i = 0; i < g.n_pages; ++i)
     g.free_pages[i] = static_cast<int32_t>(g.n_pages - 1 - i);
@@ -171,6 +187,8 @@ mica_status fill(mica_kv_cache& c, const mica_kv_params& p) {
   MICA_TRY(check_params(p, error));
   c.max_seqs = p.max_seqs;
   c.max_step_tokens = p.max_step_tokens;
+  c.keys = p.keys;
+  if (p.keys == MICA_KV_KEYS_RELATIVE) c.max_turns = p.max_turns != 0 ? p.max_turns : kDefaultTurns;
   for (uint32_t i = 0; i < p.n_layers; ++i) {
     MICA_TRY(check_layer(p, i, error));
     MICA_TRY(add_layer(c, p, i));
@@ -178,14 +196,15 @@ mica_status fill(mica_kv_cache& c, const mica_kv_params& p) {
   for (KvGroup& g : c.groups) MICA_TRY(size_group(c, p, g));
   for (KvGroup& g : c.groups) MICA_TRY(allocate_group(c, p, g));
   size_t n_copies = 0;
-  if (!checked_mul<size_t>(c.groups.size(), p.max_seqs, n_copies) || !c.next.resize(p.max_seqs) ||
-      !c.spans.resize(p.max_seqs) || !c.in_step.resize(p.max_seqs) ||
-      !c.positions.resize(p.max_step_tokens) || !c.copies.resize(n_copies))
+  for (const KvGroup& g : c.groups) n_copies += std::max(p.max_seqs, g.max_shifts);
+  if (!c.next.resize(p.max_seqs) || !c.next_key.resize(p.max_seqs) ||
+      !c.key_positions.resize(p.max_step_tokens) || !c.turns.resize(c.max_turns) ||
+      !c.copy_seqs.resize(n_copies) || !c.spans.resize(p.max_seqs) ||
+      !c.in_step.resize(p.max_seqs) || !c.positions.resize(p.max_step_tokens) ||
+      !c.copies.resize(n_copies))
     return error.out_of_memory("kv cache");
   return place_layers(c);
 }
-
-int64_t position(const KvEntry& e, int32_t i) { return (int64_t{e.base} + i) / e.div; }
 
 }  // namespace
 }  // namespace mica
@@ -232,8 +251,8 @@ mica_status mica_kv_seq_range(const mica_kv_cache* cache, uint32_t seq, int64_t*
                                        ", or nowhere to write its range");
   const KvGroup& g = cache->groups[0];
   const uint32_t n = g.seqs[seq].n_entries;
-  *out_min = n > 0 ? mica::position(g.of(seq)[0], 0) : -1;
-  *out_max = n > 0 ? mica::position(g.of(seq)[n - 1], g.of(seq)[n - 1].n_cells - 1) : -1;
+  *out_min = n > 0 ? g.of(seq)[0].first() : -1;
+  *out_max = n > 0 ? g.of(seq)[n - 1].last() : -1;
   return MICA_OK;
 }
 

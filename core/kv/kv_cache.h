@@ -8,11 +8,22 @@ namespace mica {
 
 constexpr int32_t kPageCells = MICA_KV_PAGE_CELLS;
 
-// An entry as the table has it: cell first_cell + i of `page` has position floor((base + i) / div).
+// Cell first_cell + i of `page` has position floor((base + i) / div); its K is stored as for
+// position floor((key_base + i) / key_div).
 struct KvEntry {
-  int32_t page, first_cell, n_cells, base, div;
+  int32_t page, first_cell, n_cells, base, div, key_base, key_div;
+
+  // By how many positions queries must be rotated before they meet its K; false: there is no such
+  // number, the cells must be rotated themselves.
+  bool turn(int64_t* out) const {
+    const int64_t by = int64_t{key_base} - base;
+    *out = by / div;
+    return div == key_div && by % div == 0;
+  }
+  bool is_moved() const { return base != key_base || div != key_div; }
+  int64_t first() const { return int64_t{base} / div; }  // positions
+  int64_t last() const { return (int64_t{base} + n_cells - 1) / div; }
 };
-static_assert(sizeof(KvEntry) == MICA_KV_ENTRY_WORDS * sizeof(int32_t));
 
 // Storage of a layer, inside one device buffer of mica_kv_cache_bytes bytes: page i of K is at
 // k_offset + i * k_page_bytes.
@@ -49,17 +60,25 @@ struct KvSeq {
 
 // How a span of the pending step gets its cells in a group.
 struct KvAppend {
-  int32_t copied_page;  // the shared last page that a copy replaces, -1: none
+  uint32_t at;          // new entries go before this one; the one before it is the tail
+  uint32_t n_held;      // tokens at the span's start whose positions the group holds already
+  int32_t copied_page;  // the tail's shared page that a copy replaces, -1: none
   uint32_t n_own;       // the sequence's own entries in that page
-  uint32_t n_tail;      // tokens that go behind the last entry, in its page
+  uint32_t n_tail;      // tokens that go behind the tail, in its page
   uint32_t n_pages;     // whole pages taken for the others
+};
+
+// An entry that the pending shift rotates: its page then is `page`.
+struct KvShift {
+  uint32_t seq, index;
+  int32_t page;
 };
 
 // Layers of equal window. A page's references are the entries that name it, of all sequences.
 struct KvGroup {
   explicit KvGroup(const mica_allocator& a)
-      : page_refs(a), page_end(a), free_pages(a), entries(a), seqs(a), table(a), slots(a),
-        appends(a) {}
+      : page_refs(a), page_end(a), free_pages(a), entries(a), seqs(a), step(a), table(a), slots(a),
+        appends(a), shifts(a), shifted(a) {}
   uint32_t window = 0, n_first = 0;
   uint32_t n_pages = 0;
   uint32_t max_entries = 0;      // of a step's table
@@ -70,14 +89,19 @@ struct KvGroup {
   Vec<KvEntry> entries;          // [max_seqs][max_seq_entries], in use: the first n_entries
   Vec<KvSeq> seqs;               // [max_seqs]
   // The pending step.
-  Vec<int32_t> table;     // mica/kv_cache.h says how
+  Vec<KvEntry> step;      // [max_entries]: what the table says; scratch of edits
+  Vec<int32_t> table;     // mica/kv_table.h says how
   Vec<int32_t> slots;     // [max_step_tokens]
   Vec<KvAppend> appends;  // [max_seqs], one a span
+  Vec<int32_t> shifts;    // mica/kv_table.h
+  Vec<KvShift> shifted;   // [max_shifts]
   uint32_t n_words = 0;
   uint32_t n_taken = 0;  // pages from the top of free_pages
+  uint32_t max_shifts = 0, n_shifts = 0;
 
   KvEntry* of(uint32_t seq) { return entries.data() + size_t{seq} * max_seq_entries; }
   const KvEntry* of(uint32_t seq) const { return entries.data() + size_t{seq} * max_seq_entries; }
+  void hold(int32_t page) { ++page_refs[static_cast<size_t>(page)]; }
   void drop(int32_t page) {
     if (--page_refs[static_cast<size_t>(page)] == 0) (void)free_pages.push(page);
   }
@@ -89,22 +113,29 @@ struct mica_session;
 
 struct mica_kv_cache {
   explicit mica_kv_cache(const mica_allocator& a)
-      : layers(a), groups(a), next(a), positions(a), spans(a), copies(a), in_step(a) {}
+      : layers(a), groups(a), next(a), next_key(a), positions(a), key_positions(a), turns(a),
+        spans(a), copies(a), copy_seqs(a), in_step(a) {}
   mica_device* device = nullptr;        // referenced
   const mica_session* owner = nullptr;  // one at a time: it has the storage
   uint32_t references = 1;
-  uint32_t max_seqs = 0, max_step_tokens = 0;
+  uint32_t max_seqs = 0, max_step_tokens = 0, max_turns = 1;
+  mica_kv_keys keys = MICA_KV_KEYS_ROTATED;
   uint64_t bytes = 0;
   mica::Vec<mica::KvLayer> layers;
   mica::Vec<mica::KvGroup> groups;
-  mica::Vec<int64_t> next;  // [max_seqs]: position of the next token
+  mica::Vec<int64_t> next;      // [max_seqs]: position of the next token
+  mica::Vec<int64_t> next_key;  // [max_seqs]: the one that its K is rotated to
   // The pending step. Every list has its full size from creation on: nothing allocates later.
   bool pending = false;
+  bool is_shift = false;   // the pending step rotates cells and has no tokens
   bool in_flight = false;  // its step runs: only the session may commit or abandon
-  uint32_t n_step_tokens = 0, n_spans = 0, n_copies = 0;
+  uint32_t n_step_tokens = 0, n_spans = 0, n_copies = 0, n_turns = 0;
   mica::Vec<int32_t> positions;      // [max_step_tokens]
+  mica::Vec<int32_t> key_positions;  // [max_step_tokens]
+  mica::Vec<int32_t> turns;          // [max_turns]
   mica::Vec<mica_kv_span> spans;     // [max_seqs]
-  mica::Vec<mica::PageCopy> copies;  // [n_groups * max_seqs]
+  mica::Vec<mica::PageCopy> copies;  // [n_groups * max(max_seqs, max_shifts)]
+  mica::Vec<uint32_t> copy_seqs;     // of a shift's copies, which sequence each is for
   mica::Vec<uint8_t> in_step;        // [max_seqs]
 };
 
@@ -130,21 +161,28 @@ inline const KvPlace& kv_place(const mica_kv_cache* c, uint32_t layer) {
 }
 
 // Tables by the number that graphs and plans know them by.
-constexpr uint32_t kKvPositions = 0;
-constexpr uint32_t kv_slots_of(uint32_t group) { return 1 + 2 * group; }
-constexpr uint32_t kv_table_of(uint32_t group) { return 2 + 2 * group; }
+enum KvTable : uint32_t { kKvPositions, kKvKeyPositions, kKvTurns, kKvGroupTables };
+constexpr uint32_t kv_slots_of(uint32_t group) { return kKvGroupTables + 3 * group; }
+constexpr uint32_t kv_table_of(uint32_t group) { return kKvGroupTables + 3 * group + 1; }
+constexpr uint32_t kv_shifts_of(uint32_t group) { return kKvGroupTables + 3 * group + 2; }
 inline uint32_t kv_n_tables(const mica_kv_cache* c) { return kv_slots_of(kv_n_groups(c)); }
 // Of the pending reserve, 0 when there is none.
 inline uint32_t kv_step_tokens(const mica_kv_cache* c) { return c->pending ? c->n_step_tokens : 0; }
 // A table as the step is to have it, only the words in use. The pointers never change.
-inline const int32_t* kv_step_data(const mica_kv_cache* c, uint32_t table, uint32_t* n_words) {
-  *n_words = kv_step_tokens(c);
-  if (table == kKvPositions) return c->positions.data();
-  const KvGroup& g = c->groups[(table - 1) / 2];
-  if (table % 2 != 0) return g.slots.data();
-  *n_words = c->pending ? g.n_words : 0;
-  return g.table.data();
+const int32_t* kv_step_data(const mica_kv_cache* c, uint32_t table, uint32_t* n_words);
+// Refuses a step of a plan that lacks a table which the pending reserve needs. `has_table`: of each
+// whether the plan reads it.
+mica_status kv_check_plan(const mica_kv_cache* c, const uint8_t* has_table);
+// Must the entry's K be rotated before a query meets it?
+inline bool kv_needs_shift(const mica_kv_cache& c, const KvEntry& e) {
+  int64_t by = 0;
+  return e.is_moved() && (c.keys == MICA_KV_KEYS_ROTATED || !e.turn(&by));
 }
+void kv_adopt_shift(mica_kv_cache& c);
+// Keys farther than this would have angles that are not exact to F32 (ops/rope.h).
+constexpr int64_t kMostKey = int64_t{1} << 20;
+// The sequence's entries in the group become `entries`, whose pages it must be able to hold.
+void kv_replace(KvGroup& g, uint32_t seq, const KvEntry* entries, uint32_t n);
 inline const PageCopy* kv_copies(const mica_kv_cache* c, uint32_t* n) {
   *n = c->pending ? c->n_copies : 0;
   return c->copies.data();

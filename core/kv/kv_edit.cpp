@@ -20,7 +20,13 @@ Cells cells_in(const KvEntry& e, int64_t p0, int64_t p1) {
   return {clip(p0), clip(p1)};
 }
 KvEntry part(const KvEntry& e, Cells cells) {
-  return {e.page, e.first_cell + cells.from, cells.to - cells.from, e.base + cells.from, e.div};
+  return {e.page,
+          e.first_cell + cells.from,
+          cells.to - cells.from,
+          e.base + cells.from,
+          e.div,
+          e.key_base + cells.from,
+          e.key_div};
 }
 
 struct Range {
@@ -38,11 +44,12 @@ bool misses(const KvGroup& g, const KvSeq& s, int64_t from, int64_t next) {
   return std::max({s.lost_from, from, next - g.window + 1}) < std::min(s.lost_to, next);
 }
 
-mica_status fail_window(mica_kv_cache& c, uint32_t seq, const KvGroup& g, int64_t next) {
-  const KvSeq& s = g.seqs[seq];
+mica_status fail_window(mica_kv_cache& c, const KvSeq& s, uint32_t seq, const KvGroup& g,
+                        int64_t next) {
   return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq,
                                 " cannot go on at position ", next, ": the window of ", g.window,
-                                " has released positions ", s.lost_from, " to ", s.lost_to - 1);
+                                " has released positions ", s.lost_from, " to ", s.lost_to - 1,
+                                "; mica_kv_seq_rewind says where to run it again from");
 }
 
 mica_status check_idle(const mica_kv_cache& c) {
@@ -78,99 +85,246 @@ int64_t end_before(const mica_kv_cache& c, uint32_t seq, int64_t limit) {
   return end;
 }
 
-mica_status check_remove(mica_kv_cache& c, uint32_t seq, Range r) {
-  const bool is_tail = r.p1 >= c.next[seq] && r.p0 < c.next[seq];
-  const int64_t next = is_tail ? end_before(c, seq, r.p0) : c.next[seq];
-  for (const KvGroup& g : c.groups) {
-    const KvSeq& s = g.seqs[seq];
-    if (is_tail && misses(g, s, 0, next)) return fail_window(c, seq, g, next);
-    if (s.n_entries < g.max_seq_entries) continue;
-    for (uint32_t i = 0; i < s.n_entries; ++i) {
-      const KvEntry& e = g.of(seq)[i];
-      const Cells cut = cells_in(e, r.p0, r.p1);
-      if (cut.from > 0 && cut.from < cut.to && cut.to < e.n_cells)
-        return c.device->error().fail(MICA_CACHE_FULL, "the KV cache has no room: sequence ", seq,
-                                      " has ", s.n_entries,
-                                      " table entries, the most, and the cut needs one more");
+// What an edit does to the cells in a range of positions.
+struct Change {
+  enum Kind { kRemove, kAdd, kDivide } kind;
+  int64_t by;
+};
+constexpr Change kRemoved = {Change::kRemove, 0};
+
+// One position.
+int64_t changed(const Change& change, int64_t position) {
+  return change.kind == Change::kAdd ? position + change.by : position / change.by;
+}
+
+// A part of an entry that is touched. False: its positions do not fit in an entry.
+bool apply(const Change& change, KvEntry& e) {
+  int64_t base = e.base;
+  int64_t div = e.div;
+  if (change.kind == Change::kAdd) base += change.by * div;
+  if (change.kind == Change::kDivide) div *= change.by;
+  if (base < 0 || base + e.n_cells > INT32_MAX || div > INT32_MAX) return false;
+  e.base = static_cast<int32_t>(base);
+  e.div = static_cast<int32_t>(div);
+  return true;
+}
+
+// Do b's cells and positions go on where a's end?
+bool is_next(const KvEntry& a, const KvEntry& b) {
+  return a.page == b.page && a.first_cell + a.n_cells == b.first_cell && a.div == b.div &&
+         a.base + a.n_cells == b.base && a.key_div == b.key_div &&
+         a.key_base + a.n_cells == b.key_base;
+}
+
+// The entries of a sequence after an edit, put together in a group's `step`.
+class Rewrite {
+ public:
+  Rewrite(mica_kv_cache& c, KvGroup& g, uint32_t seq) : c_(c), g_(g), seq_(seq) {}
+  const KvEntry* entries() const { return g_.step.data(); }
+  uint32_t size() const { return n_; }
+
+  // The cells of `seq_` with their change made.
+  mica_status change(Range r, const Change& change) {
+    const KvEntry* from = g_.of(seq_);
+    const uint32_t n_from = g_.seqs[seq_].n_entries;
+    for (uint32_t i = 0; i < n_from; ++i) {
+      const Cells cut = cells_in(from[i], r.p0, r.p1);
+      MICA_TRY(push(part(from[i], {0, cut.from})));
+      MICA_TRY(push(part(from[i], {std::max(cut.from, cut.to), from[i].n_cells})));
     }
-  }
-  return MICA_OK;
-}
-
-void remove_lost(KvSeq& s, Range r) {
-  if (r.p0 <= s.lost_from) s.lost_from = std::max(s.lost_from, std::min(r.p1, s.lost_to));
-  if (r.p1 >= s.lost_to) s.lost_to = std::min(s.lost_to, std::max(r.p0, s.lost_from));
-}
-
-void remove_entries(KvGroup& g, uint32_t seq, Range r) {
-  KvSeq& s = g.seqs[seq];
-  KvEntry* entries = g.of(seq);
-  uint32_t n = 0;
-  for (uint32_t i = 0; i < s.n_entries; ++i) {
-    const KvEntry e = entries[i];
-    const Cells cut = cells_in(e, r.p0, r.p1);
-    const Cells left = {0, cut.from};
-    const Cells right = {cut.to, e.n_cells};
-    if (cut.from >= cut.to) {
-      entries[n++] = e;
-    } else if (left.to > 0 && right.from < right.to) {
-      // The only entry touched, so n == i: make room for its second part.
-      std::copy_backward(entries + i + 1, entries + s.n_entries, entries + s.n_entries + 1);
-      entries[i] = part(e, left);
-      entries[i + 1] = part(e, right);
-      ++g.page_refs[static_cast<size_t>(e.page)];
-      n = s.n_entries + 1;
-      break;
-    } else if (left.to > 0) {
-      entries[n++] = part(e, left);
-    } else if (right.from < right.to) {
-      entries[n++] = part(e, right);
-    } else {
-      g.drop(e.page);
+    for (uint32_t i = 0; change.kind != Change::kRemove && i < n_from; ++i) {
+      const Cells cut = cells_in(from[i], r.p0, r.p1);
+      if (cut.from < cut.to) MICA_TRY(insert(part(from[i], cut), change));
     }
+    return finish();
   }
-  s.n_entries = n;
+  // The cells of `seq_`, and those of `src` in a range with a change made.
+  mica_status add(uint32_t src, Range r, const Change& change) {
+    for (uint32_t i = 0; i < g_.seqs[seq_].n_entries; ++i) MICA_TRY(push(g_.of(seq_)[i]));
+    for (uint32_t i = 0; i < g_.seqs[src].n_entries; ++i) {
+      const Cells cut = cells_in(g_.of(src)[i], r.p0, r.p1);
+      if (cut.from < cut.to) MICA_TRY(insert(part(g_.of(src)[i], cut), change));
+    }
+    return finish();
+  }
+
+ private:
+  mica_status fail_room(uint64_t n) {
+    return c_.device->error().fail(MICA_CACHE_FULL, "the KV cache has no room: sequence ", seq_,
+                                   " would have ", n, " table entries, ", g_.max_seq_entries,
+                                   " is the most");
+  }
+  // Behind the others, as one with the last where that can be. Room for all is checked at the end;
+  // `step` holds at least as many as a sequence may have.
+  mica_status push(const KvEntry& e) {
+    if (e.n_cells == 0) return MICA_OK;
+    if (n_ > 0 && is_next(g_.step[n_ - 1], e)) {
+      g_.step[n_ - 1].n_cells += e.n_cells;
+      return MICA_OK;
+    }
+    if (n_ == g_.step.size()) return fail_room(uint64_t{n_} + 1);
+    g_.step[n_++] = e;
+    return MICA_OK;
+  }
+  // Among the others by its changed positions; they come in rising order.
+  mica_status insert(KvEntry e, const Change& change) {
+    Error& error = c_.device->error();
+    const int64_t was = e.first();
+    if (!apply(change, e))
+      return error.fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_, ": position ", was,
+                        " would become ", changed(change, was),
+                        ", which is below 0 or above 2147483646");
+    uint32_t at = n_;
+    while (at > 0 && g_.step[at - 1].first() > e.first()) --at;
+    // What was put there before is of this edit or was there: only the latter may not be met.
+    if (at < n_ && g_.step[at].first() <= e.last()) return fail_taken(was, e, g_.step[at].first());
+    if (at > 0 && at != next_ && g_.step[at - 1].last() >= e.first())
+      return fail_taken(was, e, g_.step[at - 1].last());
+    if (n_ == g_.step.size()) return fail_room(uint64_t{n_} + 1);
+    std::copy_backward(g_.step.begin() + at, g_.step.begin() + n_, g_.step.begin() + n_ + 1);
+    g_.step[at] = e;
+    ++n_;
+    next_ = at + 1;
+    return MICA_OK;
+  }
+  mica_status fail_taken(int64_t was, const KvEntry& e, int64_t taken) {
+    return c_.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_,
+                                   ": positions from ", was, " on would become ", e.first(), " to ",
+                                   e.last(), ", but position ", taken, " is taken");
+  }
+  mica_status finish() {
+    const uint32_t n = n_;
+    n_ = 0;
+    for (uint32_t i = 0; i < n; ++i) {
+      const KvEntry e = g_.step[i];
+      MICA_TRY(push(e));
+    }
+    return n_ <= g_.max_seq_entries ? MICA_OK : fail_room(n_);
+  }
+
+  mica_kv_cache& c_;
+  KvGroup& g_;
+  uint32_t seq_;
+  uint32_t n_ = 0;
+  uint32_t next_ = UINT32_MAX;  // behind the last that insert put: only those may share positions
+};
+
+// Positions that a window let go, after an edit: what is touched moves with the cells around it.
+// One range holds all that are lost, so what lies between two of them counts too.
+KvSeq lost_after(KvSeq s, Range r, const Change& change) {
+  const int64_t from = std::max(s.lost_from, r.p0), to = std::min(s.lost_to, r.p1);
+  if (from >= to) return s;
+  KvSeq out;
+  out.n_entries = s.n_entries;
+  if (s.lost_from < r.p0) out.lose(s.lost_from, r.p0);
+  if (s.lost_to > r.p1) out.lose(r.p1, s.lost_to);
+  if (change.kind != Change::kRemove)
+    out.lose(std::max<int64_t>(0, changed(change, from)),
+             std::max<int64_t>(0, changed(change, to - 1) + 1));
+  return out;
 }
 
-void remove(mica_kv_cache& c, uint32_t seq, Range r) {
+// One past the largest position that the sequence holds once the change is made.
+int64_t end_after(const mica_kv_cache& c, uint32_t seq, Range r, const Change& change) {
+  const int64_t end = end_before(c, seq, kNoEnd);
+  int64_t after = end > r.p1 ? end : end_before(c, seq, r.p0);
+  const int64_t moved = end_before(c, seq, r.p1);
+  if (change.kind != Change::kRemove && moved > r.p0)
+    after = std::max(after, changed(change, moved - 1) + 1);
+  return after;
+}
+
+// The position that K of the sequence's next token is rotated to: that of the cell before it goes
+// on.
+void set_next(mica_kv_cache& c, uint32_t seq, int64_t next) {
+  c.next[seq] = c.next_key[seq] = next;
+  if (c.keys != MICA_KV_KEYS_RELATIVE) return;
+  for (const KvGroup& g : c.groups)
+    for (uint32_t i = g.seqs[seq].n_entries; i > 0; --i) {
+      const KvEntry& e = g.of(seq)[i - 1];
+      if (e.div != 1 || e.key_div != 1 || e.base >= next || e.base + int64_t{e.n_cells} < next)
+        continue;
+      const int64_t key = next + e.key_base - e.base;
+      if (key >= 0 && key <= kMostKey) c.next_key[seq] = key;
+      return;
+    }
+}
+
+mica_status check_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
+  const int64_t next = end_after(c, seq, r, what);
+  // Where a removal leaves the end as it was, the sequence could go on before and still can.
+  const bool same_end =
+      what.kind == Change::kRemove && next == end_before(c, seq, kNoEnd) && next == c.next[seq];
   for (KvGroup& g : c.groups) {
-    remove_entries(g, seq, r);
-    remove_lost(g.seqs[seq], r);
-  }
-  if (r.p1 >= c.next[seq]) c.next[seq] = end_before(c, seq, kNoEnd);
-}
-
-mica_status check_copy(mica_kv_cache& c, uint32_t src, uint32_t dst, Range r) {
-  for (const KvGroup& g : c.groups) {
-    const KvSeq& s = g.seqs[src];
-    if (misses(g, s, r.p0, r.p1)) return fail_window(c, src, g, r.p1);
-    uint32_t n = g.seqs[dst].n_entries;
-    for (uint32_t i = 0; i < s.n_entries; ++i) {
-      const Cells cells = cells_in(g.of(src)[i], r.p0, r.p1);
-      n += cells.from < cells.to ? 1u : 0u;
-    }
-    if (n > g.max_seq_entries)
-      return c.device->error().fail(MICA_CACHE_FULL, "the KV cache has no room: sequence ", dst,
-                                    " would have ", n, " table entries, ", g.max_seq_entries,
-                                    " is the most");
+    MICA_TRY(Rewrite(c, g, seq).change(r, what));
+    const KvSeq after = lost_after(g.seqs[seq], r, what);
+    if (!same_end && misses(g, after, 0, next)) return fail_window(c, g.seqs[seq], seq, g, next);
   }
   return MICA_OK;
 }
 
-void copy_group(KvGroup& g, uint32_t src, uint32_t dst, Range r) {
-  const KvSeq& from = g.seqs[src];
-  KvSeq& to = g.seqs[dst];
-  KvEntry* out = g.of(dst);
-  for (uint32_t i = 0; i < from.n_entries; ++i) {
-    const KvEntry& e = g.of(src)[i];
-    const Cells cells = cells_in(e, r.p0, r.p1);
-    if (cells.from >= cells.to) continue;
-    out[to.n_entries++] = part(e, cells);
-    ++g.page_refs[static_cast<size_t>(e.page)];
+// Cannot fail: it was checked.
+void make_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
+  const int64_t next = end_after(c, seq, r, what);
+  for (KvGroup& g : c.groups) {
+    Rewrite rewrite(c, g, seq);
+    (void)rewrite.change(r, what);
+    kv_replace(g, seq, rewrite.entries(), rewrite.size());
+    g.seqs[seq] = lost_after(g.seqs[seq], r, what);
   }
-  const int64_t lost_from = std::max(from.lost_from, r.p0);
-  const int64_t lost_to = std::min(from.lost_to, r.p1);
-  if (lost_from < lost_to) to.lose(lost_from, lost_to);
+  set_next(c, seq, next);
+}
+
+bool has_full_group(const mica_kv_cache& c) {
+  for (const KvGroup& g : c.groups)
+    if (g.window == 0) return true;
+  return false;
+}
+
+mica_status copy(mica_kv_cache& c, uint32_t src, uint32_t dst, Range r, int64_t by) {
+  const Change what = {Change::kAdd, by};
+  // Where all groups have windows, what they let go of either sequence may lie in the other.
+  if (!has_full_group(c) && end_before(c, dst, kNoEnd) > r.p0 + by)
+    return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", dst,
+                                  " holds or held positions behind ", r.p0 + by - 1,
+                                  ", and no group is without a window");
+  for (KvGroup& g : c.groups) {
+    const KvSeq& s = g.seqs[src];
+    if (misses(g, s, r.p0, r.p1)) return fail_window(c, s, src, g, r.p1);
+    Rewrite rewrite(c, g, dst);
+    MICA_TRY(rewrite.add(src, r, what));
+  }
+  for (KvGroup& g : c.groups) {
+    Rewrite rewrite(c, g, dst);
+    MICA_TRY(rewrite.add(src, r, what));
+    kv_replace(g, dst, rewrite.entries(), rewrite.size());
+    const int64_t from = std::max(g.seqs[src].lost_from, r.p0);
+    const int64_t to = std::min(g.seqs[src].lost_to, r.p1);
+    if (from < to && to + by > 0) g.seqs[dst].lose(std::max<int64_t>(0, from + by), to + by);
+  }
+  set_next(c, dst, end_before(c, dst, kNoEnd));
+  return MICA_OK;
+}
+
+bool holds(const KvGroup& g, uint32_t seq, int64_t position) {
+  for (uint32_t i = 0; i < g.seqs[seq].n_entries; ++i) {
+    const KvEntry& e = g.of(seq)[i];
+    if (e.first() <= position && position <= e.last()) return true;
+  }
+  return false;
+}
+
+// How far back the layers with windows see together: each its window before what the next one sees.
+int64_t reach_of_windows(const mica_kv_cache& c) {
+  int64_t reach = 0;
+  for (const KvLayer& l : c.layers)
+    if (l.desc.window != 0) reach += int64_t{l.desc.window} - 1;
+  return reach;
+}
+
+mica_status check_edit(const mica_kv_cache& c, uint32_t seq) {
+  MICA_TRY(check_idle(c));
+  return seq < c.max_seqs ? MICA_OK : fail_seq(c, seq);
 }
 
 }  // namespace
@@ -183,48 +337,126 @@ extern "C" {
 mica_status mica_kv_seq_rm(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1) {
   if (cache == nullptr) return MICA_INVALID_ARGUMENT;
   mica_kv_cache& c = *cache;
-  MICA_TRY(mica::check_idle(c));
   const bool all = seq == MICA_KV_ALL_SEQS;
-  if (!all && seq >= c.max_seqs) return mica::fail_seq(c, seq);
+  MICA_TRY(mica::check_edit(c, all ? 0 : seq));
   const Range r = mica::normal_range(p0, p1);
   if (r.p0 >= r.p1) return MICA_OK;
   const uint32_t begin = all ? 0 : seq;
   const uint32_t end = all ? c.max_seqs : seq + 1;
-  for (uint32_t s = begin; s < end; ++s) MICA_TRY(mica::check_remove(c, s, r));
-  for (uint32_t s = begin; s < end; ++s) mica::remove(c, s, r);
+  for (uint32_t s = begin; s < end; ++s) MICA_TRY(mica::check_change(c, s, r, mica::kRemoved));
+  for (uint32_t s = begin; s < end; ++s) mica::make_change(c, s, r, mica::kRemoved);
   return MICA_OK;
 }
 
 mica_status mica_kv_seq_cp(mica_kv_cache* cache, uint32_t src, uint32_t dst, int64_t p0,
                            int64_t p1) {
+  return mica_kv_seq_cp_to(cache, src, dst, p0, p1, p0 < 0 ? 0 : p0);
+}
+
+mica_status mica_kv_seq_cp_to(mica_kv_cache* cache, uint32_t src, uint32_t dst, int64_t p0,
+                              int64_t p1, int64_t to) {
   if (cache == nullptr) return MICA_INVALID_ARGUMENT;
   mica_kv_cache& c = *cache;
-  MICA_TRY(mica::check_idle(c));
-  if (src >= c.max_seqs) return mica::fail_seq(c, src);
-  if (dst >= c.max_seqs) return mica::fail_seq(c, dst);
+  MICA_TRY(mica::check_edit(c, src));
+  MICA_TRY(mica::check_edit(c, dst));
   if (src == dst)
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", src,
                                   " cannot be copied to itself");
   Range r = mica::normal_range(p0, p1);
-  r.p1 = mica::end_before(c, src, r.p1);
+  r.p1 = std::min(r.p1, mica::end_before(c, src, r.p1));
   if (r.p0 >= r.p1) return MICA_OK;
-  if (c.next[dst] > r.p0)
-    return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", dst,
-                                  " already holds position ", c.next[dst] - 1,
-                                  ", not before the copied range");
-  MICA_TRY(mica::check_copy(c, src, dst, r));
-  for (mica::KvGroup& g : c.groups) mica::copy_group(g, src, dst, r);
-  c.next[dst] = mica::end_before(c, dst, mica::kNoEnd);
-  return MICA_OK;
+  if (to < 0 || to > INT32_MAX)
+    return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: position ", to,
+                                  " to copy to is below 0 or above 2147483646");
+  return mica::copy(c, src, dst, r, to - r.p0);
 }
 
 mica_status mica_kv_seq_keep(mica_kv_cache* cache, uint32_t seq) {
   if (cache == nullptr) return MICA_INVALID_ARGUMENT;
+  MICA_TRY(mica::check_edit(*cache, seq));
+  for (uint32_t s = 0; s < cache->max_seqs; ++s)
+    if (s != seq) mica::make_change(*cache, s, {0, mica::kNoEnd}, mica::kRemoved);
+  return MICA_OK;
+}
+
+mica_status mica_kv_clear(mica_kv_cache* cache) {
+  return mica_kv_seq_rm(cache, MICA_KV_ALL_SEQS, 0, -1);
+}
+
+mica_status mica_kv_seq_add(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1,
+                            int64_t delta) {
+  if (cache == nullptr) return MICA_INVALID_ARGUMENT;
+  MICA_TRY(mica::check_edit(*cache, seq));
+  const Range r = mica::normal_range(p0, p1);
+  if (r.p0 >= r.p1 || delta == 0) return MICA_OK;
+  // Beyond it every position is out of range, and sums could be too.
+  const mica::Change what = {mica::Change::kAdd, std::clamp(delta, -mica::kNoEnd, mica::kNoEnd)};
+  MICA_TRY(mica::check_change(*cache, seq, r, what));
+  mica::make_change(*cache, seq, r, what);
+  return MICA_OK;
+}
+
+mica_status mica_kv_seq_div(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1,
+                            int64_t divisor) {
+  if (cache == nullptr) return MICA_INVALID_ARGUMENT;
+  MICA_TRY(mica::check_edit(*cache, seq));
+  if (divisor < 1)
+    return cache->device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: divisor ", divisor,
+                                       " is below 1");
+  const Range r = mica::normal_range(p0, p1);
+  if (r.p0 >= r.p1 || divisor == 1) return MICA_OK;
+  const mica::Change what = {mica::Change::kDivide, std::min(divisor, mica::kNoEnd)};
+  MICA_TRY(mica::check_change(*cache, seq, r, what));
+  mica::make_change(*cache, seq, r, what);
+  return MICA_OK;
+}
+
+mica_status mica_kv_seq_seek(mica_kv_cache* cache, uint32_t seq, int64_t position) {
+  if (cache == nullptr) return MICA_INVALID_ARGUMENT;
   mica_kv_cache& c = *cache;
-  MICA_TRY(mica::check_idle(c));
-  if (seq >= c.max_seqs) return mica::fail_seq(c, seq);
-  for (uint32_t s = 0; s < c.max_seqs; ++s)
-    if (s != seq) mica::remove(c, s, {0, mica::kNoEnd});
+  MICA_TRY(mica::check_edit(c, seq));
+  if (position < 0) position = mica::end_before(c, seq, mica::kNoEnd);
+  if (position >= INT32_MAX)
+    return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: position ", position,
+                                  " is above 2147483646");
+  for (const mica::KvGroup& g : c.groups) {
+    if (mica::holds(g, seq, position))
+      return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq,
+                                    " holds position ", position, " already");
+    if (mica::misses(g, g.seqs[seq], 0, position))
+      return mica::fail_window(c, g.seqs[seq], seq, g, position);
+  }
+  mica::set_next(c, seq, position);
+  return MICA_OK;
+}
+
+mica_status mica_kv_seq_rewind(mica_kv_cache* cache, uint32_t seq, int64_t position,
+                               int64_t* out_from) {
+  if (out_from != nullptr) *out_from = -1;
+  if (cache == nullptr) return MICA_INVALID_ARGUMENT;
+  mica_kv_cache& c = *cache;
+  MICA_TRY(mica::check_edit(c, seq));
+  const int64_t end = mica::end_before(c, seq, mica::kNoEnd);
+  if (out_from == nullptr || position < 0 || position > end)
+    return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq, " holds ", end,
+                                  " positions; it cannot be rewound to ", position,
+                                  ", or there is nowhere to write from where to run it again");
+  bool missing = false;
+  for (const mica::KvGroup& g : c.groups) missing |= mica::misses(g, g.seqs[seq], 0, position);
+  const int64_t from =
+      missing ? std::max<int64_t>(0, position - mica::reach_of_windows(c)) : position;
+  for (mica::KvGroup& g : c.groups) {
+    // Of a group with a window, what is left before `position` is computed again with the rest.
+    const Range r = {missing && g.window != 0 ? from : position, mica::kNoEnd};
+    mica::Rewrite rewrite(c, g, seq);
+    MICA_TRY(rewrite.change(r, mica::kRemoved));
+    mica::kv_replace(g, seq, rewrite.entries(), rewrite.size());
+    mica::KvSeq& s = g.seqs[seq];
+    s = mica::lost_after(s, r, mica::kRemoved);
+    if (missing) s.lost_from = s.lost_to = 0;
+  }
+  mica::set_next(c, seq, from);
+  *out_from = from;
   return MICA_OK;
 }
 

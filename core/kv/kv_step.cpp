@@ -51,31 +51,73 @@ bool must_copy(const mica_kv_cache& c, uint32_t group, uint32_t n_before, int32_
   return others != 0 || g.page_end[p] > end;
 }
 
+// Tokens from position `next` on that the sequence holds in the group already, one after the other.
+uint32_t count_held(const KvGroup& g, uint32_t seq, int64_t next, uint32_t n_tokens) {
+  const int64_t end = next + n_tokens;
+  int64_t held = next;
+  for (uint32_t i = 0; i < g.seqs[seq].n_entries && held < end; ++i)
+    if (g.of(seq)[i].first() <= held) held = std::max(held, g.of(seq)[i].last() + 1);
+  return static_cast<uint32_t>(std::min(held, end) - next);
+}
+
+// Can tokens go on in the cells behind entry `tail`, and how many own entries has its page?
+bool can_extend(const mica_kv_cache& c, const KvGroup& g, uint32_t seq, uint32_t tail,
+                const KvAppend& a, uint32_t* n_own) {
+  const KvEntry* entries = g.of(seq);
+  const KvEntry& e = entries[tail];
+  const int32_t end = e.first_cell + e.n_cells;
+  bool fits = end < kPageCells && e.div == 1 && e.key_div == 1 &&
+              int64_t{e.base} + e.n_cells == c.next[seq] + a.n_held &&
+              int64_t{e.key_base} + e.n_cells == c.next_key[seq] + a.n_held;
+  *n_own = 1;
+  if (!fits || g.page_refs[static_cast<size_t>(e.page)] == 1) return fits;
+  for (uint32_t i = 0; i < g.seqs[seq].n_entries; ++i) {
+    if (i == tail || entries[i].page != e.page) continue;
+    ++*n_own;
+    fits &= entries[i].first_cell + entries[i].n_cells <= end;
+  }
+  return fits;
+}
+
 KvAppend plan_append(const mica_kv_cache& c, uint32_t group, uint32_t i_span) {
   const KvGroup& g = c.groups[group];
   const mica_kv_span span = c.spans[i_span];
-  KvAppend a = {-1, 0, 0, 0};
-  const uint32_t n = g.seqs[span.seq].n_entries;
-  if (n > 0) {
-    const KvEntry* entries = g.of(span.seq);
-    const KvEntry& tail = entries[n - 1];
+  const KvSeq& s = g.seqs[span.seq];
+  const KvEntry* entries = g.of(span.seq);
+  KvAppend a = {s.n_entries, 0, -1, 0, 0, 0};
+  a.n_held = count_held(g, span.seq, c.next[span.seq], span.n_tokens);
+  const int64_t first = c.next[span.seq] + a.n_held;
+  const uint32_t left = span.n_tokens - a.n_held;
+  while (a.at > 0 && entries[a.at - 1].first() >= first) --a.at;
+  if (left > 0 && a.at > 0 && can_extend(c, g, span.seq, a.at - 1, a, &a.n_own)) {
+    const KvEntry& tail = entries[a.at - 1];
     const int32_t end = tail.first_cell + tail.n_cells;
-    bool fits = end < kPageCells && tail.div == 1 && tail.base + tail.n_cells == c.next[span.seq];
-    a.n_own = 1;
-    if (fits && g.page_refs[static_cast<size_t>(tail.page)] > 1) {
-      for (uint32_t i = 0; i + 1 < n; ++i) {
-        if (entries[i].page != tail.page) continue;
-        ++a.n_own;
-        fits &= entries[i].first_cell + entries[i].n_cells <= end;
-      }
-    }
-    if (fits) {
-      a.n_tail = std::min(span.n_tokens, static_cast<uint32_t>(kPageCells - end));
-      if (must_copy(c, group, i_span, tail.page, end, a.n_own)) a.copied_page = tail.page;
-    }
+    a.n_tail = std::min(left, static_cast<uint32_t>(kPageCells - end));
+    if (must_copy(c, group, i_span, tail.page, end, a.n_own)) a.copied_page = tail.page;
   }
-  a.n_pages = (span.n_tokens - a.n_tail + kPageCells - 1) / kPageCells;
+  a.n_pages = (left - a.n_tail + kPageCells - 1) / kPageCells;
   return a;
+}
+
+mica_status check_taken(const mica_kv_cache& c, const KvGroup& g, const KvAppend& a,
+                        const mica_kv_span& span) {
+  const int64_t end = c.next[span.seq] + span.n_tokens;
+  if (a.at == g.seqs[span.seq].n_entries || g.of(span.seq)[a.at].first() >= end) return MICA_OK;
+  return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv reserve: sequence ", span.seq,
+                                " holds position ", g.of(span.seq)[a.at].first(),
+                                " already; there is room for ",
+                                g.of(span.seq)[a.at].first() - c.next[span.seq], " of ",
+                                span.n_tokens, " tokens from position ", c.next[span.seq]);
+}
+
+mica_status check_moved(const mica_kv_cache& c, const KvGroup& g, uint32_t seq) {
+  for (uint32_t i = 0; i < g.seqs[seq].n_entries; ++i)
+    if (kv_needs_shift(c, g.of(seq)[i]))
+      return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv reserve: sequence ", seq,
+                                    " has moved cells whose K is not rotated to position ",
+                                    g.of(seq)[i].first(),
+                                    " yet; run a kv_shift step (mica_kv_reserve_shift) first");
+  return MICA_OK;
 }
 
 mica_status plan_group(mica_kv_cache& c, uint32_t group) {
@@ -85,6 +127,8 @@ mica_status plan_group(mica_kv_cache& c, uint32_t group) {
   uint64_t entries = 0;
   for (uint32_t i = 0; i < c.n_spans; ++i) {
     const KvAppend a = plan_append(c, group, i);
+    MICA_TRY(check_moved(c, g, c.spans[i].seq));
+    MICA_TRY(check_taken(c, g, a, c.spans[i]));
     g.appends[i] = a;
     pages += a.n_pages + (a.copied_page >= 0 ? 1u : 0u);
     const uint64_t own = uint64_t{g.seqs[c.spans[i].seq].n_entries} + a.n_pages;
@@ -103,10 +147,6 @@ mica_status plan_group(mica_kv_cache& c, uint32_t group) {
   return MICA_OK;
 }
 
-KvEntry* table_entries(const mica_kv_cache& c, KvGroup& g) {
-  return reinterpret_cast<KvEntry*>(g.table.data() + MICA_KV_TABLE_ENTRIES(c.max_seqs));
-}
-
 // Writes one span's entries as they will be, and its slots. Returns the end of the entries.
 KvEntry* write_span(mica_kv_cache& c, uint32_t group, uint32_t i_span, KvEntry* out,
                     const int32_t*& free_page, int32_t*& slot) {
@@ -114,66 +154,100 @@ KvEntry* write_span(mica_kv_cache& c, uint32_t group, uint32_t i_span, KvEntry* 
   const mica_kv_span span = c.spans[i_span];
   const KvAppend& a = g.appends[i_span];
   const uint32_t n = g.seqs[span.seq].n_entries;
-  std::copy_n(g.of(span.seq), n, out);
-  if (a.copied_page >= 0) {
-    const int32_t page = *--free_page;
-    c.copies[c.n_copies++] = {group, static_cast<uint32_t>(a.copied_page),
-                              static_cast<uint32_t>(page)};
-    for (uint32_t i = 0; i < n; ++i)
-      if (out[i].page == a.copied_page) out[i].page = page;
-  }
-  out += n;
+  KvEntry* const first = out;
+  std::copy_n(g.of(span.seq), a.at, out);
+  out += a.at;
+  for (uint32_t i = 0; i < a.n_held; ++i) *slot++ = -1;
   if (a.n_tail > 0) {
     KvEntry& tail = out[-1];
-    const int32_t first = tail.page * kPageCells + tail.first_cell + tail.n_cells;
-    for (uint32_t i = 0; i < a.n_tail; ++i) *slot++ = first + static_cast<int32_t>(i);
+    const int32_t cell = tail.first_cell + tail.n_cells;
+    const int32_t page = a.copied_page >= 0 ? *--free_page : tail.page;
+    tail.page = page;
+    for (uint32_t i = 0; i < a.n_tail; ++i)
+      *slot++ = page * kPageCells + cell + static_cast<int32_t>(i);
     tail.n_cells += static_cast<int32_t>(a.n_tail);
   }
-  auto base = static_cast<int32_t>(c.next[span.seq] + a.n_tail);
-  auto left = static_cast<int32_t>(span.n_tokens - a.n_tail);
+  const int32_t tail_page = a.n_tail > 0 ? out[-1].page : -1;
+  const uint32_t n_before = a.n_held + a.n_tail;
+  auto base = static_cast<int32_t>(c.next[span.seq] + n_before);
+  auto key = static_cast<int32_t>(c.next_key[span.seq] + n_before);
+  auto left = static_cast<int32_t>(span.n_tokens - n_before);
   for (uint32_t i = 0; i < a.n_pages; ++i) {
     const int32_t page = *--free_page;
     const int32_t m = std::min(left, kPageCells);
     for (int32_t cell = 0; cell < m; ++cell) *slot++ = page * kPageCells + cell;
-    *out++ = {page, 0, m, base, 1};
-    base += m;
-    left -= m;
+    *out++ = {page, 0, m, base, 1, key, 1};
+    base += m, key += m, left -= m;
   }
+  out = std::copy_n(g.of(span.seq) + a.at, n - a.at, out);
+  if (a.copied_page < 0) return out;
+  c.copies[c.n_copies++] = {group, static_cast<uint32_t>(a.copied_page),
+                            static_cast<uint32_t>(tail_page)};
+  for (KvEntry* e = first; e < out; ++e)
+    if (e->page == a.copied_page) e->page = tail_page;
   return out;
 }
 
-void write_group(mica_kv_cache& c, uint32_t group) {
+// Which row of the step's turns has this one; max_turns: there is no room.
+uint32_t turn_row(mica_kv_cache& c, const KvEntry& e) {
+  int64_t by = 0;
+  if (c.keys != MICA_KV_KEYS_RELATIVE || !e.turn(&by)) return 0;
+  for (uint32_t i = c.n_turns; i > 0; --i)
+    if (c.turns[i - 1] == by) return i - 1;
+  if (c.n_turns == c.max_turns) return c.max_turns;
+  c.turns[c.n_turns] = static_cast<int32_t>(by);
+  return c.n_turns++;
+}
+
+mica_status write_entries(mica_kv_cache& c, KvGroup& g, uint32_t n) {
+  int32_t* out = g.table.data() + MICA_KV_TABLE_ENTRIES(c.max_seqs);
+  for (uint32_t i = 0; i < n; ++i, out += MICA_KV_ENTRY_WORDS) {
+    const KvEntry& e = g.step[i];
+    const uint32_t turn = turn_row(c, e);
+    if (turn == c.max_turns)
+      return c.device->error().fail(MICA_CACHE_FULL,
+                                    "the KV cache has no room: cells were moved by ", "more than ",
+                                    c.max_turns - 1, " different numbers of ",
+                                    "positions; mica_kv_reserve_shift makes them one");
+    out[MICA_KV_ENTRY_PAGE] = e.page;
+    out[MICA_KV_ENTRY_FIRST_CELL] = e.first_cell;
+    out[MICA_KV_ENTRY_N_CELLS] = e.n_cells;
+    out[MICA_KV_ENTRY_BASE] = e.base;
+    out[MICA_KV_ENTRY_DIV] = e.div;
+    out[MICA_KV_ENTRY_TURN] = static_cast<int32_t>(turn);
+  }
+  g.n_words = static_cast<uint32_t>(out - g.table.data());
+  return MICA_OK;
+}
+
+mica_status write_group(mica_kv_cache& c, uint32_t group) {
   KvGroup& g = c.groups[group];
   int32_t* table = g.table.data();
   int32_t* span_start = table + MICA_KV_TABLE_SPANS;
   int32_t* entry_start = table + MICA_KV_TABLE_STARTS(c.max_seqs);
-  KvEntry* const first = table_entries(c, g);
-  KvEntry* out = first;
+  KvEntry* out = g.step.data();
   const int32_t* free_page = g.free_pages.end();
   int32_t* slot = g.slots.data();
   table[0] = static_cast<int32_t>(c.n_spans);
   // Words past the last span repeat the ends, so that spans beyond n_seqs read as empty.
   for (uint32_t i = 0; i <= c.max_seqs; ++i) {
     span_start[i] = static_cast<int32_t>(slot - g.slots.data());
-    entry_start[i] = static_cast<int32_t>(out - first);
+    entry_start[i] = static_cast<int32_t>(out - g.step.data());
     if (i < c.n_spans) out = write_span(c, group, i, out, free_page, slot);
   }
-  g.n_words = static_cast<uint32_t>(MICA_KV_TABLE_ENTRIES(c.max_seqs) +
-                                    MICA_KV_ENTRY_WORDS * (out - first));
+  return write_entries(c, g, static_cast<uint32_t>(out - g.step.data()));
 }
 
 // What the next query of the sequence, at position `next`, cannot see is never seen again.
 void release_unseen(KvGroup& g, uint32_t seq, int64_t next) {
   KvSeq& s = g.seqs[seq];
   KvEntry* entries = g.of(seq);
-  const auto first_of = [](const KvEntry& e) { return int64_t{e.base} / e.div; };
-  const auto last_of = [](const KvEntry& e) { return (int64_t{e.base} + e.n_cells - 1) / e.div; };
   uint32_t begin = 0;
-  while (begin < s.n_entries && first_of(entries[begin]) < g.n_first) ++begin;
+  while (begin < s.n_entries && entries[begin].first() < g.n_first) ++begin;
   uint32_t end = begin;
-  while (end < s.n_entries && last_of(entries[end]) <= next - g.window) ++end;
+  while (end < s.n_entries && entries[end].last() <= next - g.window) ++end;
   if (begin == end) return;
-  s.lose(first_of(entries[begin]), last_of(entries[end - 1]) + 1);
+  s.lose(entries[begin].first(), entries[end - 1].last() + 1);
   for (uint32_t i = begin; i < end; ++i) g.drop(entries[i].page);
   std::copy(entries + end, entries + s.n_entries, entries + begin);
   s.n_entries -= end - begin;
@@ -182,31 +256,68 @@ void release_unseen(KvGroup& g, uint32_t seq, int64_t next) {
 // The pages that reserve took from the top of the free list now belong to the sequences.
 void adopt_group(mica_kv_cache& c, uint32_t group) {
   KvGroup& g = c.groups[group];
-  const KvEntry* from = table_entries(c, g);
+  const KvEntry* from = g.step.data();
   for (uint32_t i = 0; i < g.n_taken; ++i) g.free_pages.pop();
   for (uint32_t i = 0; i < c.n_spans; ++i) {
     const KvAppend& a = g.appends[i];
     const uint32_t seq = c.spans[i].seq;
-    KvSeq& s = g.seqs[seq];
-    const uint32_t n = s.n_entries + a.n_pages;
-    if (a.copied_page >= 0) {
-      const auto page = static_cast<size_t>(from[s.n_entries - 1].page);
-      g.page_refs[page] = a.n_own;
-      for (uint32_t k = 0; k < a.n_own; ++k) g.drop(a.copied_page);
-    }
-    for (uint32_t k = a.n_tail > 0 ? s.n_entries - 1 : s.n_entries; k < n; ++k) {
-      const auto page = static_cast<size_t>(from[k].page);
-      if (k >= s.n_entries) g.page_refs[page] = 1;
-      g.page_end[page] = from[k].first_cell + from[k].n_cells;
-    }
-    std::copy_n(from, n, g.of(seq));
-    s.n_entries = n;
+    const uint32_t n = g.seqs[seq].n_entries + a.n_pages;
+    for (uint32_t k = a.n_tail > 0 ? a.at - 1 : a.at; k < a.at + a.n_pages; ++k)
+      g.page_end[static_cast<size_t>(from[k].page)] = from[k].first_cell + from[k].n_cells;
+    kv_replace(g, seq, from, n);
     from += n;
     if (g.window != 0) release_unseen(g, seq, c.next[seq] + c.spans[i].n_tokens);
   }
 }
 
 }  // namespace
+
+const int32_t* kv_step_data(const mica_kv_cache* c, uint32_t table, uint32_t* n_words) {
+  *n_words = kv_step_tokens(c);
+  if (table == kKvPositions) return c->positions.data();
+  if (table == kKvKeyPositions) return c->key_positions.data();
+  if (table == kKvTurns) {
+    *n_words = c->max_turns;
+    return c->turns.data();
+  }
+  const uint32_t group = (table - kKvGroupTables) / 3;
+  const KvGroup& g = c->groups[group];
+  if (table == kv_slots_of(group)) return g.slots.data();
+  const bool is_table = table == kv_table_of(group);
+  *n_words = !c->pending ? 0 : is_table ? g.n_words : 1 + g.n_shifts * MICA_KV_SHIFT_WORDS;
+  return is_table ? g.table.data() : g.shifts.data();
+}
+
+mica_status kv_check_plan(const mica_kv_cache* c, const uint8_t* has_table) {
+  Error& error = c->device->error();
+  bool appends = false;
+  for (uint32_t g = 0; g < kv_n_groups(c); ++g) {
+    appends |= has_table[kv_slots_of(g)] != 0;
+    if (c->is_shift && c->groups[g].n_shifts > 0 && has_table[kv_shifts_of(g)] == 0)
+      return error.fail(MICA_INVALID_ARGUMENT, "the reserve is a shift of cells with window ",
+                        c->groups[g].window, ", which the plan has no kv_shift for");
+    if (!c->is_shift && c->n_turns > 1 && has_table[kv_table_of(g)] != 0 &&
+        has_table[kKvTurns] == 0)
+      return error.fail(MICA_INVALID_ARGUMENT,
+                        "the cache has moved cells, but the plan's attention ",
+                        "has no turns; use mica_kv.turns, or mica_kv_reserve_shift first");
+  }
+  for (uint32_t i = 0; i < kv_step_tokens(c) && appends && has_table[kKvKeyPositions] == 0; ++i)
+    if (c->positions[i] != c->key_positions[i])
+      return error.fail(MICA_INVALID_ARGUMENT,
+                        "the plan rotates K to positions, but the cache wants ",
+                        "it rotated to mica_kv.key_positions");
+  return MICA_OK;
+}
+
+void kv_replace(KvGroup& g, uint32_t seq, const KvEntry* entries, uint32_t n) {
+  KvSeq& s = g.seqs[seq];
+  for (uint32_t i = 0; i < n; ++i) g.hold(entries[i].page);
+  for (uint32_t i = 0; i < s.n_entries; ++i) g.drop(g.of(seq)[i].page);
+  std::copy_n(entries, n, g.of(seq));
+  s.n_entries = n;
+}
+
 }  // namespace mica
 
 extern "C" {
@@ -218,13 +329,17 @@ mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans, const mica_k
   std::copy_n(spans, n_spans, c.spans.data());
   c.n_spans = n_spans;
   c.n_copies = 0;
+  c.n_turns = 1;  // row 0: not moved
   for (uint32_t g = 0; g < c.groups.size(); ++g) MICA_TRY(mica::plan_group(c, g));
-  for (uint32_t g = 0; g < c.groups.size(); ++g) mica::write_group(c, g);
-  int32_t* out = c.positions.data();
+  for (uint32_t g = 0; g < c.groups.size(); ++g) MICA_TRY(mica::write_group(c, g));
+  std::fill(c.turns.begin() + c.n_turns, c.turns.end(), 0);
+  uint32_t n = 0;
   for (uint32_t i = 0; i < n_spans; ++i)
-    for (uint32_t k = 0; k < spans[i].n_tokens; ++k)
-      *out++ = static_cast<int32_t>(c.next[spans[i].seq] + k);
-  c.n_step_tokens = static_cast<uint32_t>(out - c.positions.data());
+    for (uint32_t k = 0; k < spans[i].n_tokens; ++k, ++n) {
+      c.positions[n] = static_cast<int32_t>(c.next[spans[i].seq] + k);
+      c.key_positions[n] = static_cast<int32_t>(c.next_key[spans[i].seq] + k);
+    }
+  c.n_step_tokens = n;
   c.pending = true;
   return MICA_OK;
 }
@@ -236,14 +351,23 @@ mica_status mica_kv_commit(mica_kv_cache* cache) {
     return c.device->error().fail(MICA_BUSY, "kv commit: a step of the session is running");
   if (!c.pending)
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv commit: no reserve is pending");
-  for (uint32_t g = 0; g < c.groups.size(); ++g) mica::adopt_group(c, g);
-  for (uint32_t i = 0; i < c.n_spans; ++i) c.next[c.spans[i].seq] += c.spans[i].n_tokens;
-  c.pending = false;
+  if (c.is_shift) {
+    mica::kv_adopt_shift(c);
+  } else {
+    for (uint32_t g = 0; g < c.groups.size(); ++g) mica::adopt_group(c, g);
+    for (uint32_t i = 0; i < c.n_spans; ++i) {
+      const uint32_t seq = c.spans[i].seq;
+      c.next[seq] += c.spans[i].n_tokens;
+      c.next_key[seq] += c.spans[i].n_tokens;
+      if (c.next_key[seq] > mica::kMostKey) c.next_key[seq] = c.next[seq];
+    }
+  }
+  c.pending = c.is_shift = false;
   return MICA_OK;
 }
 
 void mica_kv_abandon(mica_kv_cache* cache) {
-  if (cache != nullptr && !cache->in_flight) cache->pending = false;
+  if (cache != nullptr && !cache->in_flight) cache->pending = cache->is_shift = false;
 }
 
 }  // extern "C"

@@ -102,6 +102,25 @@ bool add_nodes(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
   return true;
 }
 
+// A graph has all tables of a cache; those that nothing reads get no place in the step block.
+bool note_tables(mica_plan& p) {
+  if (p.cache != nullptr && !p.reads_table.resize(kv_n_tables(p.cache))) return false;
+  for (const PlanInput& in : p.inputs) {
+    if (in.table == 0) continue;
+    bool read = false;
+    for (const PlanNamed& o : p.outputs) read |= p.roots[o.value] == in.value;
+    for (const mica_b_node& node : p.nodes)
+      for (uint32_t k = 0; k < node.n_inputs && !read; ++k)
+        read = node.input[k] != MICA_B_NONE && p.roots[node.input[k]] == in.value;
+    p.reads_table[in.table - 1] = read ? 1 : 0;
+  }
+  for (const PlanStepValue& v : p.step_values) {
+    const uint32_t table = p.inputs[v.input].table;
+    if (table != 0 && p.reads_table[table - 1] == 0) p.values[v.value].storage = MICA_B_UNPLACED;
+  }
+  return true;
+}
+
 bool add_leaves(mica_plan& p, const mica_graph& g) {
   const auto name_of = [&](uint32_t i) { return p.name_at(p.outputs[i].name); };
   for (const GraphNamed& o : g.outputs)
@@ -124,7 +143,7 @@ bool add_leaves(mica_plan& p, const mica_graph& g) {
     p.cache = g.caches[0].cache;
     p.cache_extent = g.caches[0].n_tokens;
   }
-  return true;
+  return note_tables(p);
 }
 
 void refresh_partition(mica_plan& p, const char* variant) {

@@ -16,8 +16,9 @@ struct PlanInput {
   size_t name;  // offset in names
   uint32_t value;
   uint32_t table;      // 1 + which of the cache's (kv_step_data), 0: known by its name
-  uint32_t place = 0;  // index in the session's places
+  uint32_t place = 0;  // index in the session's places; kNoPlace: a table that nothing reads
 };
+constexpr uint32_t kNoPlace = UINT32_MAX;
 
 // A value in the step block: an input or a view of one.
 struct PlanStepValue {
@@ -43,7 +44,7 @@ struct mica_plan : mica::PlanParts {
   explicit mica_plan(const mica_allocator& a)
       : PlanParts(a), values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a),
         names(a), args(a), outputs(a), output_names(a), inputs(a), step_values(a), extent_names(a),
-        extent_places(a), weights(a), kernels(a), refusals(a), reasons(a) {}
+        extent_places(a), weights(a), kernels(a), refusals(a), reasons(a), reads_table(a) {}
   ~mica_plan();
 
   mica_session* session = nullptr;
@@ -69,7 +70,8 @@ struct mica_plan : mica::PlanParts {
   mica::Vec<mica::PlanRefusal> refusals;
   mica::Vec<char> reasons;  // of the refusals
   mica_kv_cache* cache = nullptr;
-  uint32_t cache_extent = 0;  // n_tokens
+  uint32_t cache_extent = 0;       // n_tokens
+  mica::Vec<uint8_t> reads_table;  // of each of the cache's tables
   uint64_t arena_bytes = 0;
   uint64_t workspace_bytes = 0;  // of the wave that needs most
   mica::Compiled compiled;       // unless it is in parts

@@ -24,8 +24,9 @@ mica_status write_tables(mica_session* s, const mica_plan* p) {
   if (extent.value >= 0 && extent.value != n)
     return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n, " tokens, but extent ",
                            quoted(extent.name.c_str()), " was set to ", extent.value);
+  MICA_TRY(mica::kv_check_plan(cache, p->reads_table.data()));
   for (const mica::PlanInput& in : p->inputs) {
-    if (in.table == 0) continue;
+    if (in.table == 0 || in.place == mica::kNoPlace) continue;
     uint32_t n_words = 0;
     const int32_t* words = mica::kv_step_data(cache, in.table - 1, &n_words);
     MICA_TRY(write_step(s, s->places[in.place], words, n_words * sizeof(int32_t)));

@@ -99,6 +99,10 @@ mica_status add_places(mica_session* s, mica_plan& p) {
     MICA_TRY(add(p.extent_names[i], std::move(place), p.extent_places[i]));
   }
   for (PlanInput& in : p.inputs) {
+    if (in.table != 0 && p.reads_table[in.table - 1] == 0) {
+      in.place = kNoPlace;
+      continue;
+    }
     StepPlace place(s->allocator());
     place.table = in.table;
     place.dtype = p.values[in.value].dtype;
@@ -128,8 +132,10 @@ uint64_t lay_out(Places& places, const At& at) {
 void bind_places(mica_session* s, mica_plan& p) {
   for (size_t i = 1; i < p.extents.size(); ++i)
     p.extents[i].offset = s->places[p.extent_places[i]].offset;
-  for (const PlanStepValue& v : p.step_values)
-    p.values[v.value].offset = s->places[p.inputs[v.input].place].offset + v.offset;
+  for (const PlanStepValue& v : p.step_values) {
+    const uint32_t place = p.inputs[v.input].place;
+    if (place != kNoPlace) p.values[v.value].offset = s->places[place].offset + v.offset;
+  }
 }
 
 // Of the arena that the plans added since the last allocate need; 0: there are none.

@@ -6,12 +6,15 @@
 
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
-#include "ops/common.h"
+#include "ops/rope_reference.h"
 
 namespace mica {
 namespace {
 
-enum Input : uint32_t { kQ, kK, kV, kPositions, kTable, kMask, kSinks, kInputs };
+constexpr uint32_t kQ = MICA_ATTENTION_Q, kK = MICA_ATTENTION_K, kV = MICA_ATTENTION_V,
+                   kPositions = MICA_ATTENTION_POSITIONS, kTable = MICA_ATTENTION_TABLE,
+                   kMask = MICA_ATTENTION_MASK, kSinks = MICA_ATTENTION_SINKS,
+                   kTurns = MICA_ATTENTION_TURNS;
 
 mica_status check_state(const InferCall& call, const char* name, const Desc& x) {
   if (!is_float(x.dtype) && !is_quantized(x.dtype))
@@ -94,12 +97,30 @@ mica_status check_sinks(const InferCall& call) {
   return MICA_OK;
 }
 
+mica_status check_turns(const InferCall& call, const mica_attention_args& args) {
+  const Desc& turns = call.in[kTurns];
+  if (turns.rank == 0) return MICA_OK;
+  if (turns.dtype != MICA_F32 || turns.rank != 2 || !turns.contiguous() ||
+      turns.extent != kNoExtent || turns.dim[0] % 2 != 0)
+    return call.error.fail(MICA_INVALID_ARGUMENT, "turns are ", dtype_name(turns.dtype), " ",
+                           shape_text(turns).text, ", not f32 [n_rot, max_turns], packed");
+  if (args.n_rot != turns.dim[0])
+    return call.error.fail(MICA_INVALID_ARGUMENT, "n_rot is ", args.n_rot, ", but turns have ",
+                           turns.dim[0], " elements a row");
+  mica_rope_args rope = {};
+  rope.n_rot = args.n_rot;
+  rope.offset = args.rope_offset;
+  rope.pairing = args.rope_pairing;
+  return check_rope_head(call, rope, call.in[kQ].dim[0]);
+}
+
 mica_status infer(const InferCall& call) {
   const auto& args = *static_cast<const mica_attention_args*>(call.args);
   MICA_TRY(check_q(call));
   MICA_TRY(check_tables(call, args));
   MICA_TRY(check_mask(call));
   MICA_TRY(check_sinks(call));
+  MICA_TRY(check_turns(call, args));
   MICA_TRY(need_finite(call, "scale", args.scale));
   MICA_TRY(need_finite(call, "softcap", args.softcap));
   if (args.softcap < 0)
@@ -116,13 +137,14 @@ struct Sequence {
   int64_t n_cells;
   const int64_t* slot;      // [n_cells]
   const int64_t* position;  // [n_cells]
+  const int64_t* turn;      // [n_cells]: row of `turns`
 };
 
 // Scratch of one call, all in one place so that running out of memory is one check.
 struct Scratch {
   explicit Scratch(const mica_allocator& a)
-      : slot(a), position(a), k(a), v(a), q(a), s(a), size(a), y(a) {}
-  Vec<int64_t> slot, position;
+      : slot(a), position(a), turn(a), k(a), v(a), q(a), s(a), size(a), y(a) {}
+  Vec<int64_t> slot, position, turn;
   Vec<double> k, v;  // rows of one kv head: [n_cells][head_dim]
   Vec<double> q;     // [head_dim_k]
   Vec<double> s;     // [n_cells]: scores, then weights
@@ -142,21 +164,26 @@ bool read_sequence(const RefCall& call, int64_t i_seq, Scratch& scratch, Sequenc
   const int64_t end = table.int_at(MICA_KV_TABLE_STARTS(max_seqs) + i_seq + 1);
   scratch.slot.clear();
   scratch.position.clear();
+  scratch.turn.clear();
   for (int64_t e = begin; e < end; ++e) {
     const int64_t word = entries + MICA_KV_ENTRY_WORDS * e;
     if (word < 0 || word + MICA_KV_ENTRY_WORDS > table.dim[0]) break;
-    const int64_t first = table.int_at(word) * MICA_KV_PAGE_CELLS + table.int_at(word + 1);
-    const int64_t n = table.int_at(word + 2);
-    const int64_t div = table.int_at(word + 4);
+    const int64_t first = table.int_at(word + MICA_KV_ENTRY_PAGE) * MICA_KV_PAGE_CELLS +
+                          table.int_at(word + MICA_KV_ENTRY_FIRST_CELL);
+    const int64_t n = table.int_at(word + MICA_KV_ENTRY_N_CELLS);
+    const int64_t base = table.int_at(word + MICA_KV_ENTRY_BASE);
+    const int64_t div = table.int_at(word + MICA_KV_ENTRY_DIV);
     for (int64_t i = 0; i < n; ++i) {
       if (first + i < 0 || first + i >= n_cells || div < 1) continue;
       if (!scratch.slot.push(first + i)) return false;
-      if (!scratch.position.push((table.int_at(word + 3) + i) / div)) return false;
+      if (!scratch.position.push((base + i) / div)) return false;
+      if (!scratch.turn.push(table.int_at(word + MICA_KV_ENTRY_TURN))) return false;
     }
   }
   out.n_cells = static_cast<int64_t>(scratch.slot.size());
   out.slot = scratch.slot.data();
   out.position = scratch.position.data();
+  out.turn = scratch.turn.data();
   return true;
 }
 
@@ -165,15 +192,30 @@ bool sees(const mica_attention_args& args, int64_t query, int64_t cell) {
   return args.window == 0 || cell > query - int64_t{args.window} || cell < int64_t{args.n_first};
 }
 
+// The query as it meets cells of a turn.
+void load_query(const RefCall& call, int64_t i_token, int64_t i_head, int64_t turn, Scratch& x) {
+  const auto& args = call.arg<mica_attention_args>();
+  const HostTensor& turns = call.in[kTurns];
+  call.in[kQ].read_row(x.q.data(), i_head, i_token);
+  if (turns.present() && turn > 0 && turn < turns.dim[1]) {
+    const int64_t n_pairs = turns.dim[0] / 2;
+    for (int64_t i = 0; i < n_pairs; ++i)
+      rotate(x.q.data(), rope_pair(args.rope_pairing, args.rope_offset, n_pairs, i),
+             turns.at(2 * i, turn), turns.at(2 * i + 1, turn));
+  }
+  round_activations(call.numerics, x.q.data(), call.in[kQ].dim[0]);
+}
+
 // Scores of all cells of the sequence; -infinity where the query does not see.
 void score(const RefCall& call, const Sequence& seq, int64_t i_token, int64_t i_head, Scratch& x) {
   const auto& args = call.arg<mica_attention_args>();
   const HostTensor& mask = call.in[kMask];
   const int64_t head_dim = call.in[kQ].dim[0];
   const int64_t query = call.in[kPositions].int_at(i_token);
-  call.in[kQ].read_row(x.q.data(), i_head, i_token);
-  round_activations(call.numerics, x.q.data(), head_dim);
+  int64_t turn = 0;
+  load_query(call, i_token, i_head, turn, x);
   for (int64_t i = 0; i < seq.n_cells; ++i) {
+    if (seq.turn[i] != turn) load_query(call, i_token, i_head, turn = seq.turn[i], x);
     double& s = x.s[static_cast<size_t>(i)];
     double& size = x.size[static_cast<size_t>(i)];
     s = -HUGE_VAL;
@@ -292,9 +334,16 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_attention = {
-    MICA_OP_attention, "attention", kMask, kInputs, sizeof(mica_attention_args),
-    kOpPlain,          -1,          infer, nullptr, reference};
+const OpDef op_attention = {MICA_OP_attention,
+                            "attention",
+                            kMask,
+                            MICA_ATTENTION_INPUTS,
+                            sizeof(mica_attention_args),
+                            kOpPlain,
+                            -1,
+                            infer,
+                            nullptr,
+                            reference};
 
 }  // namespace mica
 
@@ -310,284 +359,23 @@ mica_tensor mica_attention(mica_graph* graph, mica_tensor q, const mica_kv* kv,
                               params->non_causal == 0 ? 1u : 0u,
                               kv->window,
                               kv->window != 0 ? kv->n_first : 0,
-                              kv->max_seqs};
+                              kv->max_seqs,
+                              0,
+                              0,
+                              0};
   mica_tensor_info info;
+  if (mica_graph_tensor_info(graph, params->turns, &info) == MICA_OK) {
+    args.n_rot = static_cast<uint32_t>(info.dim[0]);
+    args.rope_offset = params->rope_offset;
+    args.rope_pairing = static_cast<uint32_t>(params->rope_pairing);
+  }
   if (args.scale == 0 && mica_graph_tensor_info(graph, q, &info) == MICA_OK)
     args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(info.dim[0])));
-  const mica_tensor in[] = {q, kv->k, kv->v, kv->positions, kv->table, params->mask, params->sinks};
-  return mica::append(graph, mica::op_attention, in, 7, &args, sizeof args);
+  const mica_tensor in[] = {q,         kv->k,        kv->v,         kv->positions,
+                            kv->table, params->mask, params->sinks, params->turns};
+  return mica::append(graph, mica::op_attention, in, MICA_ATTENTION_INPUTS, &args, sizeof args);
 }
 
 #else
-#include <cmath>
-
-#include "ops/attention/attention_cases.inc"
-
-namespace mica::conformance {
-namespace {
-
-constexpr mica_dtype kTypes[] = {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0};
-
-void add(CaseList& list, std::string name, AttentionCase c) {
-  if (c.steps.empty()) c.steps = prompt_and_decode(20, 2);
-  list.add("attention", std::move(name), [c](CaseBuilder& b) { build_attention(b, c); });
-}
-
-std::string type_name(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
-
-void add_types(CaseList& list) {
-  for (const mica_dtype k : kTypes) {
-    for (const mica_dtype v : kTypes) {
-      AttentionCase c;
-      c.dtype_k = k;
-      c.dtype_v = v;
-      add(list, "k_" + type_name(k) + ".v_" + type_name(v), c);
-    }
-    AttentionCase c;
-    c.dtype_k = c.dtype_v = k;
-    c.head_dim_k = c.head_dim_v = 80;  // whole blocks in storage only
-    add(list, type_name(k) + ".head80", c);
-    c.head_dim_k = c.head_dim_v = 128;
-    c.n_heads = 8;
-    c.n_cells = 384;
-    c.max_step_tokens = 128;
-    c.steps = {{{{0, 128}}, {}}, {{{0, 128}}, {}}, {{{0, 60}}, {}}, {{{0, 1}}, {}}, {{{0, 7}}, {}}};
-    add(list, type_name(k) + ".long", c);
-    c.head_dim_k = 96;
-    c.head_dim_v = 32;
-    c.steps = prompt_and_decode(70, 2);
-    add(list, type_name(k) + ".k96.v32", c);
-  }
-  for (const mica_dtype q : {MICA_F16, MICA_BF16}) {
-    AttentionCase c;
-    c.dtype_q = c.dtype_rows = q;
-    c.dtype_k = c.dtype_v = MICA_F16;
-    add(list, "q_" + type_name(q), c);
-  }
-}
-
-void add_heads(CaseList& list) {
-  const std::pair<uint32_t, uint32_t> heads[] = {{1, 1}, {4, 4}, {6, 1}, {9, 3}, {16, 2}, {7, 7}};
-  for (const auto& [n_heads, n_kv_heads] : heads) {
-    AttentionCase c;
-    c.n_heads = n_heads;
-    c.n_kv_heads = n_kv_heads;
-    c.dtype_k = c.dtype_v = MICA_F16;
-    const std::string name = "heads" + std::to_string(n_heads) + "_" + std::to_string(n_kv_heads);
-    add(list, name, c);
-    c.max_step_tokens = 70;
-    c.steps = prompt_and_decode(70, 1);
-    c.head_dim_k = c.head_dim_v = 40;
-    add(list, name + ".head40", c);
-  }
-}
-
-void add_options(CaseList& list) {
-  AttentionCase c;
-  c.dtype_k = c.dtype_v = MICA_F16;
-  c.max_step_tokens = 70;
-  c.steps = prompt_and_decode(70, 2);
-  const auto with = [&](const char* name, auto change) {
-    AttentionCase changed = c;
-    change(changed);
-    add(list, name, changed);
-  };
-  with("scale", [](AttentionCase& x) { x.scale = 0.3f; });
-  with("scale_negative", [](AttentionCase& x) { x.scale = -0.1f; });
-  with("peaked", [](AttentionCase& x) { x.sigma = 20; });
-  with("softcap", [](AttentionCase& x) { x.softcap = 1.5f; });
-  with("non_causal", [](AttentionCase& x) { x.non_causal = true; });
-  with("sinks", [](AttentionCase& x) { x.sinks = true; });
-  with("shared_layer", [](AttentionCase& x) { x.shared_layer = true; });
-  for (const uint32_t window : {1u, 2u, 9u, 64u, 65u, 500u}) {
-    with(("window" + std::to_string(window)).c_str(), [&](AttentionCase& x) { x.window = window; });
-    with(("window" + std::to_string(window) + ".first5").c_str(), [&](AttentionCase& x) {
-      x.window = window;
-      x.n_first = 5;
-    });
-  }
-  with("window30.rolls", [](AttentionCase& x) {
-    x.window = 30;
-    x.n_first = 3;
-    x.sinks = true;
-    for (int i = 0; i < 6; ++i) x.steps.push_back({{{0, 45}}, {}});
-  });
-  for (const mica_dtype type : {MICA_F32, MICA_F16}) {
-    with(("mask." + type_name(type)).c_str(), [&](AttentionCase& x) {
-      x.mask_dtype = type;
-      x.mask_heads = 1;
-    });
-    with(("mask.heads." + type_name(type)).c_str(), [&](AttentionCase& x) {
-      x.mask_dtype = type;
-      x.mask_heads = 4;
-      x.non_causal = true;
-    });
-  }
-  // Cells that are hidden, cells beyond the mask, and first tokens that see nothing at all.
-  with("mask.hides", [](AttentionCase& x) {
-    x.mask_heads = 1;
-    x.mask_cells = 67;
-    x.mask = mica::conformance::list({-HUGE_VAL, 0.5, -1, -HUGE_VAL, 2});
-  });
-  with("everything", [](AttentionCase& x) {
-    x.dtype_v = MICA_Q8_0;
-    x.window = 40;
-    x.n_first = 2;
-    x.softcap = 4;
-    x.sinks = true;
-    x.mask_heads = 4;
-    x.scale = 0.2f;
-    x.shared_layer = true;
-  });
-}
-
-mica_status copy_all(mica_kv_cache* cache, std::initializer_list<uint32_t> to, int64_t end) {
-  for (const uint32_t dst : to) {
-    const mica_status status = mica_kv_seq_cp(cache, 0, dst, 0, end);
-    if (status != MICA_OK) return status;
-  }
-  return MICA_OK;
-}
-
-void add_sequences(CaseList& list) {
-  for (const mica_dtype type : {MICA_F16, MICA_Q8_0}) {
-    AttentionCase c;
-    c.dtype_k = c.dtype_v = type;
-    c.max_seqs = 4;
-    c.n_cells = 640;
-    c.max_step_tokens = 90;
-    const auto with = [&](const std::string& name, std::vector<Step> steps) {
-      c.steps = std::move(steps);
-      add(list, type_name(type) + "." + name, c);
-    };
-    with("ragged", {{{{2, 40}, {0, 1}, {3, 33}, {1, 5}}, {}},
-                    {{{1, 1}, {0, 70}, {2, 1}}, {}},
-                    {{{0, 1}, {1, 1}, {2, 1}, {3, 1}}, {}}});
-    with("prefix", {{{{0, 70}}, {}},
-                    {{{0, 1}, {1, 2}, {3, 1}},
-                     [](mica_kv_cache* k) {
-                       return copy_all(k, {1, 3}, -1);
-                     }},
-                    {{{3, 60}, {1, 1}}, {}},
-                    {{{2, 3}, {0, 1}}, [](mica_kv_cache* k) { return copy_all(k, {2}, 66); }},
-                    {{{2, 1}, {0, 1}, {1, 1}, {3, 1}}, {}}});
-    with("holes",
-         {{{{0, 90}}, {}},
-          {{{0, 4}, {1, 3}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 10, 30); }},
-          {{{0, 1}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 60, 68); }},
-          {{{0, 40}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 80, -1); }},
-          {{{0, 1}, {1, 30}}, [](mica_kv_cache* k) { return mica_kv_seq_rm(k, 0, 0, 5); }}});
-    with("keep", {{{{0, 50}, {1, 20}}, {}},
-                  {{{1, 1}, {0, 9}}, [](mica_kv_cache* k) { return mica_kv_seq_keep(k, 1); }}});
-    c.window = 33;
-    c.n_first = 2;
-    with("ragged.window",
-         {{{{2, 40}, {0, 1}, {3, 33}}, {}},
-          {{{1, 1}, {0, 70}, {2, 1}}, {}},
-          {{{2, 60}, {3, 1}}, [](mica_kv_cache* k) { return mica_kv_seq_cp(k, 0, 1, 60, -1); }},
-          {{{0, 1}, {1, 1}, {2, 1}, {3, 1}}, {}}});
-  }
-}
-
-// K or V of one token is not finite. Rows that cannot see it are as ever; those that see it are
-// not-a-number, because an infinite V comes with such a K.
-void add_hidden(CaseList& list) {
-  const std::pair<const char*, std::pair<double, double> > kinds[] = {
-      {"k_nan", {NAN, 1}}, {"v_nan", {1, NAN}}, {"v_inf", {NAN, HUGE_VAL}}};
-  for (const auto& entry : kinds) {
-    const char* const kind = entry.first;
-    const std::pair<double, double> values = entry.second;
-    for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16}) {
-      AttentionCase c;
-      c.dtype_k = c.dtype_v = type;
-      const auto with = [&](const std::string& name, uint32_t bad, auto change) {
-        AttentionCase changed = c;
-        change(changed);
-        changed.k = with_bad_token(changed, changed.head_dim_k, bad, values.first);
-        changed.v = with_bad_token(changed, changed.head_dim_v, bad, values.second);
-        add(list, "hidden." + type_name(type) + "." + kind + "." + name, changed);
-      };
-      with("few_tokens", 3, [](AttentionCase& x) { x.steps = {{{{0, 5}}, {}}}; });
-      c.max_step_tokens = 70;
-      c.steps = {{{{0, 70}}, {}}};
-      with("prompt", 43, [](AttentionCase&) {});
-      with("prompt.softcap.head80", 43, [](AttentionCase& x) {
-        x.softcap = 2;
-        x.head_dim_k = x.head_dim_v = 80;
-      });
-      with("prefix", 40, [](AttentionCase& x) {
-        x.max_seqs = 2;
-        x.steps.push_back(
-            {{{1, 3}}, [](mica_kv_cache* k) { return mica_kv_seq_cp(k, 0, 1, 0, 30); }});
-      });
-      c.steps = prompt_and_decode(70, 2);
-      c.steps.push_back({{{0, 5}}, {}});
-      for (const uint32_t n_first : {0u, 2u})
-        with("window9.first" + std::to_string(n_first), 60, [&](AttentionCase& x) {
-          x.window = 9;
-          x.n_first = n_first;
-        });
-    }
-  }
-}
-
-// The same where a mask hides the token from all rows, even its own.
-void add_hidden_by_mask(CaseList& list) {
-  for (const double bad : {HUGE_VAL, -HUGE_VAL, double{NAN}}) {
-    for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0}) {
-      AttentionCase c;
-      c.dtype_k = c.dtype_v = type;
-      c.mask_heads = 1;
-      c.max_step_tokens = 70;
-      c.steps = prompt_and_decode(70, 2);
-      c.steps.push_back({{{0, 5}}, {}});
-      std::vector<double> mask(c.mask_cells, 0.5);
-      mask[40] = -HUGE_VAL;
-      c.mask = mica::conformance::list(mask);
-      c.k = with_bad_token(c, c.head_dim_k, 40, bad);
-      c.v = with_bad_token(c, c.head_dim_v, 40, bad);
-      const std::string name = "hidden." + type_name(type) +
-                               (bad > 0   ? ".inf"
-                                : bad < 0 ? ".minus_inf"
-                                          : ".nan");
-      add(list, name + ".mask", c);
-      c.mask_heads = 4;
-      c.mask_dtype = MICA_F16;
-      c.non_causal = true;
-      add(list, name + ".mask.heads", c);
-    }
-  }
-}
-
-void add_lengths(CaseList& list) {
-  AttentionCase c;
-  c.dtype_k = c.dtype_v = MICA_F16;
-  c.n_cells = 640;
-  c.max_step_tokens = 128;
-  for (const uint32_t n : {1u, 2u, 15u, 16u, 17u, 63u, 64u, 65u, 128u}) {
-    c.steps = prompt_and_decode(n, 2);
-    add(list, "prompt" + std::to_string(n), c);
-  }
-  c.steps = {{{{0, 70}}, {}}, {{{0, 57}}, {}}, {{{0, 1}}, {}}, {{{0, 1}}, {}}, {{{0, 1}}, {}}};
-  add(list, "decode_over_pages", c);
-  c.n_heads = 8;
-  c.steps = prompt_and_decode(128, 0);
-  for (int i = 0; i < 3; ++i) c.steps.push_back({{{0, 128}}, {}});
-  c.steps.push_back({{{0, 1}}, {}});
-  add(list, "decode_at513", c);
-}
-
-}  // namespace
-
-void cases_attention(CaseList& list) {
-  add_types(list);
-  add_heads(list);
-  add_options(list);
-  add_sequences(list);
-  add_hidden(list);
-  add_hidden_by_mask(list);
-  add_lengths(list);
-}
-
-}  // namespace mica::conformance
+#include "ops/attention/attention_list.inc"
 #endif

@@ -2,6 +2,7 @@
  * the graph and returns the invalid tensor when an argument is wrong (mica/graph.h). */
 #ifndef MICA_OPS_ATTENTION_H_
 #define MICA_OPS_ATTENTION_H_
+#include "../rope.h"
 #include "mica/graph.h"
 
 #ifdef __cplusplus
@@ -15,9 +16,14 @@ typedef struct mica_attention_params {
   int32_t non_causal; /* non-zero: cells after the query are seen too */
   mica_tensor mask;   /* or MICA_NO_TENSOR */
   mica_tensor sinks;  /* or MICA_NO_TENSOR */
+  /* Of a cache whose keys are MICA_KV_KEYS_RELATIVE (mica/kv_cache.h): */
+  mica_tensor turns;              /* mica_rope_angles of mica_kv.turns; or MICA_NO_TENSOR */
+  uint32_t rope_offset;           /* of RoPE: the first element that it rotates */
+  mica_rope_pairing rope_pairing; /* of RoPE */
 } mica_attention_params;
 /* clang-format off */
-#define MICA_ATTENTION_PARAMS_INIT {sizeof(mica_attention_params), 0.0f, 0.0f, 0, {0, 0}, {0, 0}}
+#define MICA_ATTENTION_PARAMS_INIT \
+  {sizeof(mica_attention_params), 0.0f, 0.0f, 0, {0, 0}, {0, 0}, {0, 0}, 0, MICA_ROPE_ADJACENT}
 /* clang-format on */
 
 /* y[:, h, t] = sum over cells i of w[i] * V[:, g, i], where g = h / (n_heads / n_kv_heads),
@@ -41,7 +47,10 @@ typedef struct mica_attention_params {
  *           the token's own sequence, seen or not, in table order. Cells from n_kv_max on are not
  *           seen. -infinity hides a cell, whatever K holds there.
  *     sinks F32 [n_heads].
- *   result  F32 [head_dim_v, n_heads, n_tokens], packed, with q's extent.
+ *     turns F32 [n_rot, max_turns]: pair i of row r is the cosine and the sine of an angle. Before
+ * q meets the cells of a table entry with turn r, its pairs from rope_offset on are rotated as RoPE
+ * does, by row r; row 0 is no rotation. n_rot + rope_offset <= head_dim_k. result  F32 [head_dim_v,
+ * n_heads, n_tokens], packed, with q's extent.
  *
  * What a query does not see has no part in its row, not even when K or V are infinite or
  * not-a-number there: the row is as if those cells held zeros. A score of a seen cell that is

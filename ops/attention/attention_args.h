@@ -1,9 +1,21 @@
-/* Arguments of the op attention; read by C, C++, CUDA and GLSL. */
+/* Arguments and operands of the op attention; read by C, C++ and CUDA. */
 #ifndef MICA_OPS_ATTENTION_ARGS_H_
 #define MICA_OPS_ATTENTION_ARGS_H_
-#ifndef GL_core_profile
 #include <stdint.h>
-#endif
+
+/* Operands, in order (ops/attention/attention.h). */
+enum mica_attention_input {
+  MICA_ATTENTION_Q,
+  MICA_ATTENTION_K,
+  MICA_ATTENTION_V,
+  MICA_ATTENTION_POSITIONS,
+  MICA_ATTENTION_TABLE,
+  MICA_ATTENTION_MASK, /* may be absent, as those behind it */
+  MICA_ATTENTION_SINKS,
+  MICA_ATTENTION_TURNS, /* F32 [n_rot, max_turns]: the op rope_angles' result */
+  MICA_ATTENTION_INPUTS
+};
+
 struct mica_attention_args {
   float scale;       /* never 0: the builder puts 1 / sqrt(head_dim_k) there */
   float softcap;     /* 0: none */
@@ -11,5 +23,9 @@ struct mica_attention_args {
   uint32_t window;   /* 0: none */
   uint32_t n_first;  /* positions below it are seen beside the window */
   uint32_t max_seqs; /* how the table is laid out */
+  /* The queries' rotation by the operand `turns`; all 0 without it. */
+  uint32_t n_rot;        /* rotated elements of a head: turns' dim[0] */
+  uint32_t rope_offset;  /* the first of them */
+  uint32_t rope_pairing; /* mica_rope_pairing */
 };
 #endif

@@ -32,6 +32,7 @@ inline Values list(std::vector<double> values) { return {Values::kList, 0, 0, st
 struct Step {
   std::vector<mica_kv_span> spans;
   std::function<mica_status(mica_kv_cache*)> edit;  // before the reserve; may be empty
+  bool shift = false;  // no tokens: moved cells are rotated (mica_kv_reserve_shift)
 };
 
 // Given to a case's build function; the same function is run once a device.

@@ -230,7 +230,9 @@ class Instance final : public CaseBuilder {
       for (const mica_kv_span& s : step.spans) n += s.n_tokens;
       for (LiveExtent& e : extents_)
         if (e.name == "n_tokens") e.live = n;
-      check(mica_kv_reserve(cache_, static_cast<uint32_t>(step.spans.size()), step.spans.data()));
+      check(step.shift ? mica_kv_reserve_shift(cache_, 0, nullptr)
+                       : mica_kv_reserve(cache_, static_cast<uint32_t>(step.spans.size()),
+                                         step.spans.data()));
     }
     for (const LiveExtent& e : extents_)
       check(mica_session_set_extent(session_, e.name.c_str(), e.live));

@@ -38,14 +38,18 @@ WatchedCache::WatchedCache(const mica_backend& inner, mica_b_device* device,
   for (uint32_t i = 1; i < p.n_values; ++i)
     if (p.values[i].storage == MICA_B_STATE) storage_[buffers[p.values[i].buffer]];
   // A layer's appends come in pairs, K's and then V's.
+  size_t n_appends = 0;
   for (uint32_t i = 0; i < p.n_nodes; ++i) {
     const mica_b_node& n = p.nodes[i];
-    if (n.op != MICA_OP_kv_append) continue;
-    const bool is_v = appends_.size() % 2 != 0;
-    const mica_b_value &state = p.values[n.input[0]], &slots = p.values[n.input[2]];
+    if (n.op != MICA_OP_kv_append && n.op != MICA_OP_kv_shift) continue;
     Append a;
+    a.is_shift = n.op == MICA_OP_kv_shift;
+    const bool is_v = !a.is_shift && n_appends % 2 != 0;
+    const mica_b_value &state = p.values[n.input[0]],
+                       &slots = p.values[n.input[a.is_shift ? 1 : 2]];
     a.half = find_half(state, buffers[state.buffer], is_v);
-    a.name = std::string(is_v ? "V " : "K ") + std::to_string(appends_.size() / 2);
+    a.name = a.is_shift ? "shifted K"
+                        : std::string(is_v ? "V " : "K ") + std::to_string(n_appends++ / 2);
     a.slots_offset = slots.offset;
     a.has_extent = slots.extent != MICA_B_NONE;
     a.extent_offset = a.has_extent ? p.extents[slots.extent].offset : 0;
@@ -65,7 +69,24 @@ size_t WatchedCache::find_half(const mica_b_value& v, mica_b_buffer* buffer, boo
   return halves_.size() - 1;
 }
 
+bool WatchedCache::read_shifts(Append& a) const {
+  std::vector<int32_t> words(static_cast<size_t>(a.max));
+  if (inner_->buffer_read(step_, a.slots_offset, words.data(), words.size() * sizeof(int32_t)) !=
+      MICA_OK)
+    return false;
+  a.cells.clear();
+  const int32_t* e = words.data() + 1;
+  for (int32_t k = 0; k < words[0]; ++k, e += MICA_KV_SHIFT_WORDS)
+    for (int32_t i = 0; i < e[MICA_KV_SHIFT_N_CELLS]; ++i)
+      if ((e[MICA_KV_SHIFT_FROM] + i) / e[MICA_KV_SHIFT_FROM_DIV] !=
+          (e[MICA_KV_SHIFT_TO] + i) / e[MICA_KV_SHIFT_TO_DIV])
+        a.cells.push_back(e[MICA_KV_SHIFT_PAGE] * static_cast<int32_t>(kPage) +
+                          e[MICA_KV_SHIFT_FIRST_CELL] + i);
+  return true;
+}
+
 bool WatchedCache::read_slots(Append& a) const {
+  if (a.is_shift) return read_shifts(a);
   int32_t live = static_cast<int32_t>(a.max);
   if (a.has_extent && inner_->buffer_read(step_, a.extent_offset, &live, sizeof live) != MICA_OK)
     return false;

@@ -30,18 +30,19 @@ class WatchedCache {
     int64_t n_pages;
     mica_b_kv_desc desc;
   };
-  struct Append {
-    size_t half;  // in halves_
+  struct Append {  // or a kv_shift
+    size_t half;   // in halves_
     std::string name;
-    uint64_t slots_offset, extent_offset;  // in the step block
-    bool has_extent;
+    uint64_t slots_offset, extent_offset;  // in the step block; of a shift its list
+    bool has_extent, is_shift;
     int64_t max;
-    std::vector<int32_t> cells;  // that the coming step writes, in the order of its tokens
+    std::vector<int32_t> cells;  // that the coming step writes, in the order of its tokens or list
   };
   using Page = std::pair<size_t, int64_t>;  // of halves_, number
 
   size_t find_half(const mica_b_value& v, mica_b_buffer* buffer, bool is_v);
   bool read_slots(Append& append) const;
+  bool read_shifts(Append& shift) const;
   std::vector<unsigned char> rows_of(Page page) const;  // plain rows of 64 cells
   uint64_t cell_bytes(size_t half) const;
   std::string changed_cell(Page page, const std::vector<unsigned char>& before) const;

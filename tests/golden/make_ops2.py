@@ -146,7 +146,7 @@ def attention_case(rng, name, *, heads=4, kv_heads=2, dk=4, dv=4, types=(F32, F3
         while len(mine) < n:
             page, first = int(pages.pop()), int(rng.integers(0, 20))
             m = min(n - len(mine), int(rng.integers(20, 41)))
-            entries.append([page, first, m, position, div])
+            entries.append([page, first, m, position, div, 0])
             for i in range(m):
                 mine.append((page * 64 + first + i, (position + i) // div))
             position += m + (int(rng.integers(0, 9)) * div if holes else 0)

@@ -86,13 +86,18 @@ MICA_API void mica_output(mica_graph* graph, mica_tensor tensor, const char* nam
 /* K and V storage of a cache's layer with its tables, as the cache ops take them. The tables are
  * written by each step from the cache's reserve; they have no names, and no op writes them. */
 typedef struct mica_kv {
-  mica_tensor k;         /* state; K rows, the backend's layout */
-  mica_tensor v;         /* state */
-  mica_tensor positions; /* I32 [n_tokens]: the position of each token of the step */
-  mica_tensor slots;     /* I32 [n_tokens]: the cell each token's K and V go to */
-  mica_tensor table;     /* I32: see mica/kv_cache.h */
-  uint32_t max_seqs;     /* of the cache: how `table` is laid out */
-  uint32_t window;       /* of the layer */
+  mica_tensor k;             /* state; K rows, the backend's layout */
+  mica_tensor v;             /* state */
+  mica_tensor positions;     /* I32 [n_tokens]: the position of each token of the step */
+  mica_tensor key_positions; /* I32 [n_tokens]: the one its K is to be rotated to; `positions`
+                                itself unless the cache's keys are MICA_KV_KEYS_RELATIVE */
+  mica_tensor slots;         /* I32 [n_tokens]: the cell each token's K and V go to, -1: to none */
+  mica_tensor table;         /* I32: see mica/kv_table.h */
+  mica_tensor turns;  /* I32 [max_turns] of RELATIVE keys: by how many positions a query is rotated
+                         before it meets K of an entry with that row; unused rows are 0 */
+  mica_tensor shifts; /* I32: what the op kv_shift is to rotate; see mica/kv_table.h */
+  uint32_t max_seqs;  /* of the cache: how `table` is laid out */
+  uint32_t window;    /* of the layer */
   uint32_t n_first;
 } mica_kv;
 /* Layers of one cache group share `table` and `slots`. A layer that shares another's storage

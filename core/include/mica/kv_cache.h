@@ -2,9 +2,8 @@
  *
  * A cell is one token's K and V in one layer; a page is 64 cells. Layers of equal window form a
  * group; a page id names the same 64 cells in every layer of its group. Each sequence has, per
- * group, a table of entries {page, first_cell, n_cells, base, div}: the i-th cell of an entry has
- * position floor((base + i) / div). Positions belong to entries, so sequences that share a page may
- * hold it at different positions.
+ * group, a table of entries (mica/kv_table.h), each some cells of a page with their positions.
+ * Positions belong to entries, so sequences that share a page may hold it at different positions.
  *
  * A step is reserve, run, commit. Reserve writes the tables as they will be after the step; only
  * commit adopts them, so a failed or cancelled step leaves the cache as it was. mica_plan_run (or
@@ -18,12 +17,12 @@
 #define MICA_KV_CACHE_H_
 #include "device.h"
 #include "graph.h"
+#include "kv_table.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define MICA_KV_PAGE_CELLS 64
 #define MICA_KV_NO_SOURCE UINT32_MAX
 #define MICA_KV_ALL_SEQS UINT32_MAX
 
@@ -41,6 +40,22 @@ typedef struct mica_kv_layer {
 #define MICA_KV_LAYER_INIT \
   { sizeof(mica_kv_layer), 0, 0, 0, MICA_F16, MICA_F16, 0, 0, MICA_KV_NO_SOURCE }
 
+/* What RoPE has to do with stored K, and so what a move of cells to other positions takes.
+ *   ROTATED   K is stored rotated to its position. Moved cells must be rotated in place by a step
+ *             with the op kv_shift (mica_kv_reserve_shift) before their sequence goes on. Of
+ *             quantized K each such step adds the error of one more quantization.
+ *   RELATIVE  K stays as it was stored: a move edits tables only, and attention rotates the query
+ *             by the difference instead (mica_attention_params.turns). Graphs rotate K to
+ *             mica_kv.key_positions, which go on from what the sequence's last cells were stored
+ *             at. Only mica_kv_seq_div needs a kv_shift step.
+ *   NONE      Positions have no part in stored K: there is no RoPE. Every move edits tables only.
+ */
+typedef enum mica_kv_keys {
+  MICA_KV_KEYS_ROTATED = 0,
+  MICA_KV_KEYS_RELATIVE = 1,
+  MICA_KV_KEYS_NONE = 2
+} mica_kv_keys;
+
 typedef struct mica_kv_params {
   size_t struct_size;
   uint32_t n_layers;
@@ -49,9 +64,12 @@ typedef struct mica_kv_params {
   uint32_t max_seqs;        /* sequence ids are 0 … max_seqs - 1 */
   uint32_t max_step_tokens; /* tokens of one step */
   uint32_t max_entries; /* table entries of one step and group; 0: enough for n_cells and shares */
+  mica_kv_keys keys;
+  uint32_t max_turns; /* RELATIVE: different moves that one step may meet, "not moved" included; 0:
+                         64 */
 } mica_kv_params;
 #define MICA_KV_PARAMS_INIT \
-  { sizeof(mica_kv_params), 0, NULL, 0, 1, 512, 0 }
+  { sizeof(mica_kv_params), 0, NULL, 0, 1, 512, 0, MICA_KV_KEYS_ROTATED, 0 }
 
 /* Describes a cache on a device; storage is allocated by its session. Errors: INVALID_ARGUMENT,
  * UNSUPPORTED (a dtype the device cannot keep), OUT_OF_MEMORY. */
@@ -69,10 +87,21 @@ typedef struct mica_kv_span {
 } mica_kv_span;
 
 /* Prepares a step: spans in the order of the step's tokens, each sequence at most once. Their sum
- * is the step's value of the plan's n_tokens extent (mica_graph_kv), which need not be set. Errors:
- * CACHE_FULL (pages or table entries), INVALID_ARGUMENT, BUSY (a reserve is pending). */
+ * is the step's value of the plan's n_tokens extent (mica_graph_kv), which need not be set. Tokens
+ * whose position a group of layers holds already (mica_kv_seq_rewind) are not stored there again.
+ * Errors: CACHE_FULL (pages, table entries or turns; the text says how many are needed and how many
+ * there are), INVALID_ARGUMENT (also: the sequence has moved cells that wait for a kv_shift step;
+ * positions that are taken), BUSY (a reserve is pending). */
 MICA_API mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans,
                                      const mica_kv_span* spans);
+/* Prepares a step without tokens that rotates K of moved cells in place, of all sequences: a plan
+ * with the op kv_shift of every layer that owns storage (ops/kv_shift.h). With `all`, of RELATIVE
+ * keys also cells whose queries would be rotated instead; else only what must be. Shared pages are
+ * copied first. `out_n_cells` (may be NULL) gets how many cells of the first group that touches
+ * any: 0 when there is nothing to do, and then nothing is pending. A step may not do all: call
+ * until it gives 0. Errors: CACHE_FULL (pages for the copies), INVALID_ARGUMENT, BUSY. */
+MICA_API mica_status mica_kv_reserve_shift(mica_kv_cache* cache, int32_t all,
+                                           uint64_t* out_n_cells);
 /* Adopts the tables of a pending reserve; releases pages no query can see any more. A plan's step
  * that succeeds does this itself: only a program that writes K and V without a plan calls it.
  * Errors: INVALID_ARGUMENT (no reserve is pending), BUSY (its step is running). */
@@ -81,26 +110,56 @@ MICA_API mica_status mica_kv_commit(mica_kv_cache* cache);
  * when there is none; nothing happens while its step is running. */
 MICA_API void mica_kv_abandon(mica_kv_cache* cache);
 
-/* Edits of what is stored; none touches K or V. All are refused with BUSY while a reserve is
- * pending. Position ranges are [p0, p1); p0 < 0 means from the start, p1 < 0 to the end. */
+/* Edits of what is stored; none touches K or V, and one that fails changes nothing. All are refused
+ * with BUSY while a reserve is pending. Position ranges are [p0, p1); p0 < 0 means from the start,
+ * p1 < 0 to the end. After an edit a sequence goes on behind the largest position that it holds.
+ * CACHE_FULL: the sequence would have more table entries than there is room for. */
 
 /* Removes a range of positions from a sequence (or from all: MICA_KV_ALL_SEQS). Later positions
- * stay where they are. Errors: CACHE_FULL (a cut inside a page makes one entry two; tables full);
- * INVALID_ARGUMENT (in a group with a window: what would be left needs cells that the window let
- * go; removing everything always works). */
+ * stay where they are. Errors: CACHE_FULL; INVALID_ARGUMENT (in a group with a window: what would
+ * be left needs cells that the window let go; removing everything always works, and so does
+ * mica_kv_seq_rewind). */
 MICA_API mica_status mica_kv_seq_rm(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1);
-/* Makes `dst` hold the range of `src` too, sharing pages. `dst` must have no position in or after
- * it. Errors: INVALID_ARGUMENT, CACHE_FULL. */
+/* Makes `dst` hold the range of `src` too, sharing pages. Errors: CACHE_FULL; INVALID_ARGUMENT
+ * (`dst` holds positions there, or, where every layer has a window, behind there; a window let go
+ * what is to be copied). */
 MICA_API mica_status mica_kv_seq_cp(mica_kv_cache* cache, uint32_t src, uint32_t dst, int64_t p0,
                                     int64_t p1);
+/* As mica_kv_seq_cp, and moved: position p0 of `src` becomes position `to` of `dst`. */
+MICA_API mica_status mica_kv_seq_cp_to(mica_kv_cache* cache, uint32_t src, uint32_t dst, int64_t p0,
+                                       int64_t p1, int64_t to);
 /* Removes every other sequence. */
 MICA_API mica_status mica_kv_seq_keep(mica_kv_cache* cache, uint32_t seq);
+/* Removes every sequence. */
+MICA_API mica_status mica_kv_clear(mica_kv_cache* cache);
+/* Moves the cells of a range by `delta` positions; they may pass others, but not come to lie among
+ * them. What a moved cell had attended to stays in it. Errors: CACHE_FULL; INVALID_ARGUMENT (a
+ * position below 0 or above 2147483646, one that is taken; in a group with a window: the sequence
+ * could not go on, as cells that it would see are gone). */
+MICA_API mica_status mica_kv_seq_add(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1,
+                                     int64_t delta);
+/* Divides the positions of a range by `divisor` >= 1, rounding down, so that several cells may
+ * share one (Self-Extend: Jin et al. 2024, arXiv 2401.01325). Errors: as mica_kv_seq_add. */
+MICA_API mica_status mica_kv_seq_div(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1,
+                                     int64_t divisor);
+/* The next token goes to `position`, which may lie in a gap that was made before later positions;
+ * -1: behind the largest one. Errors: INVALID_ARGUMENT (the position is taken; a window let go what
+ * it would see). */
+MICA_API mica_status mica_kv_seq_seek(mica_kv_cache* cache, uint32_t seq, int64_t position);
+/* Removes `position` and what is behind it, and prepares the sequence to go on there even where
+ * windows let go cells that the token at `position` would see. `out_from` gets the position from
+ * which tokens are to be run again: `position` itself when nothing is missing; else so far before
+ * it that the layers with windows, each of which sees its window before it, together see no
+ * further. Those tokens are stored only where they are missing; what they give at positions before
+ * `position` is not exact, from `position` on it is. Errors: INVALID_ARGUMENT. */
+MICA_API mica_status mica_kv_seq_rewind(mica_kv_cache* cache, uint32_t seq, int64_t position,
+                                        int64_t* out_from);
 
 /* Smallest and largest position held, -1 when the sequence is empty; of the first group. */
 MICA_API mica_status mica_kv_seq_range(const mica_kv_cache* cache, uint32_t seq, int64_t* out_min,
                                        int64_t* out_max);
-/* Position the sequence's next token gets: one past the largest held since its last edit; -1 when
- * there is no such sequence. */
+/* Position the sequence's next token gets: one past the largest held since its last edit, unless
+ * mica_kv_seq_seek or mica_kv_seq_rewind said otherwise; -1 when there is no such sequence. */
 MICA_API int64_t mica_kv_seq_next(const mica_kv_cache* cache, uint32_t seq);
 /* Cells held by the sequence in the first group, shared ones included; 0 when there is no such
  * sequence. */
@@ -112,19 +171,6 @@ typedef struct mica_kv_usage {
   uint64_t n_pages_free;
 } mica_kv_usage;
 MICA_API mica_status mica_kv_cache_usage(const mica_kv_cache* cache, mica_kv_usage* out_usage);
-
-/* The table of a group as step data: I32 words.
- *   [0]                        n_seqs of the step (S)
- *   [1 … max_seqs + 1]         first token of each sequence's span; [1 + S] = n_tokens
- *   [max_seqs + 2 … 2*max_seqs + 2]  first entry of each; [max_seqs + 2 + S] = number of entries
- *   [2*max_seqs + 3 + 5*e …]   entry e: page, first_cell, n_cells, base, div
- * Entries of a sequence rise in position. */
-#define MICA_KV_TABLE_SPANS 1
-#define MICA_KV_TABLE_STARTS(max_seqs) (2 + (max_seqs))
-#define MICA_KV_TABLE_ENTRIES(max_seqs) (3 + 2 * (max_seqs))
-#define MICA_KV_ENTRY_WORDS 5
-#define MICA_KV_TABLE_WORDS(max_seqs, max_entries) \
-  (MICA_KV_TABLE_ENTRIES(max_seqs) + MICA_KV_ENTRY_WORDS * (max_entries))
 
 #ifdef __cplusplus
 }

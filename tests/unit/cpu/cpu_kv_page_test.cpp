@@ -133,7 +133,7 @@ TEST(CpuKvPage, SizesAndRefusals) {
   EXPECT_EQ(page_bytes(MICA_Q4_0, 80, true), 64u * 3 * 3 * 18);
   const mica_b_kv_desc wrong_type = {MICA_Q4_K, 256, 1, 0};
   EXPECT_EQ(kv_layout(nullptr, &wrong_type, &layout, &bytes), MICA_UNSUPPORTED);
-  const mica_b_kv_desc no_heads = {MICA_F16, 64, 0, 0};
+  const mica_b_kv_desc no_heads = {MICA_F16, 64, 0, 0, 0};
   EXPECT_EQ(kv_layout(nullptr, &no_heads, &layout, &bytes), MICA_INVALID_ARGUMENT);
 }
 
@@ -219,7 +219,7 @@ TEST(CpuKvPage, AttentionOverAnyTable) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   constexpr int64_t kTokens = 3, kHeads = 6, kKvHeads = 2, kDimK = 40, kDimV = 24;
-  const mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4};
+  const mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4, 0, 0, 0};
   const auto any = [&](int64_t most) {
     if (random() % 16 == 0) return static_cast<int32_t>(random());
     return static_cast<int32_t>(random() % static_cast<uint64_t>(most + 2)) - 1;

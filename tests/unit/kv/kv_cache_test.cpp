@@ -101,13 +101,14 @@ TEST_F(KvCache, WritesTheTableOfAStep) {
   const std::vector<int32_t> words(t, t + n);
   const int32_t tail = cache->groups[0].of(2)[0].page;
   const int32_t e0 = words[9];
-  const int32_t e1 = words[19];
-  const int32_t e2 = words[24];
-  EXPECT_EQ(words, (std::vector<int32_t>{2,    0, 3,  73, 73,  // spans
-                                         0,    1, 4,  4,       // starts
-                                         e0,   0, 3,  0,  1,   // sequence 0
-                                         tail, 0, 64, 0,  1,   // sequence 2
-                                         e1,   0, 64, 64, 1,  e2, 0, 2, 128, 1}));
+  const int32_t e1 = words[21];
+  const int32_t e2 = words[27];
+  EXPECT_EQ(words, (std::vector<int32_t>{2,    0, 3,  73,  73,     // spans
+                                         0,    1, 4,  4,           // starts
+                                         e0,   0, 3,  0,   1,  0,  // sequence 0
+                                         tail, 0, 64, 0,   1,  0,  // sequence 2
+                                         e1,   0, 64, 64,  1,  0,  //
+                                         e2,   0, 2,  128, 1,  0}));
   const int32_t* slots = mica::kv_step_data(cache, mica::kv_slots_of(0), &n);
   ASSERT_EQ(n, 73u);
   EXPECT_EQ(slots[2], e0 * 64 + 2);
@@ -178,7 +179,7 @@ TEST_F(KvCache, WindowRefusesToGoBackTooFar) {
   EXPECT_EQ(mica_kv_seq_rm(cache, 0, 300, -1), MICA_INVALID_ARGUMENT);
   EXPECT_STREQ(mica_context_error(context),
                "kv cache: sequence 0 cannot go on at position 300: the window of 100 has released "
-               "positions 0 to 511");
+               "positions 0 to 511; mica_kv_seq_rewind says where to run it again from");
   EXPECT_EQ(mica_kv_seq_next(cache, 0), 620);
   EXPECT_EQ(mica_kv_seq_cp(cache, 0, 1, 0, 300), MICA_INVALID_ARGUMENT);
   EXPECT_EQ(mica_kv_seq_cp(cache, 0, 1, 0, -1), MICA_OK);

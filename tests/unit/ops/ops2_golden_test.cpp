@@ -75,8 +75,15 @@ Stored read_tensor(const json& j, int64_t gap) {
 }
 
 mica_attention_args attention_args(const json& a) {
-  return {a.at("scale"),  a.at("softcap"), a.at("causal"),
-          a.at("window"), a.at("n_first"), a.at("max_seqs")};
+  return {a.at("scale"),
+          a.at("softcap"),
+          a.at("causal"),
+          a.at("window"),
+          a.at("n_first"),
+          a.at("max_seqs"),
+          0,
+          0,
+          0};
 }
 mica_rope_args rope_args(const json& a) {
   return {a.at("n_rot"),     a.at("offset"),       a.at("pairing"),    a.at("n_ctx_orig"),
@@ -215,7 +222,7 @@ Desc desc(mica_dtype dtype, std::vector<int64_t> dim, uint32_t extent = 0) {
 }
 
 struct AttentionDescs {
-  mica_attention_args args = {0.125f, 0, 1, 0, 0, 2};
+  mica_attention_args args = {0.125f, 0, 1, 0, 0, 2, 0, 0, 0};
   std::vector<Desc> in = {desc(MICA_F32, {64, 6, 16}, 1), desc(MICA_F16, {64, 3, 128}),
                           desc(MICA_Q8_0, {32, 3, 128}), desc(MICA_I32, {16}, 1),
                           desc(MICA_I32, {57})};

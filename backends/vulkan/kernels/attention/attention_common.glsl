@@ -54,7 +54,7 @@ struct Entry {
   int base, div;
 };
 Entry entry_at(uint i) {
-  const uint64_t words = push.table + (3u + 2u * max_seqs() + 5u * i) * 4u;
+  const uint64_t words = push.table + (3u + 2u * max_seqs() + 6u * i) * 4u;
   const int page = I32P(words).v[0], first = I32P(words).v[1], n = I32P(words).v[2];
   Entry e = Entry(uint(page), uint(first), uint(n), I32P(words).v[3], I32P(words).v[4]);
   const bool wrong = page < 0 || uint(page) >= push.n_pages || first < 0 || first > 64 || n < 0 ||
