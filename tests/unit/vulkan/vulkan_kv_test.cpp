@@ -211,7 +211,7 @@ TEST_F(VulkanKv, SizesAndRefusals) {
   EXPECT_EQ(page_bytes(MICA_Q4_0, 80), 64u * 3 * 3 * 18);
   const mica_b_kv_desc wrong_type = {MICA_Q4_K, 256, 1, 0};
   EXPECT_EQ(vulkan::kv_layout(nullptr, &wrong_type, &layout, &bytes), MICA_UNSUPPORTED);
-  const mica_b_kv_desc no_heads = {MICA_F16, 64, 0, 0, 0};
+  const mica_b_kv_desc no_heads = {MICA_F16, 64, 0, 0};
   EXPECT_EQ(vulkan::kv_layout(nullptr, &no_heads, &layout, &bytes), MICA_INVALID_ARGUMENT);
 }
 
