@@ -131,6 +131,7 @@ mica_status allocate_group(const mica_kv_cache& c, const mica_kv_params& p, KvGr
   const bool ok = checked_mul<size_t>(p.max_seqs, g.max_seq_entries, n_entries) &&
                   g.entries.resize(n_entries) && g.seqs.resize(p.max_seqs) &&
                   g.page_refs.resize(g.n_pages) && g.page_end.resize(g.n_pages) &&
+                  g.page_used.resize(g.n_pages) && g.page_own.resize(g.n_pages) &&
                   g.free_pages.resize(g.n_pages) && g.table.resize(words) &&
                   g.step.resize(g.max_entries) &&
                   g.shifts.resize(1 + size_t{g.max_shifts} * MICA_KV_SHIFT_WORDS) &&

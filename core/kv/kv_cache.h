@@ -65,6 +65,8 @@ struct KvAppend {
   int32_t copied_page;  // the tail's shared page that a copy replaces, -1: none
   uint32_t n_own;       // the sequence's own entries in that page
   uint32_t n_tail;      // tokens that go behind the tail, in its page
+  uint32_t n_in_holes;  // tokens that go to cells of own pages that edits left free
+  uint32_t n_holes;     // entries that they take
   uint32_t n_pages;     // whole pages taken for the others
 };
 
@@ -77,14 +79,16 @@ struct KvShift {
 // Layers of equal window. A page's references are the entries that name it, of all sequences.
 struct KvGroup {
   explicit KvGroup(const mica_allocator& a)
-      : page_refs(a), page_end(a), free_pages(a), entries(a), seqs(a), step(a), table(a), slots(a),
-        appends(a), shifts(a), shifted(a) {}
+      : page_refs(a), page_end(a), page_used(a), page_own(a), free_pages(a), entries(a), seqs(a),
+        step(a), table(a), slots(a), appends(a), shifts(a), shifted(a) {}
   uint32_t window = 0, n_first = 0;
   uint32_t n_pages = 0;
   uint32_t max_entries = 0;      // of a step's table
   uint32_t max_seq_entries = 0;  // of one sequence
   Vec<uint32_t> page_refs;       // [n_pages]
   Vec<int32_t> page_end;         // [n_pages]: one past the highest cell in use
+  Vec<uint64_t> page_used;       // [n_pages], scratch: cells of one sequence, a bit each
+  Vec<uint32_t> page_own;        // [n_pages], scratch: entries of one sequence
   Vec<int32_t> free_pages;       // a stack; never grows beyond n_pages
   Vec<KvEntry> entries;          // [max_seqs][max_seq_entries], in use: the first n_entries
   Vec<KvSeq> seqs;               // [max_seqs]

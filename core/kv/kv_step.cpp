@@ -79,12 +79,62 @@ bool can_extend(const mica_kv_cache& c, const KvGroup& g, uint32_t seq, uint32_t
   return fits;
 }
 
+uint64_t cell_bits(int32_t first, int32_t n) {
+  return n <= 0 ? 0 : ~uint64_t{0} >> (kPageCells - n) << first;
+}
+
+// Calls f(page, first_cell, n_cells) for free cells of pages that the sequence alone holds, until
+// it says false. Cells behind the tail that this step takes are not free.
+template <class F>
+void each_hole(KvGroup& g, uint32_t seq, const KvAppend& a, const F& f) {
+  const KvEntry* entries = g.of(seq);
+  const uint32_t n = g.seqs[seq].n_entries;
+  const auto page_of = [&](uint32_t i) { return static_cast<size_t>(entries[i].page); };
+  for (uint32_t i = 0; i < n; ++i) g.page_used[page_of(i)] = g.page_own[page_of(i)] = 0;
+  for (uint32_t i = 0; i < n; ++i) {
+    g.page_used[page_of(i)] |= cell_bits(entries[i].first_cell, entries[i].n_cells);
+    ++g.page_own[page_of(i)];
+  }
+  if (a.n_tail > 0) {
+    const KvEntry& tail = entries[a.at - 1];
+    g.page_used[page_of(a.at - 1)] |=
+        cell_bits(tail.first_cell + tail.n_cells, static_cast<int32_t>(a.n_tail));
+  }
+  for (uint32_t i = 0; i < n; ++i) {
+    uint64_t& used = g.page_used[page_of(i)];
+    while (used != ~uint64_t{0} && g.page_own[page_of(i)] == g.page_refs[page_of(i)]) {
+      const int first = __builtin_ctzll(~used);
+      const uint64_t behind = used >> first;
+      const int cells = behind == 0 ? kPageCells - first : __builtin_ctzll(behind);
+      used |= cell_bits(first, cells);
+      if (!f(entries[i].page, first, cells)) return;
+    }
+  }
+}
+
+// Puts as many tokens into holes as it takes to do without `n_pages` pages.
+void use_holes(const mica_kv_cache& c, KvGroup& g, uint32_t i_span, uint64_t n_pages) {
+  KvAppend& a = g.appends[i_span];
+  const mica_kv_span span = c.spans[i_span];
+  const uint32_t left = span.n_tokens - a.n_held - a.n_tail;
+  const auto pages = static_cast<uint32_t>(std::min<uint64_t>(n_pages, a.n_pages));
+  const uint32_t kept = (a.n_pages - pages) * kPageCells;
+  const uint32_t wanted = left > kept ? left - kept : 0;
+  if (wanted == 0) return;
+  each_hole(g, span.seq, a, [&](int32_t, int32_t, int32_t cells) {
+    a.n_in_holes = std::min(wanted, a.n_in_holes + static_cast<uint32_t>(cells));
+    ++a.n_holes;
+    return a.n_in_holes < wanted;
+  });
+  a.n_pages = (left - a.n_in_holes + kPageCells - 1) / kPageCells;
+}
+
 KvAppend plan_append(const mica_kv_cache& c, uint32_t group, uint32_t i_span) {
   const KvGroup& g = c.groups[group];
   const mica_kv_span span = c.spans[i_span];
   const KvSeq& s = g.seqs[span.seq];
   const KvEntry* entries = g.of(span.seq);
-  KvAppend a = {s.n_entries, 0, -1, 0, 0, 0};
+  KvAppend a = {s.n_entries, 0, -1, 0, 0, 0, 0, 0};
   a.n_held = count_held(g, span.seq, c.next[span.seq], span.n_tokens);
   const int64_t first = c.next[span.seq] + a.n_held;
   const uint32_t left = span.n_tokens - a.n_held;
@@ -126,12 +176,20 @@ mica_status plan_group(mica_kv_cache& c, uint32_t group) {
   uint64_t pages = 0;
   uint64_t entries = 0;
   for (uint32_t i = 0; i < c.n_spans; ++i) {
-    const KvAppend a = plan_append(c, group, i);
     MICA_TRY(check_moved(c, g, c.spans[i].seq));
+    const KvAppend a = g.appends[i] = plan_append(c, group, i);
     MICA_TRY(check_taken(c, g, a, c.spans[i]));
-    g.appends[i] = a;
     pages += a.n_pages + (a.copied_page >= 0 ? 1u : 0u);
-    const uint64_t own = uint64_t{g.seqs[c.spans[i].seq].n_entries} + a.n_pages;
+  }
+  // Whole pages first, for attention reads those best.
+  for (uint32_t i = 0; i < c.n_spans && pages > g.free_pages.size(); ++i) {
+    const uint32_t before = g.appends[i].n_pages;
+    use_holes(c, g, i, pages - g.free_pages.size());
+    pages -= before - g.appends[i].n_pages;
+  }
+  for (uint32_t i = 0; i < c.n_spans; ++i) {
+    const KvAppend& a = g.appends[i];
+    const uint64_t own = uint64_t{g.seqs[c.spans[i].seq].n_entries} + a.n_holes + a.n_pages;
     entries += own;
     if (own > g.max_seq_entries)
       return error.fail(MICA_CACHE_FULL, "the KV cache has no room: sequence ", c.spans[i].seq,
@@ -172,13 +230,21 @@ KvEntry* write_span(mica_kv_cache& c, uint32_t group, uint32_t i_span, KvEntry* 
   auto base = static_cast<int32_t>(c.next[span.seq] + n_before);
   auto key = static_cast<int32_t>(c.next_key[span.seq] + n_before);
   auto left = static_cast<int32_t>(span.n_tokens - n_before);
-  for (uint32_t i = 0; i < a.n_pages; ++i) {
-    const int32_t page = *--free_page;
-    const int32_t m = std::min(left, kPageCells);
-    for (int32_t cell = 0; cell < m; ++cell) *slot++ = page * kPageCells + cell;
-    *out++ = {page, 0, m, base, 1, key, 1};
+  const auto put = [&](int32_t page, int32_t cell0, int32_t m) {
+    for (int32_t i = 0; i < m; ++i) *slot++ = page * kPageCells + cell0 + i;
+    *out++ = {page, cell0, m, base, 1, key, 1};
     base += m, key += m, left -= m;
-  }
+  };
+  uint32_t n_holes = 0;
+  auto in_holes = static_cast<int32_t>(a.n_in_holes);
+  if (a.n_holes > 0)
+    each_hole(g, span.seq, a, [&](int32_t page, int32_t cell0, int32_t cells) {
+      const int32_t m = std::min(in_holes, cells);
+      put(page, cell0, m);
+      in_holes -= m;
+      return ++n_holes < a.n_holes;
+    });
+  for (uint32_t i = 0; i < a.n_pages; ++i) put(*--free_page, 0, std::min(left, kPageCells));
   out = std::copy_n(g.of(span.seq) + a.at, n - a.at, out);
   if (a.copied_page < 0) return out;
   c.copies[c.n_copies++] = {group, static_cast<uint32_t>(a.copied_page),
@@ -261,9 +327,13 @@ void adopt_group(mica_kv_cache& c, uint32_t group) {
   for (uint32_t i = 0; i < c.n_spans; ++i) {
     const KvAppend& a = g.appends[i];
     const uint32_t seq = c.spans[i].seq;
-    const uint32_t n = g.seqs[seq].n_entries + a.n_pages;
-    for (uint32_t k = a.n_tail > 0 ? a.at - 1 : a.at; k < a.at + a.n_pages; ++k)
-      g.page_end[static_cast<size_t>(from[k].page)] = from[k].first_cell + from[k].n_cells;
+    const uint32_t n_new = a.n_holes + a.n_pages;
+    const uint32_t n = g.seqs[seq].n_entries + n_new;
+    for (uint32_t k = a.n_tail > 0 ? a.at - 1 : a.at; k < a.at + n_new; ++k) {
+      int32_t& end = g.page_end[static_cast<size_t>(from[k].page)];
+      const bool in_hole = k >= a.at && k < a.at + a.n_holes;
+      end = std::max(in_hole ? end : 0, from[k].first_cell + from[k].n_cells);
+    }
     kv_replace(g, seq, from, n);
     from += n;
     if (g.window != 0) release_unseen(g, seq, c.next[seq] + c.spans[i].n_tokens);

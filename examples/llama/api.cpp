@@ -58,6 +58,7 @@ void hand_out(std::span<const T> data, T* out, size_t capacity, size_t* out_n) {
 }
 
 constexpr mica_llama_model_params kModelDefaults = MICA_LLAMA_MODEL_PARAMS_INIT;
+constexpr mica_llama_edit_params kEditDefaults = MICA_LLAMA_EDIT_PARAMS_INIT;
 constexpr mica_llama_session_params kSessionDefaults = MICA_LLAMA_SESSION_PARAMS_INIT;
 
 }  // namespace
@@ -235,6 +236,45 @@ mica_status mica_llama_seq_cp(mica_llama_session* session, uint32_t src, uint32_
 
 mica_status mica_llama_seq_keep(mica_llama_session* session, uint32_t seq) {
   return guarded([&] { session_of(session).seq_keep(seq); });
+}
+
+mica_status mica_llama_seq_add(mica_llama_session* session, uint32_t seq, int64_t p0, int64_t p1,
+                               int64_t delta) {
+  return guarded([&] { session_of(session).seq_add(seq, p0, p1, delta); });
+}
+
+mica_status mica_llama_seq_div(mica_llama_session* session, uint32_t seq, int64_t p0, int64_t p1,
+                               int64_t divisor) {
+  return guarded([&] { session_of(session).seq_div(seq, p0, p1, divisor); });
+}
+
+mica_status mica_llama_edit(mica_llama_session* session, uint32_t seq, int64_t p0, int64_t p1,
+                            const int32_t* tokens, size_t n_tokens,
+                            const mica_llama_edit_params* params, mica_llama_edit_info* out_info) {
+  return guarded([&] {
+    if (n_tokens != 0) required(tokens, "the tokens");
+    const mica_llama_edit_info info =
+        session_of(session).edit(seq, p0, p1, {tokens, n_tokens}, given(params, kEditDefaults));
+    if (out_info != nullptr) *out_info = info;
+  });
+}
+
+mica_status mica_llama_edit_to(mica_llama_session* session, uint32_t seq, const int32_t* tokens,
+                               size_t n_tokens, const mica_llama_edit_params* params,
+                               mica_llama_edit_info* out_info) {
+  return guarded([&] {
+    required(tokens, "the tokens");
+    const mica_llama_edit_info info =
+        session_of(session).edit_to(seq, {tokens, n_tokens}, given(params, kEditDefaults));
+    if (out_info != nullptr) *out_info = info;
+  });
+}
+
+mica_status mica_llama_seq_tokens(const mica_llama_session* session, uint32_t seq, int32_t* tokens,
+                                  size_t capacity, size_t* out_n) {
+  return guarded([&] {
+    hand_out(std::span<const int32_t>(session_of(session).tokens_of(seq)), tokens, capacity, out_n);
+  });
 }
 
 int64_t mica_llama_seq_next(const mica_llama_session* session, uint32_t seq) {

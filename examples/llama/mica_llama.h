@@ -14,6 +14,7 @@
 #ifndef MICA_LLAMA_H_
 #define MICA_LLAMA_H_
 #include "mica/context.h"
+#include "mica/kv_cache.h"
 #include "mica/session.h"
 
 #ifdef __cplusplus
@@ -138,9 +139,25 @@ typedef struct mica_llama_session_params {
   mica_dtype dtype_v;
   const char* variant;            /* of kernels, NULL: the fastest; "naive" */
   const volatile int32_t* cancel; /* NULL: the model's */
+  mica_kv_keys keys; /* ROTATED or RELATIVE (mica/kv_cache.h): what moving cells costs */
+  /* What decode does when a sequence is full. 0: it fails with CACHE_FULL. Else it drops tokens
+   * behind the first n_keep, at least n_drop and as many as it must, and moves the rest down
+   * (context shift); MICA_LLAMA_DROP_HALF: half of them. n_keep = 4 with a small n_drop is
+   * StreamingLLM (Xiao et al. 2024, arXiv 2309.17453). What is left keeps what it had attended to.
+   */
+  uint32_t n_keep;
+  uint32_t n_drop;
+  /* Self-Extend (Jin et al. 2024, arXiv 2401.01325): each time extend_window tokens are behind the
+   * last group, they are made one, their positions divided by extend_factor. 0 or 1: off. */
+  uint32_t extend_factor;
+  uint32_t extend_window; /* a multiple of extend_factor */
 } mica_llama_session_params;
-#define MICA_LLAMA_SESSION_PARAMS_INIT \
-  { sizeof(mica_llama_session_params), 0, 0, 0, 0, 0, MICA_F16, MICA_F16, NULL, NULL }
+#define MICA_LLAMA_DROP_HALF UINT32_MAX
+#define MICA_LLAMA_SESSION_PARAMS_INIT                                                \
+  {                                                                                   \
+    sizeof(mica_llama_session_params), 0, 0, 0, 0, 0, MICA_F16, MICA_F16, NULL, NULL, \
+        MICA_KV_KEYS_ROTATED, 0, 0, 0, 0                                              \
+  }
 
 /* What a session of these parameters takes, weights included: exact, nothing is allocated on the
  * device and nothing loaded. `params` may be NULL. Errors: as session_create. */
@@ -218,6 +235,56 @@ MICA_API mica_status mica_llama_seq_rm(mica_llama_session* session, uint32_t seq
 MICA_API mica_status mica_llama_seq_cp(mica_llama_session* session, uint32_t src, uint32_t dst,
                                        int64_t p0, int64_t p1);
 MICA_API mica_status mica_llama_seq_keep(mica_llama_session* session, uint32_t seq);
+/* Moves the cells of a range by `delta` positions, or divides their positions; mica/kv_cache.h says
+ * what is refused. What a moved cell had attended to stays in it. The sequence's tokens are not
+ * known by position any more, so that mica_llama_edit refuses it until it is emptied. */
+MICA_API mica_status mica_llama_seq_add(mica_llama_session* session, uint32_t seq, int64_t p0,
+                                        int64_t p1, int64_t delta);
+MICA_API mica_status mica_llama_seq_div(mica_llama_session* session, uint32_t seq, int64_t p0,
+                                        int64_t p1, int64_t divisor);
+
+/* How mica_llama_edit makes what lies behind an edit right.
+ *   EXACT   it is computed again: all results are those of a fresh sequence of the same tokens.
+ *   REUSED  it is moved: its cells keep what they had attended to when they were computed, the old
+ *           text included, so that results deviate a little. The first n_recompute tokens behind
+ *           the edit are computed again, which makes the deviation smaller. */
+typedef enum mica_llama_edit_mode {
+  MICA_LLAMA_EDIT_EXACT = 0,
+  MICA_LLAMA_EDIT_REUSED = 1
+} mica_llama_edit_mode;
+typedef struct mica_llama_edit_params {
+  size_t struct_size;
+  mica_llama_edit_mode mode;
+  uint32_t n_recompute; /* of REUSED */
+} mica_llama_edit_params;
+#define MICA_LLAMA_EDIT_PARAMS_INIT \
+  { sizeof(mica_llama_edit_params), MICA_LLAMA_EDIT_EXACT, 0 }
+typedef struct mica_llama_edit_info {
+  uint64_t n_tokens;   /* of the sequence now */
+  uint64_t n_reused;   /* of them, those whose cells were kept */
+  uint64_t n_computed; /* tokens that were run: with a window perhaps more than the others */
+} mica_llama_edit_info;
+
+/* Replaces the tokens at positions [p0, p1) of a sequence (p1 < 0: to the end) by others, none or
+ * many. Then the last token's logits are row 0, as after mica_llama_decode of the whole. `params`
+ * and `out_info` may be NULL. Where a sliding window has let go of what is needed, as many tokens
+ * before the edit as the windows together see are run again. Errors: as mica_llama_decode (the
+ * sequence then ends before the edit); INVALID_ARGUMENT (positions that the sequence does not have;
+ * nothing would be left; its tokens are not known by position). */
+MICA_API mica_status mica_llama_edit(mica_llama_session* session, uint32_t seq, int64_t p0,
+                                     int64_t p1, const int32_t* tokens, size_t n_tokens,
+                                     const mica_llama_edit_params* params,
+                                     mica_llama_edit_info* out_info);
+/* The same, told what the sequence is to become: what it has in common with `tokens` at the
+ * beginning, and in mode REUSED at the end, is kept. For conversations that a user has edited. */
+MICA_API mica_status mica_llama_edit_to(mica_llama_session* session, uint32_t seq,
+                                        const int32_t* tokens, size_t n_tokens,
+                                        const mica_llama_edit_params* params,
+                                        mica_llama_edit_info* out_info);
+/* The tokens of a sequence by position. At most `capacity` are written; *out_n is how many there
+ * are. Errors: INVALID_ARGUMENT (no such sequence, or they are not known by position). */
+MICA_API mica_status mica_llama_seq_tokens(const mica_llama_session* session, uint32_t seq,
+                                           int32_t* tokens, size_t capacity, size_t* out_n);
 /* The position that the sequence's next token gets; -1 for an unknown sequence. */
 MICA_API int64_t mica_llama_seq_next(const mica_llama_session* session, uint32_t seq);
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "graphs.h"
 #include "mica/ops.h"
 
 namespace mica_llama {
@@ -32,18 +33,6 @@ uint32_t limited(const char* what, uint32_t value, uint32_t high) {
   if (value <= high) return value;
   fail(MICA_INVALID_ARGUMENT, std::string(what) + " is " + std::to_string(value) +
                                   ", the most is " + std::to_string(high));
-}
-
-void check_graph(const mica_graph* graph) {
-  const char* text = nullptr;
-  const mica_status status = mica_graph_status(graph, &text);
-  if (status != MICA_OK) fail(status, text);
-}
-
-Graph new_graph(mica_context* context) {
-  mica_graph* graph = nullptr;
-  check(mica_graph_create(context, &graph), context);
-  return Graph(graph);
 }
 
 mica_tensor input_1d(mica_graph* g, const char* name, mica_extent extent, int64_t max) {
@@ -105,6 +94,19 @@ void Session::read_params(const mica_llama_session_params& p) {
   n_batch_ = std::max(n_seqs_, n_batch_);
   max_outputs_ = limited("n_outputs", p.n_outputs != 0 ? p.n_outputs : n_seqs_, kMaxBatch);
   if (p.variant != nullptr) variant_ = p.variant;
+  keys_ = p.keys;
+  n_keep_ = p.n_keep;
+  n_drop_ = p.n_drop;
+  if (n_drop_ != 0 && n_keep_ >= n_ctx_)
+    fail(MICA_INVALID_ARGUMENT, "n_keep is " + std::to_string(n_keep_) + ", the context holds " +
+                                    std::to_string(n_ctx_) + " tokens");
+  extend_factor_ = p.extend_factor > 1 ? p.extend_factor : 0;
+  extend_window_ = p.extend_window;
+  if (extend_factor_ != 0 && (extend_window_ == 0 || extend_window_ % extend_factor_ != 0))
+    fail(MICA_INVALID_ARGUMENT, "extend_window is " + std::to_string(extend_window_) +
+                                    ", not a multiple of extend_factor " +
+                                    std::to_string(extend_factor_));
+  lines_.resize(n_seqs_);
   wanted_.resize(n_seqs_);
 }
 
@@ -127,6 +129,7 @@ void Session::create_cache(const mica_llama_session_params& p) {
   params.n_cells = static_cast<uint32_t>(n_cells);
   params.max_seqs = n_seqs_;
   params.max_step_tokens = n_batch_;
+  params.keys = keys_;
   mica_kv_cache* cache = nullptr;
   check(mica_kv_cache_create(device_.get(), &params, &cache), context_.get());
   cache_.reset(cache);
@@ -145,6 +148,11 @@ Graph Session::build_step(uint32_t max_tokens, uint32_t max_outputs, bool with_s
   step.max_tokens = max_tokens;
   step.tokens = input_1d(g, "tokens", step.n_tokens, max_tokens);
   step.out_ids = input_1d(g, "out_ids", step.n_outputs, max_outputs);
+  if (keys_ == MICA_KV_KEYS_RELATIVE) {
+    const mica_kv kv = mica_graph_kv(g, step.cache, 0, step.n_tokens);
+    mica_rope_params rope = model_->architecture().rope(model_->hparams(), step, 0);
+    step.turns = mica_rope_angles(g, kv.turns, &rope);
+  }
   const mica_tensor logits = model_->architecture().build(model_->hparams(), step);
   mica_output(g, logits, "logits");
   if (with_sampling)
@@ -289,6 +297,9 @@ void Session::decode(const mica_llama_batch& batch) {
     if (!model_->is_loaded()) fail(MICA_INVALID_ARGUMENT, "decode: load the model's weights first");
     allocate();
   }
+  if (batch.spans != nullptr)
+    for (uint32_t i = 0; i < batch.n_spans; ++i)
+      if (batch.spans[i].seq < n_seqs_) make_room(batch.spans[i].seq, batch.spans[i].n_tokens);
   check_batch(batch);
   rows_.clear();
   n_fetched_ = 0;
@@ -314,8 +325,12 @@ void Session::take_back(const mica_llama_batch& batch, std::vector<int64_t>& bef
   rows_.clear();
   for (uint32_t i = 0; i < batch.n_spans; ++i) {
     const uint32_t seq = batch.spans[i].seq;
-    if (mica_kv_seq_rm(cache_.get(), seq, before[i], -1) == MICA_OK) continue;
+    if (mica_kv_seq_rm(cache_.get(), seq, before[i], -1) == MICA_OK) {
+      forget_tokens(seq, before[i], -1);
+      continue;
+    }
     (void)mica_kv_seq_rm(cache_.get(), seq, 0, -1);  // of the whole sequence: nothing can refuse it
+    forget_tokens(seq, 0, -1);
     before[i] = kEmptied;
   }
 }
@@ -346,9 +361,7 @@ void Session::run_chunk(Chunk& chunk) {
     set("sample_params", params.data(), params.size() * sizeof(float));
     set("sample_keys", keys.data(), keys.size() * sizeof(int32_t));
   }
-  check(
-      mica_kv_reserve(cache_.get(), static_cast<uint32_t>(chunk.spans.size()), chunk.spans.data()),
-      context_.get());
+  reserve(chunk);
   last_plan_ = nullptr;
   tokens_.clear();
   const mica_status status = mica_plan_run(plan);
@@ -357,6 +370,18 @@ void Session::run_chunk(Chunk& chunk) {
   i_step_row_ = n_fetched_;
   rows_.insert(rows_.end(), chunk.rows.begin(), chunk.rows.end());
   last_plan_ = plan;
+  note_tokens(chunk);
+}
+
+// More different moves than a step can meet are made one, by rotating the cells.
+void Session::reserve(const Chunk& chunk) {
+  const auto n = static_cast<uint32_t>(chunk.spans.size());
+  mica_status status = mica_kv_reserve(cache_.get(), n, chunk.spans.data());
+  if (status == MICA_CACHE_FULL && keys_ == MICA_KV_KEYS_RELATIVE) {
+    run_shifts(true);
+    status = mica_kv_reserve(cache_.get(), n, chunk.spans.data());
+  }
+  check(status, context_.get());
 }
 
 void Session::fetch() {
@@ -445,17 +470,6 @@ int32_t Session::sample_again(uint32_t i_output, const mica_llama_sampler& s,
   int32_t token = 0;
   check(mica_plan_read(sampler_plan_, "sampled", 0, &token, sizeof token), context_.get());
   return token;
-}
-
-void Session::seq_rm(uint32_t seq, int64_t p0, int64_t p1) {
-  check(mica_kv_seq_rm(cache_.get(), seq, p0, p1), context_.get());
-}
-void Session::seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1) {
-  check(mica_kv_seq_cp(cache_.get(), src, dst, p0, p1), context_.get());
-}
-void Session::seq_keep(uint32_t seq) { check(mica_kv_seq_keep(cache_.get(), seq), context_.get()); }
-int64_t Session::seq_next(uint32_t seq) const {
-  return seq < n_seqs_ ? mica_kv_seq_next(cache_.get(), seq) : -1;
 }
 
 }  // namespace mica_llama

@@ -36,7 +36,14 @@ class Session {
   void seq_rm(uint32_t seq, int64_t p0, int64_t p1);
   void seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1);
   void seq_keep(uint32_t seq);
+  void seq_add(uint32_t seq, int64_t p0, int64_t p1, int64_t delta);
+  void seq_div(uint32_t seq, int64_t p0, int64_t p1, int64_t divisor);
   int64_t seq_next(uint32_t seq) const;
+  mica_llama_edit_info edit(uint32_t seq, int64_t p0, int64_t p1, std::span<const int32_t> tokens,
+                            const mica_llama_edit_params& params);
+  mica_llama_edit_info edit_to(uint32_t seq, std::span<const int32_t> tokens,
+                               const mica_llama_edit_params& params);
+  const std::vector<int32_t>& tokens_of(uint32_t seq) const;
 
  private:
   // A row of logits: the token it came from, and what the step sampled there if it did.
@@ -46,6 +53,13 @@ class Session {
     SampleColumn sampled_with;
   };
   // A part of a batch that one step runs.
+  // What a sequence holds, for edits: its tokens by position, unless positions were changed by
+  // hand.
+  struct Line {
+    std::vector<int32_t> tokens;
+    bool is_known = true;
+    int64_t grouped = 0;  // Self-Extend: positions before it are of groups
+  };
   struct Chunk {
     std::vector<mica_kv_span> spans;
     std::vector<int32_t> tokens;
@@ -72,6 +86,24 @@ class Session {
   // emptied where a window refuses that, and `before` says so. Allocates nothing.
   void take_back(const mica_llama_batch& batch, std::vector<int64_t>& before);
   void set(const char* input, const void* data, size_t bytes);
+  void reserve(const Chunk& chunk);
+
+  // edits.cpp
+  // Rotates K of moved cells in place: those that must be, or `all`.
+  void run_shifts(bool all);
+  mica_plan* shift_plan();
+  // Before `n` more tokens come: drops or groups old ones as the session's params say.
+  void make_room(uint32_t seq, uint32_t n);
+  void drop_tokens(uint32_t seq, int64_t n);
+  void extend_groups(uint32_t seq);
+  void note_tokens(const Chunk& chunk);
+  void forget_tokens(uint32_t seq, int64_t p0, int64_t p1);
+  Line& known_line(uint32_t seq);
+  // Removes what is behind `keep` and runs `tokens` there; returns how many were run.
+  uint64_t compute_from(uint32_t seq, int64_t keep, std::vector<int32_t> tokens);
+  uint64_t edit_moving(uint32_t seq, int64_t p0, int64_t p1, std::span<const int32_t> tokens,
+                       uint32_t n_recompute);
+  void decode_span(uint32_t seq, const std::vector<int32_t>& tokens);
   // Copies the last step's rows of logits to logits_, before another plan overwrites them.
   void fetch();
   // Fails when the row has no logit to choose: the op mica_sample then answers 0.
@@ -88,6 +120,8 @@ class Session {
   uint32_t n_seqs_ = 0;
   uint32_t max_outputs_ = 0;
   std::string variant_;
+  mica_kv_keys keys_ = MICA_KV_KEYS_ROTATED;
+  uint32_t n_keep_ = 0, n_drop_ = 0, extend_factor_ = 0, extend_window_ = 0;
 
   Context context_;
   Device device_;
@@ -97,8 +131,10 @@ class Session {
   mica_plan* prompt_plan_ = nullptr;   // up to n_batch tokens; nullptr when n_batch == n_seqs.
                                        // Samples too when few rows are wanted
   mica_plan* sampler_plan_ = nullptr;  // one row of logits given by the host
+  mica_plan* shift_plan_ = nullptr;    // rotates moved cells; made when it is first needed
   bool allocated_ = false;
 
+  std::vector<Line> lines_;           // of each sequence
   std::vector<SampleColumn> wanted_;  // of each sequence: what it was last sampled with
   std::vector<Row> rows_;             // of the last decode
   std::vector<float> logits_;         // rows fetched so far

@@ -80,9 +80,12 @@ mica_tensor attend(const Hparams& h, const StepGraph& s, const mica_rope_params&
   mica_tensor k = split_heads(s, project(s, blk + ".attn_k", x), h.head_dim_k, h.n_kv_heads);
   mica_tensor v = split_heads(s, project(s, blk + ".attn_v", x), h.head_dim_v, h.n_kv_heads);
   q = mica_rope(g, q, kv.positions, &rope);
-  k = mica_rope(g, k, kv.positions, &rope);
+  k = mica_rope(g, k, kv.key_positions, &rope);
   mica_kv_append(g, &kv, k, v);
-  const mica_attention_params params = MICA_ATTENTION_PARAMS_INIT;
+  mica_attention_params params = MICA_ATTENTION_PARAMS_INIT;
+  params.turns = s.turns;
+  params.rope_offset = rope.offset;
+  params.rope_pairing = rope.pairing;
   const mica_tensor y = mica_attention(g, q, &kv, &params);
   const int64_t dim[] = {static_cast<int64_t>(h.out_width()), s.max_tokens};
   return project(s, blk + ".attn_output", mica_reshape(g, y, 2, dim));
@@ -118,10 +121,12 @@ mica_tensor build(const Hparams& h, const StepGraph& s) {
   return mica_matmul(g, output.index != 0 ? output : s.weight("token_embd.weight"), x);
 }
 
+mica_rope_params rope(const Hparams& h, const StepGraph& s, uint32_t) { return rope_params(h, s); }
+
 Hparams read(const Metadata& file) { return read_hparams(file, "llama"); }
 
 }  // namespace
 
-const Architecture kLlama = {"llama", read, tensors, kv_layer, build};
+const Architecture kLlama = {"llama", read, tensors, kv_layer, build, rope};
 
 }  // namespace mica_llama

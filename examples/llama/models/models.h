@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../hparams.h"
+#include "mica/ops.h"
 
 namespace mica_llama {
 
@@ -27,6 +28,7 @@ struct StepGraph {
   int64_t max_tokens;   // maximum of n_tokens
   mica_tensor tokens;   // I32 [n_tokens]
   mica_tensor out_ids;  // I32 [n_outputs]: rows of the step whose logits are wanted
+  mica_tensor turns;    // of relative keys: mica_attention_params.turns; else MICA_NO_TENSOR
 
   mica_tensor weight(const std::string& name) const;
   // MICA_NO_TENSOR when the model has none of that name.
@@ -43,6 +45,8 @@ struct Architecture {
   void (*kv_layer)(const Hparams& hparams, uint32_t i_layer, mica_kv_layer& layer);
   // The whole network; returns the logits, F32 [n_vocab, n_outputs].
   mica_tensor (*build)(const Hparams& hparams, const StepGraph& step);
+  // RoPE as layer `i_layer` has it: what moved keys are rotated by.
+  mica_rope_params (*rope)(const Hparams& hparams, const StepGraph& step, uint32_t i_layer);
 };
 
 extern const Architecture kLlama;

@@ -1,0 +1,291 @@
+// Edits of what a session's sequences hold: moved, dropped, grouped and replaced tokens.
+#include <algorithm>
+
+#include "graphs.h"
+#include "mica/ops.h"
+#include "session.h"
+
+namespace mica_llama {
+namespace {
+
+mica_llama_span one_span(uint32_t seq, const std::vector<int32_t>& tokens) {
+  return {seq, static_cast<uint32_t>(tokens.size())};
+}
+
+size_t common_start(std::span<const int32_t> a, std::span<const int32_t> b) {
+  const auto ends = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  return static_cast<size_t>(ends.first - a.begin());
+}
+size_t common_end(std::span<const int32_t> a, std::span<const int32_t> b) {
+  const auto ends = std::mismatch(a.rbegin(), a.rend(), b.rbegin(), b.rend());
+  return static_cast<size_t>(ends.first - a.rbegin());
+}
+
+}  // namespace
+
+mica_plan* Session::shift_plan() {
+  if (shift_plan_ != nullptr) return shift_plan_;
+  const std::lock_guard<std::mutex> lock(model_->mutex());
+  const Graph graph = new_graph(context_.get());
+  StepGraph step{};
+  step.graph = graph.get();
+  step.cache = cache_.get();
+  step.weights = model_->weights();
+  step.model = model_.get();
+  step.n_tokens = mica_graph_extent(step.graph, "n_tokens", 1);
+  const Hparams& h = model_->hparams();
+  for (uint32_t i = 0; i < h.n_layers; ++i) {
+    mica_kv_layer layer = MICA_KV_LAYER_INIT;
+    model_->architecture().kv_layer(h, i, layer);
+    if (layer.source != MICA_KV_NO_SOURCE) continue;  // the layer that owns the storage is shifted
+    const mica_kv kv = mica_graph_kv(step.graph, cache_.get(), i, step.n_tokens);
+    const mica_rope_params rope = model_->architecture().rope(h, step, i);
+    mica_kv_shift(step.graph, &kv, &rope);
+  }
+  check_graph(step.graph);
+  mica_graph* const handle = graph.get();
+  mica_plan* plan = nullptr;
+  check(mica_session_compile(session_.get(), 1, &handle, &plan), context_.get());
+  check(mica_session_allocate(session_.get()), context_.get());
+  return shift_plan_ = plan;
+}
+
+void Session::run_shifts(bool all) {
+  for (;;) {
+    uint64_t n_cells = 0;
+    check(mica_kv_reserve_shift(cache_.get(), all ? 1 : 0, &n_cells), context_.get());
+    if (n_cells == 0) return;
+    mica_kv_abandon(cache_.get());
+    fetch();  // the plan's memory may be that of the last step's rows
+    mica_plan* const plan = shift_plan();
+    last_plan_ = nullptr;
+    check(mica_kv_reserve_shift(cache_.get(), all ? 1 : 0, &n_cells), context_.get());
+    check(mica_plan_run(plan), context_.get());
+  }
+}
+
+void Session::seq_rm(uint32_t seq, int64_t p0, int64_t p1) {
+  check(mica_kv_seq_rm(cache_.get(), seq, p0, p1), context_.get());
+  for (uint32_t i = 0; i < n_seqs_; ++i)
+    if (seq == MICA_KV_ALL_SEQS || seq == i) forget_tokens(i, p0, p1);
+}
+void Session::seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1) {
+  check(mica_kv_seq_cp(cache_.get(), src, dst, p0, p1), context_.get());
+  const Line& from = lines_[src];
+  Line& to = lines_[dst];
+  const auto size = static_cast<int64_t>(from.tokens.size());
+  p0 = std::max<int64_t>(p0, 0);
+  p1 = p1 < 0 ? size : std::min(p1, size);
+  to.is_known = to.is_known && from.is_known && p0 == static_cast<int64_t>(to.tokens.size());
+  if (to.is_known && p0 < p1)
+    to.tokens.insert(to.tokens.end(), from.tokens.begin() + p0, from.tokens.begin() + p1);
+}
+void Session::seq_keep(uint32_t seq) {
+  check(mica_kv_seq_keep(cache_.get(), seq), context_.get());
+  for (uint32_t i = 0; i < n_seqs_; ++i)
+    if (i != seq) forget_tokens(i, 0, -1);
+}
+void Session::seq_add(uint32_t seq, int64_t p0, int64_t p1, int64_t delta) {
+  check(mica_kv_seq_add(cache_.get(), seq, p0, p1, delta), context_.get());
+  if (delta != 0) lines_[seq].is_known = false;
+  run_shifts(false);
+}
+void Session::seq_div(uint32_t seq, int64_t p0, int64_t p1, int64_t divisor) {
+  check(mica_kv_seq_div(cache_.get(), seq, p0, p1, divisor), context_.get());
+  if (divisor != 1) lines_[seq].is_known = false;
+  run_shifts(false);
+}
+int64_t Session::seq_next(uint32_t seq) const {
+  return seq < n_seqs_ ? mica_kv_seq_next(cache_.get(), seq) : -1;
+}
+
+void Session::note_tokens(const Chunk& chunk) {
+  size_t at = 0;
+  for (const mica_kv_span& span : chunk.spans) {
+    Line& line = lines_[span.seq];
+    const auto end = static_cast<size_t>(mica_kv_seq_next(cache_.get(), span.seq));
+    const size_t first = end - span.n_tokens;
+    // Tokens that a window made run again, or that fill a gap, are there already.
+    line.is_known = line.is_known && first <= line.tokens.size();
+    if (line.is_known && line.tokens.size() < end) line.tokens.resize(end);
+    if (line.is_known)
+      std::copy_n(chunk.tokens.begin() + static_cast<ptrdiff_t>(at), span.n_tokens,
+                  line.tokens.begin() + static_cast<ptrdiff_t>(first));
+    at += span.n_tokens;
+  }
+}
+
+void Session::forget_tokens(uint32_t seq, int64_t p0, int64_t p1) {
+  Line& line = lines_[seq];
+  const auto size = static_cast<int64_t>(line.tokens.size());
+  p0 = std::clamp<int64_t>(p0, 0, size);
+  p1 = p1 < 0 ? size : std::min(p1, size);
+  if (p0 == 0 && mica_kv_seq_next(cache_.get(), seq) == 0) {
+    line = {};
+  } else if (p1 == size) {
+    line.tokens.resize(static_cast<size_t>(p0));
+    line.grouped = std::min(line.grouped, p0);
+  } else if (p0 < p1) {
+    line.is_known = false;
+  }
+}
+
+const std::vector<int32_t>& Session::tokens_of(uint32_t seq) const {
+  if (seq >= n_seqs_)
+    fail(MICA_INVALID_ARGUMENT, "there is no sequence " + std::to_string(seq) +
+                                    ", the session has " + std::to_string(n_seqs_));
+  if (!lines_[seq].is_known)
+    fail(MICA_INVALID_ARGUMENT, "the tokens of sequence " + std::to_string(seq) +
+                                    " are not known by position, because it has gaps or was moved; "
+                                    "remove all of it first");
+  return lines_[seq].tokens;
+}
+Session::Line& Session::known_line(uint32_t seq) {
+  (void)tokens_of(seq);
+  return lines_[seq];
+}
+
+// Drops `n` tokens behind the first n_keep and moves the rest down.
+void Session::drop_tokens(uint32_t seq, int64_t n) {
+  const int64_t keep = n_keep_;
+  check(mica_kv_seq_rm(cache_.get(), seq, keep, keep + n), context_.get());
+  check(mica_kv_seq_add(cache_.get(), seq, keep + n, -1, -n), context_.get());
+  Line& line = lines_[seq];
+  if (line.is_known) line.tokens.erase(line.tokens.begin() + keep, line.tokens.begin() + keep + n);
+}
+
+void Session::make_room(uint32_t seq, uint32_t n) {
+  if (extend_factor_ != 0) extend_groups(seq);
+  if (n_drop_ == 0) return;
+  const int64_t used = mica_kv_seq_next(cache_.get(), seq);
+  const int64_t need = used + int64_t{n} - int64_t{n_ctx_};
+  const int64_t most = used - int64_t{n_keep_};
+  if (need <= 0 || need > most) return;
+  const int64_t wanted = n_drop_ == MICA_LLAMA_DROP_HALF ? most / 2 : int64_t{n_drop_};
+  drop_tokens(seq, std::clamp(wanted, need, most));
+  run_shifts(false);
+}
+
+// The next window of tokens becomes groups: first it is moved where nothing is and where its first
+// position is a multiple of the factor, divided there, and moved back; what is behind it closes up.
+void Session::extend_groups(uint32_t seq) {
+  Line& line = lines_[seq];
+  const int64_t factor = extend_factor_, window = extend_window_;
+  bool moved = false;
+  while (mica_kv_seq_next(cache_.get(), seq) >= line.grouped + window + window / factor) {
+    const int64_t first = line.grouped;
+    const int64_t far = mica_kv_seq_next(cache_.get(), seq) + window;
+    const auto add = [&](int64_t p0, int64_t p1, int64_t by) {
+      check(mica_kv_seq_add(cache_.get(), seq, p0, p1, by), context_.get());
+    };
+    add(first, first + window, far * factor - first);
+    check(mica_kv_seq_div(cache_.get(), seq, far * factor, far * factor + window, factor),
+          context_.get());
+    add(far, far + window / factor, first - far);
+    add(first + window, -1, window / factor - window);
+    line.grouped += window / factor;
+    line.is_known = false;
+    moved = true;
+  }
+  if (moved) run_shifts(false);
+}
+
+void Session::decode_span(uint32_t seq, const std::vector<int32_t>& tokens) {
+  const mica_llama_span span = one_span(seq, tokens);
+  mica_llama_batch batch{};
+  batch.struct_size = sizeof batch;
+  batch.n_spans = 1;
+  batch.spans = &span;
+  batch.tokens = tokens.data();
+  decode(batch);
+}
+
+uint64_t Session::compute_from(uint32_t seq, int64_t keep, std::vector<int32_t> tokens) {
+  int64_t from = keep;
+  check(mica_kv_seq_rewind(cache_.get(), seq, keep, &from), context_.get());
+  Line& line = lines_[seq];
+  tokens.insert(tokens.begin(), line.tokens.begin() + from, line.tokens.begin() + keep);
+  line.tokens.resize(static_cast<size_t>(keep));
+  decode_span(seq, tokens);
+  return tokens.size();
+}
+
+uint64_t Session::edit_moving(uint32_t seq, int64_t p0, int64_t p1, std::span<const int32_t> tokens,
+                              uint32_t n_recompute) {
+  const std::vector<int32_t> old = lines_[seq].tokens;
+  const auto size = static_cast<int64_t>(old.size());
+  // Behind the edit: `again` tokens are run with the new ones, the rest is moved.
+  const int64_t again = std::min<int64_t>(n_recompute, size - p1);
+  std::vector<int32_t> fresh(tokens.begin(), tokens.end());
+  fresh.insert(fresh.end(), old.begin() + p1, old.begin() + p1 + again);
+  const int64_t moved = p1 + again;
+  const int64_t delta = p0 + static_cast<int64_t>(fresh.size()) - moved;
+  std::vector<int32_t> all(old.begin(), old.begin() + p0);
+  all.insert(all.end(), fresh.begin(), fresh.end());
+  all.insert(all.end(), old.begin() + moved, old.end());
+  uint64_t n_computed = fresh.size();
+  const auto move = [&] {
+    check(mica_kv_seq_rm(cache_.get(), seq, p0, moved), context_.get());
+    check(mica_kv_seq_add(cache_.get(), seq, moved, -1, delta), context_.get());
+    lines_[seq].is_known = false;
+    run_shifts(false);
+    if (fresh.empty()) return;
+    check(mica_kv_seq_seek(cache_.get(), seq, p0), context_.get());
+    decode_span(seq, fresh);
+    check(mica_kv_seq_seek(cache_.get(), seq, -1), context_.get());
+  };
+  try {
+    move();
+  } catch (const Failure& failure) {
+    // What a window let go may be needed where it was not before: then nothing behind is kept.
+    if (failure.status != MICA_INVALID_ARGUMENT) throw;
+    lines_[seq].tokens.assign(old.begin(), old.begin() + p0);
+    lines_[seq].is_known = true;
+    return compute_from(seq, p0, {all.begin() + p0, all.end()});
+  }
+  lines_[seq].tokens = all;
+  lines_[seq].is_known = true;
+  if (moved == size) return n_computed;  // the last token is a fresh one
+  const auto last = static_cast<int64_t>(all.size()) - 1;
+  return n_computed + compute_from(seq, last, {all.back()});
+}
+
+mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
+                                   std::span<const int32_t> tokens,
+                                   const mica_llama_edit_params& params) {
+  const Line& line = known_line(seq);
+  const auto size = static_cast<int64_t>(line.tokens.size());
+  if (p1 < 0) p1 = size;
+  if (p0 < 0 || p0 > p1 || p1 > size)
+    fail(MICA_INVALID_ARGUMENT, "edit: positions " + std::to_string(p0) + " to " +
+                                    std::to_string(p1) + " of a sequence of " +
+                                    std::to_string(size));
+  const int64_t total = p0 + static_cast<int64_t>(tokens.size()) + size - p1;
+  if (total == 0) fail(MICA_INVALID_ARGUMENT, "edit: nothing would be left; remove the sequence");
+  if (total > int64_t{n_ctx_})
+    fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) +
+                              " tokens is full: the edit " + "would make " + std::to_string(total));
+  mica_llama_edit_info info{static_cast<uint64_t>(total), 0, 0};
+  if (params.mode == MICA_LLAMA_EDIT_REUSED && p1 < size) {
+    info.n_computed = edit_moving(seq, p0, p1, tokens, params.n_recompute);
+  } else {
+    const int64_t keep = std::min(p0, total - 1);  // the last token's logits are wanted
+    std::vector<int32_t> rest(line.tokens.begin() + keep, line.tokens.begin() + p0);
+    rest.insert(rest.end(), tokens.begin(), tokens.end());
+    rest.insert(rest.end(), line.tokens.begin() + p1, line.tokens.end());
+    info.n_computed = compute_from(seq, keep, std::move(rest));
+  }
+  info.n_reused = info.n_tokens - std::min(info.n_tokens, info.n_computed);
+  return info;
+}
+
+mica_llama_edit_info Session::edit_to(uint32_t seq, std::span<const int32_t> tokens,
+                                      const mica_llama_edit_params& params) {
+  const std::span<const int32_t> old(known_line(seq).tokens);
+  const size_t start = common_start(old, tokens);
+  const size_t end = common_end(old.subspan(start), tokens.subspan(start));
+  return edit(seq, static_cast<int64_t>(start), static_cast<int64_t>(old.size() - end),
+              tokens.subspan(start, tokens.size() - start - end), params);
+}
+
+}  // namespace mica_llama

@@ -1,0 +1,189 @@
+// Sessions whose cells move: shifts, edits, dropped and grouped tokens.
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "support.h"
+
+namespace mica_llama_test {
+namespace {
+
+struct Way {
+  const char* device;
+  mica_kv_keys keys;
+  mica_dtype dtype;
+};
+
+std::vector<int32_t> some_tokens(size_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> tokens(n);
+  for (int32_t& t : tokens) t = static_cast<int32_t>(random() % 250 + 3);
+  return tokens;
+}
+
+double relative_distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (double{a[i]} - double{b[i]}) * (double{a[i]} - double{b[i]});
+    size += double{b[i]} * double{b[i]};
+  }
+  return std::sqrt(difference / size);
+}
+
+class Edits : public testing::TestWithParam<Way> {
+ protected:
+  void SetUp() override {
+    model_ = open_model(golden("tiny/gqa.gguf"), GetParam().device);
+    ASSERT_NE(model_, nullptr);
+    n_vocab_ = n_vocab_of(model_.get());
+  }
+  mica_llama_session_params params(uint32_t n_ctx = 512) const {
+    mica_llama_session_params p = session_params(GetParam().dtype);
+    p.keys = GetParam().keys;
+    p.n_ctx = n_ctx;
+    p.n_batch = 64;
+    return p;
+  }
+  std::vector<float> next_row(mica_llama_session* s, const std::vector<int32_t>& tokens) {
+    EXPECT_MICA_OK(decode(s, tokens));
+    return logits_row(s, 0, n_vocab_);
+  }
+  std::vector<float> fresh_row(const std::vector<int32_t>& tokens) {
+    return next_row(open_session(model_.get(), params()).get(), tokens);
+  }
+  // What one more encoding of K may change.
+  double rounding() const { return GetParam().dtype == MICA_F32 ? 1e-5 : 2e-2; }
+
+  Model model_;
+  uint32_t n_vocab_ = 0;
+};
+
+// RoPE tells distances alone: a conversation that moves as a whole goes on as if it had not.
+TEST_P(Edits, AMovedConversationGoesOn) {
+  const std::vector<int32_t> tokens = some_tokens(90, 1);
+  const Session still = open_session(model_.get(), params());
+  const Session moved = open_session(model_.get(), params());
+  (void)next_row(still.get(), tokens);
+  (void)next_row(moved.get(), tokens);
+  for (const int64_t by : {100, -37, 200, -263 + 1}) {
+    ASSERT_MICA_OK(mica_llama_seq_add(moved.get(), 0, 0, -1, by));
+    const std::vector<int32_t> more = some_tokens(3, static_cast<uint32_t>(1000 + by));
+    const std::vector<float> expected = next_row(still.get(), more);
+    EXPECT_LE(relative_distance(next_row(moved.get(), more), expected), 4 * rounding()) << by;
+  }
+}
+
+TEST_P(Edits, AnExactEditIsAFreshRun) {
+  std::vector<int32_t> tokens = some_tokens(120, 2);
+  const Session own = open_session(model_.get(), params());
+  (void)next_row(own.get(), tokens);
+  const std::vector<int32_t> fresh = some_tokens(9, 3);
+  mica_llama_edit_info info{};
+  ASSERT_MICA_OK(mica_llama_edit(own.get(), 0, 64, 70, fresh.data(), fresh.size(), nullptr, &info));
+  tokens.erase(tokens.begin() + 64, tokens.begin() + 70);
+  tokens.insert(tokens.begin() + 64, fresh.begin(), fresh.end());
+  EXPECT_EQ(info.n_tokens, 123u);
+  EXPECT_EQ(info.n_reused, 64u);
+  EXPECT_EQ(info.n_computed, 59u);
+  EXPECT_EQ(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens));
+  // What it is to become is told instead; and nothing at all changes but the last row.
+  tokens.resize(100);
+  ASSERT_MICA_OK(mica_llama_edit_to(own.get(), 0, tokens.data(), tokens.size(), nullptr, &info));
+  EXPECT_EQ(info.n_reused, 99u);
+  size_t n = 0;
+  std::vector<int32_t> held(200);
+  ASSERT_MICA_OK(mica_llama_seq_tokens(own.get(), 0, held.data(), held.size(), &n));
+  held.resize(n);
+  EXPECT_EQ(held, tokens);
+}
+
+TEST_P(Edits, AReusedEditComputesLittleAndDeviatesLittle) {
+  std::vector<int32_t> tokens = some_tokens(200, 4);
+  const Session own = open_session(model_.get(), params());
+  (void)next_row(own.get(), tokens);
+  const std::vector<int32_t> fresh = some_tokens(5, 5);
+  mica_llama_edit_params how = MICA_LLAMA_EDIT_PARAMS_INIT;
+  how.mode = MICA_LLAMA_EDIT_REUSED;
+  how.n_recompute = 16;
+  mica_llama_edit_info info{};
+  ASSERT_MICA_OK(mica_llama_edit(own.get(), 0, 30, 33, fresh.data(), fresh.size(), &how, &info));
+  EXPECT_EQ(info.n_tokens, 202u);
+  EXPECT_EQ(info.n_computed, 5u + 16 + 1);
+  EXPECT_EQ(info.n_reused, 180u);
+  tokens.erase(tokens.begin() + 30, tokens.begin() + 33);
+  tokens.insert(tokens.begin() + 30, fresh.begin(), fresh.end());
+  size_t n = 0;
+  std::vector<int32_t> held(300);
+  ASSERT_MICA_OK(mica_llama_seq_tokens(own.get(), 0, held.data(), held.size(), &n));
+  held.resize(n);
+  EXPECT_EQ(held, tokens);
+  EXPECT_LE(relative_distance(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens)), 0.3);
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 202);
+}
+
+TEST_P(Edits, AFullContextDropsItsOldestTokens) {
+  mica_llama_session_params p = params(128);
+  p.n_keep = 4;
+  p.n_drop = MICA_LLAMA_DROP_HALF;
+  const Session own = open_session(model_.get(), p);
+  const std::vector<int32_t> tokens = some_tokens(500, 6);
+  for (size_t i = 0; i < tokens.size(); i += 20)
+    ASSERT_MICA_OK(decode(own.get(), {tokens.begin() + static_cast<ptrdiff_t>(i),
+                                      tokens.begin() + static_cast<ptrdiff_t>(i) + 20}));
+  EXPECT_LE(mica_llama_seq_next(own.get(), 0), 128);
+  EXPECT_GT(mica_llama_seq_next(own.get(), 0), 60);
+  size_t n = 0;
+  std::vector<int32_t> held(128);
+  ASSERT_MICA_OK(mica_llama_seq_tokens(own.get(), 0, held.data(), held.size(), &n));
+  held.resize(n);
+  std::vector<int32_t> expected(tokens.begin(), tokens.begin() + 4);
+  expected.insert(expected.end(), tokens.end() - static_cast<ptrdiff_t>(n - 4), tokens.end());
+  EXPECT_EQ(held, expected);
+}
+
+TEST_P(Edits, GroupsOfPositionsHoldALongContext) {
+  mica_llama_session_params p = params();
+  p.extend_factor = 4;
+  p.extend_window = 64;
+  const Session own = open_session(model_.get(), p);
+  const std::vector<int32_t> tokens = some_tokens(400, 7);
+  for (size_t i = 0; i < tokens.size(); i += 25)
+    ASSERT_MICA_OK(decode(own.get(), {tokens.begin() + static_cast<ptrdiff_t>(i),
+                                      tokens.begin() + static_cast<ptrdiff_t>(i) + 25}));
+  EXPECT_LT(mica_llama_seq_next(own.get(), 0), 200);
+}
+
+TEST_P(Edits, SayWhatIsWrong) {
+  const Session own = open_session(model_.get(), params());
+  (void)next_row(own.get(), some_tokens(20, 8));
+  const int32_t token = 5;
+  EXPECT_EQ(mica_llama_edit(own.get(), 0, 10, 30, &token, 1, nullptr, nullptr),
+            MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(mica_llama_edit(own.get(), 0, 0, -1, nullptr, 0, nullptr, nullptr),
+            MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(mica_llama_seq_add(own.get(), 0, 0, -1, -1), MICA_INVALID_ARGUMENT);
+  ASSERT_MICA_OK(mica_llama_seq_add(own.get(), 0, 0, -1, 7));
+  EXPECT_EQ(mica_llama_edit(own.get(), 0, 10, 12, &token, 1, nullptr, nullptr),
+            MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(std::string(mica_llama_error()),
+            "the tokens of sequence 0 are not known by position, because it has gaps or was moved; "
+            "remove all of it first");
+  ASSERT_MICA_OK(mica_llama_seq_rm(own.get(), 0, 0, -1));
+  EXPECT_MICA_OK(decode(own.get(), {4, 5, 6}));
+  EXPECT_MICA_OK(mica_llama_edit(own.get(), 0, 1, 2, &token, 1, nullptr, nullptr));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, Edits,
+                         testing::Values(Way{"ref", MICA_KV_KEYS_ROTATED, MICA_F32},
+                                         Way{"ref", MICA_KV_KEYS_ROTATED, MICA_Q8_0},
+                                         Way{"ref", MICA_KV_KEYS_RELATIVE, MICA_F32},
+                                         Way{"ref", MICA_KV_KEYS_RELATIVE, MICA_Q8_0}),
+                         [](const auto& way) {
+                           return std::string(way.param.device) +
+                                  (way.param.keys == MICA_KV_KEYS_ROTATED ? "Rotated"
+                                                                          : "Relative") +
+                                  (way.param.dtype == MICA_F32 ? "F32" : "Q8");
+                         });
+
+}  // namespace
+}  // namespace mica_llama_test
