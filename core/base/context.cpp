@@ -17,6 +17,20 @@ void default_free(void*, void* ptr, size_t) { std::free(ptr); }
 
 constexpr mica_allocator kDefaultAllocator = {nullptr, default_alloc, default_free};
 
+struct StatusRow {
+  mica_status status;
+  const char *name, *text;
+};
+const StatusRow& row_of(mica_status status) {
+#define MICA_STATUS_ROW(name, number, text) {MICA_##name, #name, text},
+  static constexpr StatusRow kRows[] = {MICA_STATUS_LIST(MICA_STATUS_ROW)};
+#undef MICA_STATUS_ROW
+  static constexpr StatusRow kUnknown = {MICA_OK, "UNKNOWN", "not a status of this version"};
+  for (const StatusRow& row : kRows)
+    if (row.status == status) return row;
+  return kUnknown;
+}
+
 }  // namespace
 
 const mica_allocator& mica::default_allocator() { return kDefaultAllocator; }
@@ -44,10 +58,7 @@ mica_status mica_context_create(const mica_context_params* params, mica_context*
     return MICA_OUT_OF_MEMORY;
   }
   if (params->logger != nullptr) c->logger = *params->logger;
-  if (params->executor != nullptr) {
-    c->executor = *params->executor;
-    c->has_executor = true;
-  }
+  if (params->executor != nullptr) c->executor = *params->executor;
   c->n_threads = params->n_threads;
   c->cancel = params->cancel;
   c->memory_budget_bytes = params->memory_budget_bytes;
@@ -69,28 +80,7 @@ const char* mica_context_error(const mica_context* context) {
 
 const char* mica_version(void) { return "0.1.0"; }
 
-const char* mica_status_name(mica_status status) {
-  switch (status) {
-#define MICA_STATUS_NAME(name, number, text) \
-  case MICA_##name:                          \
-    return #name;
-    MICA_STATUS_LIST(MICA_STATUS_NAME)
-#undef MICA_STATUS_NAME
-    default:
-      return "UNKNOWN";
-  }
-}
-
-const char* mica_status_text(mica_status status) {
-  switch (status) {
-#define MICA_STATUS_TEXT(name, number, text) \
-  case MICA_##name:                          \
-    return text;
-    MICA_STATUS_LIST(MICA_STATUS_TEXT)
-#undef MICA_STATUS_TEXT
-    default:
-      return "not a status of this version";
-  }
-}
+const char* mica_status_name(mica_status status) { return row_of(status).name; }
+const char* mica_status_text(mica_status status) { return row_of(status).text; }
 
 }  // extern "C"

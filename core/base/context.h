@@ -9,8 +9,7 @@
 struct mica_context {
   mica_allocator allocator;
   mica_logger logger{};
-  mica_executor executor{};
-  bool has_executor = false;
+  mica_executor executor{};  // without a function: none
   uint32_t n_threads = 0;
   const volatile int32_t* cancel = nullptr;
   uint64_t memory_budget_bytes = 0;
@@ -29,8 +28,10 @@ struct mica_context {
 };
 
 namespace mica {
-inline mica_context* retain(mica_context* c) {
-  c->references.fetch_add(1, std::memory_order_relaxed);
-  return c;
+// Of a context, and of what is counted as it is.
+template <class T>
+T* retain(T* object) {
+  object->references.fetch_add(1, std::memory_order_relaxed);
+  return object;
 }
 }  // namespace mica

@@ -26,7 +26,7 @@ mica_host make_host(mica_context* context) {
   h.struct_size = sizeof h;
   h.user = context;
   h.allocator = &context->allocator;
-  h.executor = context->has_executor ? &context->executor : nullptr;
+  h.executor = context->executor.parallel != nullptr ? &context->executor : nullptr;
   h.n_threads = context->n_threads;
   h.cancel = context->cancel;
   h.log = host_log;
@@ -55,21 +55,19 @@ const char* missing_function(const mica_backend& b) {
 
 mica_status add(mica_context* context, const mica_backend* backend, void* library) {
   Error& error = context->error;
-  if (backend == nullptr) return error.fail(MICA_INVALID_ARGUMENT, "backend is NULL");
+  if (backend == nullptr) return error.null("backend");
   if (backend->struct_size != sizeof(mica_backend) || backend->abi != MICA_BACKEND_ABI)
     return error.fail(library != nullptr ? MICA_UNSUPPORTED : MICA_INVALID_ARGUMENT,
                       "the backend was built for ABI version ", backend->abi, ", this is ",
                       MICA_BACKEND_ABI);
   if (backend->name == nullptr || backend->name[0] == '\0' ||
       std::strchr(backend->name, ':') != nullptr)
-    return error.fail(MICA_INVALID_ARGUMENT, "the backend's name is missing or has a colon");
+    return error.invalid("the backend's name is missing or has a colon");
   if (const char* missing = missing_function(*backend); missing != nullptr)
-    return error.fail(MICA_INVALID_ARGUMENT, "backend ", quoted(backend->name), " has no function ",
-                      missing);
+    return error.invalid("backend ", quoted(backend->name), " has no function ", missing);
   for (const mica_registry::Entry& e : context->registry->entries)
     if (std::strcmp(e.backend->name, backend->name) == 0)
-      return error.fail(MICA_INVALID_ARGUMENT, "a backend named ", quoted(backend->name),
-                        " is already there");
+      return error.invalid("a backend named ", quoted(backend->name), " is already there");
   if (!context->registry->entries.push({backend, library})) return error.out_of_memory("backend");
   return MICA_OK;
 }
@@ -111,13 +109,10 @@ mica_status mica::Buffer::create(mica_device* device, uint64_t bytes, const char
   if (bytes == 0) bytes = 64;
   mica_b_buffer* handle = nullptr;
   const mica_status status = device->backend->buffer_create(device->handle, bytes, &handle);
-  if (status != MICA_OK) {
-    if (status != MICA_OUT_OF_MEMORY) return status;
-    char size[32];
-    Writer(size, sizeof size).put_bytes(bytes);
-    return device->error().fail(status, "out of memory: ", what, " needs ",
-                                static_cast<const char*>(size), " on ", device->info.backend);
-  }
+  if (status == MICA_OUT_OF_MEMORY)
+    return device->error().fail(status, "out of memory: ", what, " needs ", mica::Bytes{bytes},
+                                " on ", device->info.backend);
+  if (status != MICA_OK) return status;
   device_ = device;
   handle_ = handle;
   bytes_ = bytes;
@@ -139,14 +134,13 @@ mica_status mica_context_add_backend(mica_context* context, const mica_backend* 
 mica_status mica_context_load_backend(mica_context* context, const char* path) {
   if (context == nullptr) return MICA_INVALID_ARGUMENT;
   Error& error = context->error;
-  if (path == nullptr || path[0] == '\0')
-    return error.fail(MICA_INVALID_ARGUMENT, "path of the plug-in is missing");
+  if (path == nullptr || path[0] == '\0') return error.invalid("path of the plug-in is missing");
   // Without a slash dlopen would search the system's directories: only the given path counts.
   char local[4096];
   if (std::strchr(path, '/') == nullptr) {
     Writer w(local, sizeof local);
     w.put("./", path);
-    if (w.size() >= sizeof local) return error.fail(MICA_INVALID_ARGUMENT, "path is too long");
+    if (w.size() >= sizeof local) return error.invalid("path is too long");
     path = local;
   }
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -158,8 +152,7 @@ mica_status mica_context_load_backend(mica_context* context, const char* path) {
   if (entry == nullptr) {
     dlclose(library);
     return error.fail(MICA_UNSUPPORTED, quoted(path),
-                      " is not a plug-in: it does not export "
-                      "mica_backend_entry");
+                      " is not a plug-in: it does not export mica_backend_entry");
   }
   const mica_status status = add(context, entry(), library);
   if (status != MICA_OK) dlclose(library);
@@ -185,25 +178,23 @@ mica_status mica_device_describe(mica_context* context, uint32_t i, mica_device_
     if (i < n) return e.backend->device_info(&host, i, out_info);
     i -= n;
   }
-  return context->error.fail(MICA_INVALID_ARGUMENT, "there is no such device");
+  return context->error.invalid("there is no such device");
 }
 
 mica_status mica_device_open(mica_context* context, const char* name, mica_device** out_device) {
   if (out_device != nullptr) *out_device = nullptr;
   if (context == nullptr) return MICA_INVALID_ARGUMENT;
   if (out_device == nullptr) return context->error.null("out_device");
-  if (name == nullptr) return context->error.fail(MICA_INVALID_ARGUMENT, "device name is NULL");
+  if (name == nullptr) return context->error.null("device name");
   const char* option = nullptr;
   const mica_backend* backend = find_backend(context, name, &option);
   if (backend == nullptr) return unknown_backend(context, name);
+  if (std::strlen(option) >= sizeof mica_device::option)
+    return context->error.fail(MICA_NOT_FOUND, "no such device: ", quoted(name));
   auto* d = mica::create<mica_device>(context->allocator);
   if (d == nullptr) return context->error.out_of_memory("device");
   d->backend = backend;
   d->host = make_host(context);
-  if (std::strlen(option) >= sizeof d->option) {
-    mica::destroy(context->allocator, d);
-    return context->error.fail(MICA_NOT_FOUND, "no such device: ", quoted(name));
-  }
   Writer(d->option, sizeof d->option).put(option);
   context->error.clear();
   const mica_status status = backend->device_open(&d->host, d->option, &d->handle);

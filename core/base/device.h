@@ -30,10 +30,6 @@ struct mica_device {
 };
 
 namespace mica {
-inline mica_device* retain(mica_device* d) {
-  d->references.fetch_add(1, std::memory_order_relaxed);
-  return d;
-}
 // True when what was made for `a` can be used on `b`.
 bool same_device(const mica_device* a, const mica_device* b);
 
@@ -44,19 +40,9 @@ uint64_t free_bytes(const mica_device* device);
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  Buffer(Buffer&& o) noexcept : device_(o.device_), handle_(o.handle_), bytes_(o.bytes_) {
-    o.handle_ = nullptr;
-    o.bytes_ = 0;
-  }
-  Buffer& operator=(Buffer&& o) noexcept {
-    if (this != &o) {
-      reset();
-      device_ = o.device_;
-      handle_ = std::exchange(o.handle_, nullptr);
-      bytes_ = std::exchange(o.bytes_, 0);
-    }
+  Buffer(Buffer&& o) noexcept { swap(o); }
+  Buffer& operator=(Buffer o) noexcept {
+    swap(o);
     return *this;
   }
   ~Buffer() { reset(); }
@@ -66,6 +52,11 @@ class Buffer {
   uint64_t bytes() const { return bytes_; }
 
  private:
+  void swap(Buffer& o) {
+    std::swap(device_, o.device_);
+    std::swap(handle_, o.handle_);
+    std::swap(bytes_, o.bytes_);
+  }
   mica_device* device_ = nullptr;  // the owner outlives the buffer
   mica_b_buffer* handle_ = nullptr;
   uint64_t bytes_ = 0;

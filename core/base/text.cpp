@@ -94,11 +94,4 @@ Writer& Writer::put_bytes(uint64_t bytes) {
   return put(units[unit]);
 }
 
-mica_status Error::prefix(const char* text) {
-  char old[sizeof text_];
-  std::memcpy(old, text_, sizeof old);
-  Writer(text_, sizeof text_).put(text, ": ", static_cast<const char*>(old));
-  return code_;
-}
-
 }  // namespace mica

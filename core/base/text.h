@@ -16,6 +16,10 @@ struct Quoted {
   size_t size;
 };
 inline Quoted quoted(const char* s) { return {s, std::strlen(s)}; }
+// A byte count, printed with its unit: "1.5 MiB".
+struct Bytes {
+  uint64_t n;
+};
 
 // Appends to a caller's buffer; always NUL-terminated; what does not fit is cut, and `size()`
 // still counts it (as snprintf does), so that a caller can ask for the length first.
@@ -32,8 +36,8 @@ class Writer {
   Writer& put(int32_t value) { return put(static_cast<int64_t>(value)); }
   Writer& put(uint32_t value) { return put(static_cast<uint64_t>(value)); }
   Writer& put(double value);  // up to 6 significant digits
-  // "1.5 MiB": a byte count with its unit.
   Writer& put_bytes(uint64_t bytes);
+  Writer& put(Bytes bytes) { return put_bytes(bytes.n); }
   template <class A, class B, class... Rest>
   Writer& put(A a, B b, Rest... rest) {
     put(a);
@@ -57,12 +61,20 @@ class Error {
     Writer(text_, sizeof text_).put("", parts...);
     return code;
   }
+  template <class... Parts>
+  mica_status invalid(Parts... parts) {
+    return fail(MICA_INVALID_ARGUMENT, parts...);
+  }
   mica_status out_of_memory(const char* what) {
     return fail(MICA_OUT_OF_MEMORY, "out of memory: ", what);
   }
-  mica_status null(const char* what) { return fail(MICA_INVALID_ARGUMENT, what, " is NULL"); }
-  // Puts `prefix` before the text: names the culprit on the way up. Returns the code.
-  mica_status prefix(const char* text);
+  mica_status null(const char* what) { return invalid(what, " is NULL"); }
+  // Puts the parts before the text: names the culprit on the way up. Returns the code.
+  template <class... Parts>
+  mica_status prefix(Parts... parts) {
+    const Error old = *this;
+    return fail(code_, parts..., ": ", old.text());
+  }
   void clear() {
     code_ = MICA_OK;
     text_[0] = '\0';
@@ -86,9 +98,6 @@ class Text {
   [[nodiscard]] bool assign(const char* text) { return assign(text, std::strlen(text)); }
   const char* c_str() const { return bytes_.empty() ? "" : bytes_.data(); }
   size_t size() const { return bytes_.empty() ? 0 : bytes_.size() - 1; }
-  bool equals(const char* text) const {
-    return size() == std::strlen(text) && std::memcmp(c_str(), text, size()) == 0;
-  }
 
  private:
   Vec<char> bytes_;

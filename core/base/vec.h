@@ -39,24 +39,15 @@ template <class T>
 class Vec {
  public:
   explicit Vec(const mica_allocator& a) : allocator_(&a) {}
-  Vec(Vec&& o) noexcept
-      : allocator_(o.allocator_), data_(o.data_), size_(o.size_), capacity_(o.capacity_) {
-    o.data_ = nullptr;
-    o.size_ = o.capacity_ = 0;
-  }
-  Vec& operator=(Vec&& o) noexcept {
-    if (this != &o) {
-      free_all();
-      allocator_ = o.allocator_;
-      data_ = std::exchange(o.data_, nullptr);
-      size_ = std::exchange(o.size_, 0);
-      capacity_ = std::exchange(o.capacity_, 0);
-    }
+  Vec(Vec&& o) noexcept : allocator_(o.allocator_) { swap(o); }
+  Vec& operator=(Vec o) noexcept {
+    swap(o);
     return *this;
   }
-  Vec(const Vec&) = delete;
-  Vec& operator=(const Vec&) = delete;
-  ~Vec() { free_all(); }
+  ~Vec() {
+    clear();
+    deallocate(*allocator_, data_, capacity_ * sizeof(T));
+  }
 
   [[nodiscard]] bool reserve(size_t n) {
     if (n <= capacity_) return true;
@@ -112,11 +103,11 @@ class Vec {
   const mica_allocator& allocator() const { return *allocator_; }
 
  private:
-  void free_all() {
-    clear();
-    deallocate(*allocator_, data_, capacity_ * sizeof(T));
-    data_ = nullptr;
-    capacity_ = 0;
+  void swap(Vec& o) {
+    std::swap(allocator_, o.allocator_);
+    std::swap(data_, o.data_);
+    std::swap(size_, o.size_);
+    std::swap(capacity_, o.capacity_);
   }
   const mica_allocator* allocator_;
   T* data_ = nullptr;
