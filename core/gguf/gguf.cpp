@@ -14,36 +14,15 @@
 namespace mica {
 namespace {
 
-// For the end of a path, which names the file: a longer one is cut at its front.
-struct PathTail {
-  explicit PathTail(const char* path) : text(path), bytes(std::strlen(path)) {
-    if (bytes <= 60) return;
-    text += bytes - 60;
-    bytes = 60;
-    cut = "...";
-  }
-  const char* text;
-  size_t bytes;
-  const char* cut = "";
-};
-
 mica_status system_error(Error& error, const char* doing, int number) {
-  switch (number) {
-    case ENOENT:
-    case ENOTDIR:
-      return error.fail(MICA_NOT_FOUND, "there is no such file");
-    case EACCES:
-      return error.fail(MICA_IO, doing, ": permission denied");
-    case EIO:
-      return error.fail(MICA_IO, doing, ": the device reports an error");
-    case EMFILE:
-    case ENFILE:
-      return error.fail(MICA_IO, doing, ": too many open files");
-    case ENOMEM:
-      return error.fail(MICA_OUT_OF_MEMORY, doing, ": out of memory");
-    default:
-      return error.fail(MICA_IO, doing, ": system error ", number);
-  }
+  if (number == ENOENT || number == ENOTDIR)
+    return error.fail(MICA_NOT_FOUND, "there is no such file");
+  if (number == ENOMEM) return error.fail(MICA_OUT_OF_MEMORY, doing, ": out of memory");
+  if (number == EACCES) return error.fail(MICA_IO, doing, ": permission denied");
+  if (number == EIO) return error.fail(MICA_IO, doing, ": the device reports an error");
+  if (number == EMFILE || number == ENFILE)
+    return error.fail(MICA_IO, doing, ": too many open files");
+  return error.fail(MICA_IO, doing, ": system error ", number);
 }
 
 mica_status open_file(mica_gguf& file, const char* path, mica_gguf_mode mode, Error& error) {
@@ -57,9 +36,8 @@ mica_status open_file(mica_gguf& file, const char* path, mica_gguf_mode mode, Er
   if (info.st_size <= 0) return error.fail(MICA_BAD_FILE, "the file is empty");
   file.file_bytes = static_cast<uint64_t>(info.st_size);
   if (mode != MICA_GGUF_MAP) return MICA_OK;
-  if (file.file_bytes > PTRDIFF_MAX) {
+  if (file.file_bytes > PTRDIFF_MAX)
     return error.fail(MICA_OUT_OF_MEMORY, "too long to be mapped on this machine");
-  }
   void* map =
       mmap(nullptr, static_cast<size_t>(file.file_bytes), PROT_READ, MAP_PRIVATE, file.fd, 0);
   if (map == MAP_FAILED) return system_error(error, "cannot map", errno);
@@ -104,23 +82,19 @@ mica_status mica_gguf_open(mica_context* context, const char* path, mica_gguf_mo
   if (out_file != nullptr) *out_file = nullptr;
   if (context == nullptr) return MICA_INVALID_ARGUMENT;
   mica::Error& error = context->error;
-  if (path == nullptr || out_file == nullptr) {
-    return error.fail(MICA_INVALID_ARGUMENT, "mica_gguf_open: NULL argument");
-  }
-  if (mode != MICA_GGUF_MAP && mode != MICA_GGUF_READ) {
-    return error.fail(MICA_INVALID_ARGUMENT, "mica_gguf_open: mode is ",
-                      static_cast<uint32_t>(mode), ", neither MAP nor READ");
-  }
+  if (path == nullptr || out_file == nullptr) return error.invalid("mica_gguf_open: NULL argument");
+  if (mode != MICA_GGUF_MAP && mode != MICA_GGUF_READ)
+    return error.invalid("mica_gguf_open: mode is ", static_cast<uint32_t>(mode),
+                         ", neither MAP nor READ");
   auto* file = mica::create<mica_gguf>(context->allocator, context);
   if (file == nullptr) return error.out_of_memory("GGUF file");
   mica::retain(context);
   mica_status status = mica::open_file(*file, path, mode, error);
   if (status == MICA_OK) status = mica::gguf_parse(*file, error);
   if (status != MICA_OK) {
-    const mica::PathTail tail(path);
-    char text[300];
-    mica::Writer(text, sizeof text).put(tail.cut, mica::Quoted{tail.text, tail.bytes});
-    error.prefix(text);
+    // A path's end names the file: a longer one is cut at its front.
+    const size_t length = std::strlen(path), cut = length > 60 ? length - 60 : 0;
+    error.prefix(cut > 0 ? "..." : "", mica::quoted(path + cut));
     mica_gguf_release(file);
     return status;
   }
@@ -130,9 +104,8 @@ mica_status mica_gguf_open(mica_context* context, const char* path, mica_gguf_mo
 
 void mica_gguf_release(mica_gguf* file) {
   if (file == nullptr) return;
-  if (file->map != nullptr) {
+  if (file->map != nullptr)
     munmap(const_cast<char*>(file->map), static_cast<size_t>(file->file_bytes));
-  }
   if (file->fd >= 0) close(file->fd);
   mica_context* context = file->context;
   mica::destroy(context->allocator, file);
@@ -151,32 +124,24 @@ const mica_gguf_tensor* mica_gguf_tensor_at(const mica_gguf* file, uint64_t i) {
 }
 
 const mica_gguf_tensor* mica_gguf_tensor_find(const mica_gguf* file, const char* name) {
-  uint32_t i = 0;
-  if (file == nullptr || name == nullptr || !mica::gguf_find_tensor(*file, name, i)) return nullptr;
-  return &file->tensors[i];
+  if (file == nullptr || name == nullptr) return nullptr;
+  return mica::gguf_find(file->tensors, file->tensors_by_name, name);
 }
 
 mica_status mica_gguf_read(mica_gguf* file, const mica_gguf_tensor* tensor, uint64_t offset,
                            uint64_t bytes, void* dst) {
   if (file == nullptr) return MICA_INVALID_ARGUMENT;
   mica::Error& error = file->context->error;
-  if (!mica::owns(*file, tensor)) {
-    return error.fail(MICA_INVALID_ARGUMENT, "mica_gguf_read: the tensor is not of this file");
-  }
-  if (!mica::range_fits(offset, bytes, tensor->bytes)) {
-    return error.fail(MICA_INVALID_ARGUMENT, "tensor ", mica::quoted(tensor->name), ": ", bytes,
-                      " bytes at ", offset, " are not inside its ", tensor->bytes);
-  }
+  if (!mica::owns(*file, tensor))
+    return error.invalid("mica_gguf_read: the tensor is not of this file");
+  if (!mica::range_fits(offset, bytes, tensor->bytes))
+    return error.invalid("tensor ", mica::quoted(tensor->name), ": ", bytes, " bytes at ", offset,
+                         " are not inside its ", tensor->bytes);
   if (bytes == 0) return MICA_OK;
-  if (dst == nullptr) return error.fail(MICA_INVALID_ARGUMENT, "mica_gguf_read: dst is NULL");
+  if (dst == nullptr) return error.null("mica_gguf_read: dst");
   const mica_status status =
       mica::read_file(*file->context, file->fd, tensor->offset + offset, bytes, dst, error);
-  if (status != MICA_OK) {
-    char text[300];
-    mica::Writer(text, sizeof text).put("tensor ", mica::quoted(tensor->name));
-    error.prefix(text);
-  }
-  return status;
+  return status == MICA_OK ? status : error.prefix("tensor ", mica::quoted(tensor->name));
 }
 
 const void* mica_gguf_map(const mica_gguf* file, const mica_gguf_tensor* tensor) {

@@ -1,6 +1,7 @@
 // Inside of an open GGUF file. Positions (`..._at`) are byte offsets from the file's start; those
 // of metadata have been checked once, while parsing, and are trusted from then on.
 #pragma once
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 
@@ -15,10 +16,9 @@ namespace mica {
 
 struct GgufKey {
   const char* name = nullptr;  // in mica_gguf::names
-  uint64_t name_at = 0;
-  uint64_t value_at = 0;  // the value, a string's first character, an array's first element
-  uint64_t n = 1;         // elements of an array, bytes of a string
-  uint32_t name_bytes = 0;
+  uint64_t at = 0;             // of the key, which begins with its name's length
+  uint64_t value_at = 0;       // the value, a string's first character, an array's first element
+  uint64_t n = 1;              // elements of an array, bytes of a string
   uint8_t type = 0;
   uint8_t elem_type = 0;  // of arrays
   // Where array_string left off: element i_next begins (with its length) at next_at.
@@ -37,9 +37,15 @@ mica_status read_file(const mica_context& context, int fd, uint64_t at, uint64_t
 // Fills everything but fd, file_bytes and map. After MICA_OK all of it is sound.
 mica_status gguf_parse(mica_gguf& file, Error& error);
 
-// Index into file.keys or file.tensors; false when there is none of this name.
-bool gguf_find_key(const mica_gguf& file, const char* name, uint32_t& out_i);
-bool gguf_find_tensor(const mica_gguf& file, const char* name, uint32_t& out_i);
+// The key or tensor of this name, or nullptr; `by_name` are the indices, sorted.
+template <class Items>
+auto gguf_find(Items& items, const Vec<uint32_t>& by_name, const char* name) {
+  const uint32_t* found = std::lower_bound(
+      by_name.begin(), by_name.end(), name,
+      [&](uint32_t i, const char* wanted) { return std::strcmp(items[i].name, wanted) < 0; });
+  const bool there = found != by_name.end() && std::strcmp(items[*found].name, name) == 0;
+  return there ? &items[*found] : nullptr;
+}
 
 }  // namespace mica
 
@@ -59,7 +65,7 @@ struct mica_gguf {
   uint64_t keys_end = 0;      // where the last key ends
   const char* map = nullptr;  // the whole file, or nullptr in READ mode
   mica::Vec<char> head;       // READ mode: the file's first bytes, at least all metadata
-  mica::Vec<char> names;      // NUL-terminated names of keys and tensors
+  mica::Vec<char> names;      // of keys, then of tensors, each NUL-terminated
   mica::Vec<mica::GgufKey> keys;
   mica::Vec<mica_gguf_tensor> tensors;
   mica::Vec<uint32_t> keys_by_name;  // indices, sorted by name

@@ -1,6 +1,6 @@
-// GGUF metadata: parse (bounds and types), then allocate names, then validate the whole (alignment,
-// duplicates, extents). Nothing is allocated from a count in the file: lists grow as entries are
-// really found. Duplicates are found by sorting, so that no chosen names can make it quadratic.
+// GGUF metadata: parse (bounds and types), then validate the whole (alignment, duplicates,
+// extents). Nothing is allocated from a count in the file: lists grow as entries are really found.
+// Duplicates are found by sorting, so that no chosen names can make it quadratic.
 #include <algorithm>
 #include <cstring>
 
@@ -57,7 +57,11 @@ class Parser {
     at_ += sizeof(T);
     return MICA_OK;
   }
-  mica_status name(const char* what, uint64_t longest, uint64_t& out_at, uint32_t& out_bytes);
+  template <class... Parts>
+  mica_status bad(Parts... parts) {
+    return error_.fail(MICA_BAD_FILE, parts...);
+  }
+  mica_status name(const char* what, uint64_t i, uint64_t longest);
   mica_status header();
   mica_status key(uint64_t i);
   mica_status value(GgufKey& key);
@@ -65,12 +69,13 @@ class Parser {
   mica_status check_bools(uint64_t n);
   mica_status tensor(uint64_t i);
   mica_status tensor_body(mica_gguf_tensor& t);
-  mica_status make_names();
-  mica_status sort_names();
+  void set_names();
+  template <class Less>
+  mica_status sort(Vec<uint32_t>& order, size_t n, const Less& less);
+  template <class Item>
+  mica_status sort_names(const char* what, const Vec<Item>& items, Vec<uint32_t>& order);
   mica_status alignment(uint64_t& out);
   mica_status place_tensors();
-  // Puts `key 'x': ` (or `tensor 'x': `) before the error's text.
-  mica_status blame(const char* what, const char* name, size_t name_bytes);
 
   mica_gguf& file_;
   Error& error_;
@@ -78,55 +83,34 @@ class Parser {
   uint64_t at_ = 0;
   uint64_t n_keys_ = 0;
   uint64_t n_tensors_ = 0;
-  struct Span {
-    uint64_t at;
-    uint32_t bytes;
-  };
-  Vec<Span> tensor_names_{file_.context->allocator};
-  uint64_t names_bytes_ = 0;
+  size_t name_ = 0;  // the last one, in file_.names
 };
 
-mica_status Parser::blame(const char* what, const char* name, size_t name_bytes) {
-  char text[300];
-  Writer(text, sizeof text).put(what, Quoted{name, name_bytes});
-  return error_.prefix(text);
-}
-
 mica_status Parser::need(uint64_t n) {
-  if (!range_fits(at_, n, limit_)) {
-    if (range_fits(at_, n, file_.file_bytes)) {
-      return error_.fail(MICA_BAD_FILE, "the metadata is longer than 1 GiB");
-    }
-    return error_.fail(MICA_BAD_FILE, "the file is cut off: ", n, " bytes wanted at byte ", at_,
-                       " of ", file_.file_bytes);
-  }
+  if (!range_fits(at_, n, file_.file_bytes))
+    return bad("the file is cut off: ", n, " bytes wanted at byte ", at_, " of ", file_.file_bytes);
+  if (!range_fits(at_, n, limit_)) return bad("the metadata is longer than 1 GiB");
   if (file_.map != nullptr || at_ + n <= file_.head.size()) return MICA_OK;
   const uint64_t old_bytes = file_.head.size();
   const uint64_t ahead = std::min(limit_, std::max<uint64_t>(65536, old_bytes * 2));
   const uint64_t new_bytes = std::max(at_ + n, ahead);
-  if (!file_.head.resize(static_cast<size_t>(new_bytes))) {
-    return error_.out_of_memory("metadata");
-  }
+  if (!file_.head.resize(static_cast<size_t>(new_bytes))) return error_.out_of_memory("metadata");
   return read_file(*file_.context, file_.fd, old_bytes, new_bytes - old_bytes,
                    file_.head.data() + old_bytes, error_);
 }
 
-mica_status Parser::name(const char* what, uint64_t longest, uint64_t& out_at,
-                         uint32_t& out_bytes) {
+mica_status Parser::name(const char* what, uint64_t i, uint64_t longest) {
   uint64_t n = 0;
   MICA_TRY(number(n));
-  if (n == 0) return error_.fail(MICA_BAD_FILE, what, " has an empty name");
-  if (n > longest) {
-    return error_.fail(MICA_BAD_FILE, what, " has a name of ", n, " bytes, more than ", longest);
-  }
+  if (n == 0) return bad(what, i, " has an empty name");
+  if (n > longest) return bad(what, i, " has a name of ", n, " bytes, more than ", longest);
   MICA_TRY(need(n));
-  if (std::memchr(here(), '\0', static_cast<size_t>(n)) != nullptr) {
-    return error_.fail(MICA_BAD_FILE, what, " has a NUL byte in its name ",
-                       Quoted{here(), static_cast<size_t>(n)});
-  }
-  out_at = at_;
-  out_bytes = static_cast<uint32_t>(n);
-  names_bytes_ += n + 1;
+  const Quoted text = {here(), static_cast<size_t>(n)};
+  if (std::memchr(text.data, '\0', text.size) != nullptr)
+    return bad(what, i, " has a NUL byte in its name ", text);
+  name_ = file_.names.size();
+  if (!file_.names.append(text.data, text.size) || !file_.names.push('\0'))
+    return error_.out_of_memory("names");
   at_ += n;
   return MICA_OK;
 }
@@ -134,27 +118,22 @@ mica_status Parser::name(const char* what, uint64_t longest, uint64_t& out_at,
 mica_status Parser::header() {
   uint32_t magic = 0;
   MICA_TRY(number(magic));
-  if (magic != 0x46554747u) return error_.fail(MICA_BAD_FILE, "not a GGUF file");
+  if (magic != 0x46554747u) return bad("not a GGUF file");
   MICA_TRY(number(file_.version));
-  if ((file_.version & 0xffffu) == 0 && file_.version != 0) {
+  if ((file_.version & 0xffffu) == 0 && file_.version != 0)
     return error_.fail(MICA_UNSUPPORTED, "a big-endian GGUF file");
-  }
-  if (file_.version == 0) return error_.fail(MICA_BAD_FILE, "GGUF version 0");
-  if (file_.version != 2 && file_.version != 3) {
+  if (file_.version == 0) return bad("GGUF version 0");
+  if (file_.version != 2 && file_.version != 3)
     return error_.fail(MICA_UNSUPPORTED, "GGUF version ", file_.version, "; 2 and 3 can be read");
-  }
   MICA_TRY(number(n_tensors_));
   MICA_TRY(number(n_keys_));
-  if (n_keys_ > left() / kMinKeyBytes) {
-    return error_.fail(MICA_BAD_FILE, n_keys_, " keys cannot fit in ", left(), " bytes");
-  }
-  if (n_tensors_ > left() / kMinTensorBytes) {
-    return error_.fail(MICA_BAD_FILE, n_tensors_, " tensors cannot fit in ", left(), " bytes");
-  }
-  if (n_keys_ > kMaxKeys || n_tensors_ > kMaxTensors) {
+  if (n_keys_ > left() / kMinKeyBytes)
+    return bad(n_keys_, " keys cannot fit in ", left(), " bytes");
+  if (n_tensors_ > left() / kMinTensorBytes)
+    return bad(n_tensors_, " tensors cannot fit in ", left(), " bytes");
+  if (n_keys_ > kMaxKeys || n_tensors_ > kMaxTensors)
     return error_.fail(MICA_UNSUPPORTED, n_keys_, " keys and ", n_tensors_, " tensors; ", kMaxKeys,
                        " and ", kMaxTensors, " can be read");
-  }
   return MICA_OK;
 }
 
@@ -162,7 +141,7 @@ mica_status Parser::check_bools(uint64_t n) {
   const char* p = here();
   for (uint64_t i = 0; i < n; ++i) {
     const auto byte = static_cast<uint8_t>(p[i]);
-    if (byte > 1) return error_.fail(MICA_BAD_FILE, "a bool is ", uint32_t{byte}, ", not 0 or 1");
+    if (byte > 1) return bad("a bool is ", uint32_t{byte}, ", not 0 or 1");
   }
   return MICA_OK;
 }
@@ -174,13 +153,12 @@ mica_status Parser::array(int depth, GgufKey& out) {
   MICA_TRY(look());
   MICA_TRY(number(type));
   MICA_TRY(number(n));
-  if (type > MICA_GGUF_F64) return error_.fail(MICA_BAD_FILE, "array of unknown type ", type);
+  if (type > MICA_GGUF_F64) return bad("array of unknown type ", type);
   const uint64_t size = gguf_value_bytes(type);
   const uint64_t least = type == MICA_GGUF_STRING ? 8 : type == MICA_GGUF_ARRAY ? 12 : size;
-  if (n > left() / least) {
-    return error_.fail(MICA_BAD_FILE, "array of ", n, " ", gguf_type_name(type),
-                       " elements, but only ", left(), " bytes are left");
-  }
+  if (n > left() / least)
+    return bad("array of ", n, " ", gguf_type_name(type), " elements, but only ", left(),
+               " bytes are left");
   if (depth == 1) {
     out.elem_type = static_cast<uint8_t>(type);
     out.n = n;
@@ -197,9 +175,8 @@ mica_status Parser::array(int depth, GgufKey& out) {
     return MICA_OK;
   }
   if (type == MICA_GGUF_ARRAY) {
-    if (depth == kMaxArrayDepth) {
-      return error_.fail(MICA_BAD_FILE, "arrays are nested more than ", kMaxArrayDepth, " deep");
-    }
+    if (depth == kMaxArrayDepth)
+      return bad("arrays are nested more than ", kMaxArrayDepth, " deep");
     for (uint64_t i = 0; i < n; ++i) MICA_TRY(array(depth + 1, out));
     return MICA_OK;
   }
@@ -212,7 +189,7 @@ mica_status Parser::array(int depth, GgufKey& out) {
 mica_status Parser::value(GgufKey& key) {
   uint32_t type = 0;
   MICA_TRY(number(type));
-  if (type > MICA_GGUF_F64) return error_.fail(MICA_BAD_FILE, "unknown type ", type);
+  if (type > MICA_GGUF_F64) return bad("unknown type ", type);
   key.type = static_cast<uint8_t>(type);
   if (type == MICA_GGUF_ARRAY) return array(1, key);
   uint64_t bytes = gguf_value_bytes(type);
@@ -229,23 +206,21 @@ mica_status Parser::value(GgufKey& key) {
 
 mica_status Parser::key(uint64_t i) {
   GgufKey key;
-  char what[32];
-  Writer(what, sizeof what).put("key ", i);
-  MICA_TRY(name(what, kMaxKeyBytes, key.name_at, key.name_bytes));
-  if (value(key) != MICA_OK) return blame("key ", file_.bytes(key.name_at), key.name_bytes);
+  key.at = at_;
+  MICA_TRY(name("key ", i, kMaxKeyBytes));
+  if (value(key) != MICA_OK) return error_.prefix("key ", quoted(&file_.names[name_]));
+  file_.keys_end = at_;
   return file_.keys.push(key) ? MICA_OK : error_.out_of_memory("metadata keys");
 }
 
 mica_status Parser::tensor_body(mica_gguf_tensor& t) {
   MICA_TRY(number(t.rank));
-  if (t.rank < 1 || t.rank > 4) {
-    return error_.fail(MICA_BAD_FILE, "rank is ", t.rank, ", not 1 to 4");
-  }
+  if (t.rank < 1 || t.rank > 4) return bad("rank is ", t.rank, ", not 1 to 4");
   for (uint32_t i = 0; i < 4; ++i) t.dim[i] = 1;
   for (uint32_t i = 0; i < t.rank; ++i) {
     uint64_t dim = 0;
     MICA_TRY(number(dim));
-    if (dim > INT64_MAX) return error_.fail(MICA_BAD_FILE, "dim[", i, "] is ", dim);
+    if (dim > INT64_MAX) return bad("dim[", i, "] is ", dim);
     t.dim[i] = static_cast<int64_t>(dim);
   }
   uint32_t type = 0;
@@ -257,91 +232,61 @@ mica_status Parser::tensor_body(mica_gguf_tensor& t) {
       if (other.id != type) continue;
       return error_.fail(MICA_UNSUPPORTED, "its type ", other.name, " is not in this build");
     }
-    return error_.fail(MICA_BAD_FILE, "unknown type ", type);
+    return bad("unknown type ", type);
   }
   t.dtype = def->info.dtype;
   Error reason;
-  if (!tensor_bytes(def->info, t.rank, t.dim, t.bytes, reason)) {
-    return error_.fail(MICA_BAD_FILE, reason.text());
-  }
+  if (!tensor_bytes(def->info, t.rank, t.dim, t.bytes, reason)) return bad(reason.text());
   return MICA_OK;
 }
 
 mica_status Parser::tensor(uint64_t i) {
   mica_gguf_tensor t = {};
-  Span span = {};
-  char what[32];
-  Writer(what, sizeof what).put("tensor ", i);
-  MICA_TRY(name(what, kMaxTensorNameBytes, span.at, span.bytes));
-  if (tensor_body(t) != MICA_OK) return blame("tensor ", file_.bytes(span.at), span.bytes);
-  if (!tensor_names_.push(span) || !file_.tensors.push(t)) return error_.out_of_memory("tensors");
+  MICA_TRY(name("tensor ", i, kMaxTensorNameBytes));
+  if (tensor_body(t) != MICA_OK) return error_.prefix("tensor ", quoted(&file_.names[name_]));
+  return file_.tensors.push(t) ? MICA_OK : error_.out_of_memory("tensors");
+}
+
+// Once the names move no more.
+void Parser::set_names() {
+  const char* next = file_.names.data();
+  const auto take = [&] { return std::exchange(next, next + std::strlen(next) + 1); };
+  for (GgufKey& key : file_.keys) key.name = take();
+  for (mica_gguf_tensor& t : file_.tensors) t.name = take();
+}
+
+// Fills `order` with the indices below n, sorted.
+template <class Less>
+mica_status Parser::sort(Vec<uint32_t>& order, size_t n, const Less& less) {
+  if (!order.resize(n)) return error_.out_of_memory("names");
+  for (size_t i = 0; i < n; ++i) order[i] = static_cast<uint32_t>(i);
+  std::sort(order.begin(), order.end(), less);
   return MICA_OK;
 }
 
-mica_status Parser::make_names() {
-  // names_bytes_ is below the metadata's size: every name lies there with 8 bytes of length.
-  if (!file_.names.resize(static_cast<size_t>(names_bytes_))) {
-    return error_.out_of_memory("names");
-  }
-  char* p = file_.names.data();
-  const auto place = [&](uint64_t at, uint32_t bytes) {
-    const char* const name = p;
-    std::memcpy(p, file_.bytes(at), bytes);
-    p[bytes] = '\0';
-    p += bytes + 1;
-    return name;
-  };
-  for (GgufKey& key : file_.keys) key.name = place(key.name_at, key.name_bytes);
-  for (size_t i = 0; i < file_.tensors.size(); ++i) {
-    file_.tensors[i].name = place(tensor_names_[i].at, tensor_names_[i].bytes);
-  }
-  return MICA_OK;
-}
-
-// Sorts indices by name; returns the index of a name that occurs twice, or items.size().
 template <class Item>
-size_t sort_by_name(const Vec<Item>& items, Vec<uint32_t>& order) {
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint32_t>(i);
-  std::sort(order.begin(), order.end(),
-            [&](uint32_t a, uint32_t b) { return std::strcmp(items[a].name, items[b].name) < 0; });
-  for (size_t i = 1; i < order.size(); ++i) {
-    if (std::strcmp(items[order[i - 1]].name, items[order[i]].name) == 0) return order[i];
-  }
-  return items.size();
-}
-
-mica_status Parser::sort_names() {
-  if (!file_.keys_by_name.resize(file_.keys.size()) ||
-      !file_.tensors_by_name.resize(file_.tensors.size())) {
-    return error_.out_of_memory("names");
-  }
-  const size_t i_key = sort_by_name(file_.keys, file_.keys_by_name);
-  if (i_key < file_.keys.size()) {
-    return error_.fail(MICA_BAD_FILE, "key ", quoted(file_.keys[i_key].name), " occurs twice");
-  }
-  const size_t i_tensor = sort_by_name(file_.tensors, file_.tensors_by_name);
-  if (i_tensor < file_.tensors.size()) {
-    return error_.fail(MICA_BAD_FILE, "tensor ", quoted(file_.tensors[i_tensor].name),
-                       " occurs twice");
-  }
+mica_status Parser::sort_names(const char* what, const Vec<Item>& items, Vec<uint32_t>& order) {
+  const auto compare = [&](uint32_t a, uint32_t b) {
+    return std::strcmp(items[a].name, items[b].name);
+  };
+  MICA_TRY(sort(order, items.size(), [&](uint32_t a, uint32_t b) { return compare(a, b) < 0; }));
+  for (size_t i = 1; i < order.size(); ++i)
+    if (compare(order[i - 1], order[i]) == 0)
+      return bad(what, quoted(items[order[i]].name), " occurs twice");
   return MICA_OK;
 }
 
 mica_status Parser::alignment(uint64_t& out) {
   out = 32;  // the format's default
-  uint32_t i = 0;
-  if (!gguf_find_key(file_, "general.alignment", i)) return MICA_OK;
-  const GgufKey& key = file_.keys[i];
-  if (key.type != MICA_GGUF_U32) {
-    return error_.fail(MICA_BAD_FILE, "key 'general.alignment' is of type ",
-                       gguf_type_name(key.type), ", not u32");
-  }
+  const GgufKey* key = gguf_find(file_.keys, file_.keys_by_name, "general.alignment");
+  if (key == nullptr) return MICA_OK;
+  if (key->type != MICA_GGUF_U32)
+    return bad("key 'general.alignment' is of type ", gguf_type_name(key->type), ", not u32");
   uint32_t value = 0;
-  std::memcpy(&value, file_.bytes(key.value_at), sizeof value);
-  if (!is_power_of_two(value) || value < kMinAlignment || value > kMaxAlignment) {
-    return error_.fail(MICA_BAD_FILE, "key 'general.alignment' is ", value,
-                       ", not a power of two from ", kMinAlignment, " to ", kMaxAlignment);
-  }
+  std::memcpy(&value, file_.bytes(key->value_at), sizeof value);
+  if (!is_power_of_two(value) || value < kMinAlignment || value > kMaxAlignment)
+    return bad("key 'general.alignment' is ", value, ", not a power of two from ", kMinAlignment,
+               " to ", kMaxAlignment);
   out = value;
   return MICA_OK;
 }
@@ -351,36 +296,26 @@ mica_status Parser::place_tensors() {
   MICA_TRY(alignment(align));
   if (file_.tensors.empty()) return MICA_OK;
   uint64_t data_at = 0;
-  if (!checked_align(at_, align, data_at) || data_at > file_.file_bytes) {
-    return error_.fail(MICA_BAD_FILE, "the file is cut off: no tensor data");
-  }
+  if (!checked_align(at_, align, data_at) || data_at > file_.file_bytes)
+    return bad("the file is cut off: no tensor data");
   const uint64_t data_bytes = file_.file_bytes - data_at;
-  Vec<uint32_t> order(file_.context->allocator);
-  if (!order.resize(file_.tensors.size())) return error_.out_of_memory("tensors");
-  for (size_t i = 0; i < file_.tensors.size(); ++i) {
-    mica_gguf_tensor& t = file_.tensors[i];
-    order[i] = static_cast<uint32_t>(i);
-    if (t.offset % align != 0) {
-      return error_.fail(MICA_BAD_FILE, "tensor ", quoted(t.name), ": offset ", t.offset,
-                         " is not a multiple of ", align);
-    }
-    if (!range_fits(t.offset, t.bytes, data_bytes)) {
-      return error_.fail(MICA_BAD_FILE, "tensor ", quoted(t.name), ": ", t.bytes,
-                         " bytes at offset ", t.offset, " reach past the data's end at ",
-                         data_bytes);
-    }
+  for (mica_gguf_tensor& t : file_.tensors) {
+    if (t.offset % align != 0)
+      return bad("tensor ", quoted(t.name), ": offset ", t.offset, " is not a multiple of ", align);
+    if (!range_fits(t.offset, t.bytes, data_bytes))
+      return bad("tensor ", quoted(t.name), ": ", t.bytes, " bytes at offset ", t.offset,
+                 " reach past the data's end at ", data_bytes);
     t.offset += data_at;
   }
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+  Vec<uint32_t> order(file_.context->allocator);
+  MICA_TRY(sort(order, file_.tensors.size(), [&](uint32_t a, uint32_t b) {
     return file_.tensors[a].offset < file_.tensors[b].offset;
-  });
+  }));
   for (size_t i = 1; i < order.size(); ++i) {
     const mica_gguf_tensor& before = file_.tensors[order[i - 1]];
     const mica_gguf_tensor& after = file_.tensors[order[i]];
-    if (after.offset - before.offset < before.bytes) {
-      return error_.fail(MICA_BAD_FILE, "tensors ", quoted(before.name), " and ",
-                         quoted(after.name), " overlap");
-    }
+    if (after.offset - before.offset < before.bytes)
+      return bad("tensors ", quoted(before.name), " and ", quoted(after.name), " overlap");
   }
   return MICA_OK;
 }
@@ -390,10 +325,10 @@ mica_status Parser::parse() {
   for (uint64_t i = 0; i < n_keys_ + n_tensors_; ++i) {
     MICA_TRY(look());
     MICA_TRY(i < n_keys_ ? key(i) : tensor(i - n_keys_));
-    if (i < n_keys_) file_.keys_end = at_;
   }
-  MICA_TRY(make_names());
-  MICA_TRY(sort_names());
+  set_names();
+  MICA_TRY(sort_names("key ", file_.keys, file_.keys_by_name));
+  MICA_TRY(sort_names("tensor ", file_.tensors, file_.tensors_by_name));
   return place_tensors();
 }
 
