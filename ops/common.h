@@ -12,9 +12,6 @@ namespace mica {
 
 // --- Descriptions -----------------------------------------------------------------------------
 
-inline const mica_dtype_info& dtype_info(mica_dtype dtype) {
-  return find_dtype(static_cast<uint32_t>(dtype))->info;
-}
 inline const char* dtype_name(mica_dtype dtype) { return dtype_info(dtype).name; }
 inline bool is_float(mica_dtype dtype) {
   return dtype == MICA_F32 || dtype == MICA_F16 || dtype == MICA_BF16;

@@ -19,6 +19,10 @@ struct DtypeDef {
 
 // nullptr when there is no such type. `id` is compared as an integer: safe for numbers from files.
 const DtypeDef* find_dtype(uint32_t id);
+// Of a type that there is.
+inline const mica_dtype_info& dtype_info(mica_dtype dtype) {
+  return find_dtype(static_cast<uint32_t>(dtype))->info;
+}
 
 // Bytes of one row of n elements; n must be a multiple of block_elems.
 inline uint64_t row_bytes(const mica_dtype_info& d, uint64_t n) {

@@ -6,17 +6,14 @@
 namespace mica {
 namespace {
 
-constexpr uint64_t kChunkBytes = 4u << 20;  // of a weight, staged at a time
-
 // --- Memory -------------------------------------------------------------------------------------
 
 // Rows unpacked from the session's device, packed for the other: bit by bit the same weight. The
 // weights' own device is the same one opened by a context that may be at work in another thread.
-mica_status copy_rows(const mica_device* from, WeightCopy& copy, void* staging, uint64_t step,
-                      uint64_t row_bytes) {
+mica_status copy_rows(const mica_device* from, WeightCopy& copy, void* staging, uint64_t step) {
   const WeightEntry& e = copy.weights->entries[copy.entry];
   const mica_device* to = copy.device;
-  const uint64_t rows = e.plain_bytes / row_bytes;
+  const uint64_t rows = e.rows();
   for (uint64_t first = 0; first < rows; first += step) {
     const uint64_t n = rows - first < step ? rows - first : step;
     if (to->context->cancelled())
@@ -32,18 +29,11 @@ mica_status copy_rows(const mica_device* from, WeightCopy& copy, void* staging, 
 mica_status fill_copy(const mica_device* from, WeightCopy& copy) {
   const WeightEntry& e = copy.weights->entries[copy.entry];
   MICA_TRY(copy.buffer.create(copy.device, copy.value.bytes, "a weight for fallback"));
-  const auto rows = static_cast<uint64_t>(e.desc.dim[1] * e.desc.dim[2] * e.desc.dim[3]);
-  const uint64_t row_bytes = e.plain_bytes / rows;
   const uint64_t granule = std::lcm(uint64_t{e.granule_rows}, uint64_t{copy.granule_rows});
-  const uint64_t wanted = kChunkBytes / row_bytes / granule * granule;
-  const uint64_t step = wanted < granule ? granule : wanted;
-  const auto bytes = static_cast<size_t>((step < rows ? step : rows) * row_bytes);
-  const mica_allocator& a = copy.device->allocator();
-  void* staging = allocate(a, bytes);
-  if (staging == nullptr) return copy.device->error().out_of_memory("staging for weights");
-  const mica_status status = copy_rows(from, copy, staging, step, row_bytes);
-  deallocate(a, staging, bytes);
-  return status;
+  Vec<char> staging(copy.device->allocator());
+  if (!staging.resize(static_cast<size_t>(e.chunk_bytes(granule))))
+    return copy.device->error().out_of_memory("staging for weights");
+  return copy_rows(from, copy, staging.data(), e.chunk_rows(granule));
 }
 
 mica_status allocate_island(const mica_device* own, Island& island) {

@@ -45,13 +45,16 @@ bool is_foreign(const mica_graph* g, mica_tensor t) {
   return t.graph != g->tag || t.index >= g->values.size();
 }
 
-// "attention 'blk.3': " or "attention: ", before the op's own sentence.
-void put_culprit(mica_graph* g, const char* op) {
-  char text[120];
-  Writer w(text, sizeof text);
-  w.put(op);
-  if (g->scope != 0) w.put(" ").put(quoted(g->name_at(g->scope)));
-  g->error.prefix(text);
+// Puts "attention 'blk.3': " or "attention: " before the op's own sentence.
+mica_tensor blame(mica_graph* g, const char* op) {
+  if (g->scope == 0) g->error.prefix(op);
+  if (g->scope != 0) g->error.prefix(op, " ", quoted(g->name_at(g->scope)));
+  return invalid();
+}
+template <class... Parts>
+mica_tensor refuse(mica_graph* g, const char* op, Parts... parts) {
+  g->error.invalid(parts...);
+  return blame(g, op);
 }
 
 // The index of `name` in one of the graph's lists, or NameMap::kNone.
@@ -59,12 +62,12 @@ template <class List>
 uint32_t find_named(const mica_graph* g, const NameMap& map, const List& list, const char* name) {
   return map.find(name, [&](uint32_t i) { return g->name_at(list[i].name); });
 }
-// Adds what `map` is to find; `name` is to be in the graph's names already.
+// Adds what `map` is to find.
 template <class List, class Named>
-bool add_named(const mica_graph* g, NameMap& map, List& list, const Named& named) {
+bool add_named(mica_graph* g, NameMap& map, List& list, const char* name, Named named) {
   const auto name_of = [&](uint32_t i) { return g->name_at(list[i].name); };
-  return list.push(named) &&
-         map.insert(g->name_at(named.name), static_cast<uint32_t>(list.size() - 1), name_of);
+  return add_name(g, name, named.name) && list.push(named) &&
+         map.insert(name, static_cast<uint32_t>(list.size() - 1), name_of);
 }
 
 // True when an extent was given and is not one of this graph's.
@@ -153,24 +156,16 @@ mica_tensor append(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32
   for (uint32_t i = 0; i < n_in; ++i) {
     if (in[i].index == 0) {
       if (i >= op.n_required) continue;
-      fail(g, MICA_INVALID_ARGUMENT, "input ", i, " is missing");
-      put_culprit(g, op.name);
-      return invalid();
+      return refuse(g, op.name, "input ", i, " is missing");
     }
-    if (is_foreign(g, in[i])) {
-      fail(g, MICA_INVALID_ARGUMENT, "input ", i, " is a tensor of another graph");
-      put_culprit(g, op.name);
-      return invalid();
-    }
+    if (is_foreign(g, in[i]))
+      return refuse(g, op.name, "input ", i, " is a tensor of another graph");
     node.in[i] = in[i].index;
     descs[i] = g->values[in[i].index].desc;
   }
   GraphValue out;
   const InferCall call{descs, n_in, args, out.desc, g->error};
-  if (op.infer(call) != MICA_OK) {
-    put_culprit(g, op.name);
-    return invalid();
-  }
+  if (op.infer(call) != MICA_OK) return blame(g, op.name);
   if ((op.flags & (kOpView | kOpState)) != 0) {
     const GraphValue& base = g->values[node.in[0]];
     out.root = base.root;
@@ -180,11 +175,8 @@ mica_tensor append(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32
     out.offset = base.offset;
     if (op.view_offset != nullptr) out.offset += op.view_offset(call);
     if ((op.flags & kOpState) != 0 && base.kind != ValueKind::kInput &&
-        base.kind != ValueKind::kState) {
-      fail(g, MICA_INVALID_ARGUMENT, "what it writes must be an input of the step or a cache");
-      put_culprit(g, op.name);
-      return invalid();
-    }
+        base.kind != ValueKind::kState)
+      return refuse(g, op.name, "what it writes must be an input of the step or a cache");
   }
   out.node = static_cast<uint32_t>(g->nodes.size());
   node.out = static_cast<uint32_t>(g->values.size());
@@ -194,10 +186,7 @@ mica_tensor append(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32
 }
 
 mica_tensor builder_error(mica_graph* g, const char* op, const char* text) {
-  if (g == nullptr || g->error.code() != MICA_OK) return invalid();
-  fail(g, MICA_INVALID_ARGUMENT, text);
-  put_culprit(g, op);
-  return invalid();
+  return g == nullptr || g->error.code() != MICA_OK ? invalid() : refuse(g, op, text);
 }
 
 // A scope inside another belongs to the outer one's region, which it must not close.
@@ -268,7 +257,7 @@ mica_status mica_graph_tensor_info(const mica_graph* graph, mica_tensor tensor,
   Error& error = graph->context->error;
   if (out_info == nullptr) return error.null("out_info");
   if (tensor.index == 0 || mica::is_foreign(graph, tensor))
-    return error.fail(MICA_INVALID_ARGUMENT, "tensor info: not a tensor of this graph");
+    return error.invalid("tensor info: not a tensor of this graph");
   const Desc& d = graph->values[tensor.index].desc;
   *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {d.extent, 0}};
   if (d.extent != mica::kNoExtent) out_info->extent.graph = graph->tag;
@@ -278,22 +267,18 @@ mica_status mica_graph_tensor_info(const mica_graph* graph, mica_tensor tensor,
 mica_extent mica_graph_extent(mica_graph* graph, const char* name, int64_t max) {
   const mica_extent none = MICA_NO_EXTENT;
   if (graph == nullptr || graph->error.code() != MICA_OK) return none;
-  if (name == nullptr || max < 1 || max > INT32_MAX) {
-    fail(graph, MICA_INVALID_ARGUMENT, "extent ", quoted(name != nullptr ? name : ""),
-         ": the maximum must be 1 to 2147483647, not ", max);
+  const auto refuse = [&](auto... parts) {
+    graph->error.invalid("extent ", quoted(name != nullptr ? name : ""), parts...);
     return none;
-  }
+  };
+  if (name == nullptr || max < 1 || max > INT32_MAX)
+    return refuse(": the maximum must be 1 to 2147483647, not ", max);
   const uint32_t i = mica::find_named(graph, graph->extent_names, graph->extents, name);
-  if (i != mica::NameMap::kNone) {
-    if (graph->extents[i].max == max) return {i, graph->tag};
-    fail(graph, MICA_INVALID_ARGUMENT, "extent ", quoted(name), ": the maximum was ",
-         graph->extents[i].max, ", now it is ", max);
-    return none;
-  }
-  size_t offset = 0;
-  if (!mica::add_name(graph, name, offset) ||
-      !mica::add_named(graph, graph->extent_names, graph->extents,
-                       mica::GraphExtent{offset, max})) {
+  if (i != mica::NameMap::kNone && graph->extents[i].max != max)
+    return refuse(": the maximum was ", graph->extents[i].max, ", now it is ", max);
+  if (i != mica::NameMap::kNone) return {i, graph->tag};
+  if (!mica::add_named(graph, graph->extent_names, graph->extents, name,
+                       mica::GraphExtent{0, max})) {
     out_of_memory(graph);
     return none;
   }
@@ -305,33 +290,28 @@ mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype, ui
   if (graph == nullptr || graph->error.code() != MICA_OK) return invalid();
   if (name == nullptr || name[0] == '\0' || dim == nullptr)
     return fail(graph, MICA_INVALID_ARGUMENT, "input: name or dimensions are missing");
+  const auto refuse = [&](auto... parts) {
+    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), parts...);
+  };
   if (mica::find_named(graph, graph->input_names, graph->inputs, name) != mica::NameMap::kNone)
-    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), " is there already");
+    return refuse(" is there already");
   const mica::DtypeDef* def = mica::find_dtype(static_cast<uint32_t>(dtype));
   uint64_t bytes = 0;
   Error error;
-  if (def == nullptr) {
-    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), ": no such dtype");
-  }
-  if (!mica::tensor_bytes(def->info, rank, dim, bytes, error))
-    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name), ": ", error.text());
-  if (mica::is_foreign(graph, extent))
-    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name),
-                ": its extent is an extent of another graph");
+  if (def == nullptr) return refuse(": no such dtype");
+  if (!mica::tensor_bytes(def->info, rank, dim, bytes, error)) return refuse(": ", error.text());
+  if (mica::is_foreign(graph, extent)) return refuse(": its extent is an extent of another graph");
   if (extent.index != 0 && dim[rank - 1] != graph->extents[extent.index].max)
-    return fail(graph, MICA_INVALID_ARGUMENT, "input ", quoted(name),
-                ": its last dimension must be the extent's maximum");
+    return refuse(": its last dimension must be the extent's maximum");
   GraphValue v;
   v.kind = ValueKind::kInput;
   v.desc = mica::make_desc(dtype, rank, dim, extent.index);
   v.source = static_cast<uint32_t>(graph->inputs.size());
-  size_t offset = 0;
   const auto index = static_cast<uint32_t>(graph->values.size());
-  if (!mica::add_name(graph, name, offset) ||
-      !mica::add_named(graph, graph->input_names, graph->inputs,
-                       mica::GraphInput{offset, index, 0}))
-    return out_of_memory(graph);
-  return mica::add_value(graph, v);
+  return mica::add_named(graph, graph->input_names, graph->inputs, name,
+                         mica::GraphInput{0, index, 0})
+             ? mica::add_value(graph, v)
+             : out_of_memory(graph);
 }
 
 mica_tensor mica_weight(mica_graph* graph, mica_weights* weights, const char* name) {
@@ -394,24 +374,17 @@ mica_kv mica_graph_kv(mica_graph* graph, mica_kv_cache* cache, uint32_t i_layer,
 
 void mica_output(mica_graph* graph, mica_tensor tensor, const char* name) {
   if (graph == nullptr || graph->error.code() != MICA_OK) return;
-  if (tensor.index == 0 || mica::is_foreign(graph, tensor) || name == nullptr) {
-    fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name != nullptr ? name : ""),
-         ": not a tensor of this graph");
-    return;
-  }
-  if (mica::find_named(graph, graph->output_names, graph->outputs, name) != mica::NameMap::kNone) {
-    fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name), " is there already");
-    return;
-  }
-  if (!graph->values[tensor.index].desc.contiguous()) {
-    fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name),
-         " is not contiguous; mica_copy packs it");
-    return;
-  }
-  size_t offset = 0;
-  if (!mica::add_name(graph, name, offset) ||
-      !mica::add_named(graph, graph->output_names, graph->outputs,
-                       mica::GraphNamed{offset, tensor.index}))
+  const auto refuse = [&](const char* why) {
+    fail(graph, MICA_INVALID_ARGUMENT, "output ", quoted(name != nullptr ? name : ""), why);
+  };
+  if (tensor.index == 0 || mica::is_foreign(graph, tensor) || name == nullptr)
+    return refuse(": not a tensor of this graph");
+  if (mica::find_named(graph, graph->output_names, graph->outputs, name) != mica::NameMap::kNone)
+    return refuse(" is there already");
+  if (!graph->values[tensor.index].desc.contiguous())
+    return refuse(" is not contiguous; mica_copy packs it");
+  if (!mica::add_named(graph, graph->output_names, graph->outputs, name,
+                       mica::GraphNamed{0, tensor.index}))
     out_of_memory(graph);
 }
 

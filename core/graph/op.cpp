@@ -1,6 +1,8 @@
 // The table of ops, and packed descriptions.
 #include "core/graph/op.h"
 
+#include <algorithm>
+
 namespace mica {
 namespace {
 
@@ -12,24 +14,12 @@ const OpDef* const kOps[] = {
 #undef MICA_COMPOSITE
     nullptr};
 
-const mica_dtype_info& dtype_info(mica_dtype dtype) {
-  return find_dtype(static_cast<uint32_t>(dtype))->info;
-}
-
 }  // namespace
 
 const OpDef* find_op(uint32_t id) {
-  switch (id) {
-#define MICA_OP(id, name, family) \
-  case id:                        \
-    return &op_##name;
-#define MICA_COMPOSITE(name, family)
-#include "ops/ops.def"
-#undef MICA_OP
-#undef MICA_COMPOSITE
-    default:
-      return nullptr;
-  }
+  for (const OpDef* op : kOps)
+    if (op == nullptr || op->id == id) return op;
+  return nullptr;
 }
 
 const OpDef* const* all_ops() { return kOps; }
@@ -63,6 +53,16 @@ Desc make_desc(mica_dtype dtype, uint32_t rank, const int64_t* dim, uint32_t ext
   for (uint32_t i = 0; i < rank && i < 4; ++i) desc.dim[i] = dim[i];
   desc.pack();
   return desc;
+}
+
+mica_b_value make_value(const Desc& desc) {
+  mica_b_value v{};
+  v.dtype = desc.dtype;
+  v.rank = desc.rank;
+  std::copy_n(desc.dim, 4, v.dim);
+  std::copy_n(desc.stride, 4, v.stride);
+  v.extent = desc.extent != kNoExtent ? desc.extent : MICA_B_NONE;
+  return v;
 }
 
 }  // namespace mica

@@ -25,6 +25,8 @@ struct Desc {
 };
 // A packed Desc; dims beyond rank are 1.
 Desc make_desc(mica_dtype dtype, uint32_t rank, const int64_t* dim, uint32_t extent = kNoExtent);
+// As a backend is told of it, without a place.
+mica_b_value make_value(const Desc& desc);
 
 // Validation and shape inference. `in[i]` of an absent optional input has rank 0.
 struct InferCall {

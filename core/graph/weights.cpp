@@ -1,6 +1,8 @@
 // Describing weights, streaming them to the device, and reading them back.
 #include "core/graph/weights.h"
 
+#include <algorithm>
+
 using mica::Error;
 using mica::quoted;
 using mica::WeightEntry;
@@ -8,41 +10,20 @@ using mica::WeightEntry;
 namespace {
 
 constexpr uint64_t kAlign = 256;
-constexpr uint64_t kChunkBytes = 4u << 20;  // staged at a time; large enough to hide call costs
-
-uint64_t n_rows(const WeightEntry& e) {
-  return static_cast<uint64_t>(e.desc.dim[1] * e.desc.dim[2] * e.desc.dim[3]);
-}
 
 mica_status refuse(mica_weights* w, const char* name, const char* why) {
-  return w->device->error().fail(MICA_INVALID_ARGUMENT, "weight ", quoted(name), ": ", why);
+  return w->device->error().invalid("weight ", quoted(name), ": ", why);
 }
 
-// Rows a chunk: a multiple of the layout's granule.
-uint64_t chunk_rows(const WeightEntry& e) {
-  const uint64_t row = e.plain_bytes / n_rows(e);
-  const uint64_t granule = e.granule_rows;
-  const uint64_t rows = kChunkBytes / row / granule * granule;
-  return rows < granule ? granule : rows;
-}
-
-struct Staging {
-  explicit Staging(const mica_allocator& a) : allocator(a) {}
-  ~Staging() { mica::deallocate(allocator, data, bytes); }
-  const mica_allocator& allocator;
-  void* data = nullptr;
-  size_t bytes = 0;
-};
-
-mica_status allocate_staging(mica_weights* w, Staging& staging) {
-  for (const WeightEntry& e : w->entries) {
-    const uint64_t need = chunk_rows(e) * (e.plain_bytes / n_rows(e));
-    const uint64_t most = need < e.plain_bytes ? need : e.plain_bytes;
-    if (most > staging.bytes) staging.bytes = static_cast<size_t>(most);
-  }
-  staging.data = mica::allocate(staging.allocator, staging.bytes);
-  if (staging.data != nullptr) return MICA_OK;
-  return w->device->error().out_of_memory("staging for weights");
+// The weight of this name, of which something goes to `dst`, the parameter `what`.
+mica_status find(const mica_weights* w, const char* name, const void* dst, const char* what,
+                 const WeightEntry*& out) {
+  Error& error = w->device->error();
+  if (name == nullptr || dst == nullptr) return error.null(name == nullptr ? "name" : what);
+  const uint32_t i = mica::find_weight(w, name);
+  if (i == MICA_B_NONE) return error.fail(MICA_NOT_FOUND, "weight ", quoted(name), " is not there");
+  out = &w->entries[i];
+  return MICA_OK;
 }
 
 struct Loading {
@@ -69,7 +50,7 @@ mica_status load_one(mica_weights* w, uint32_t i, void* staging, Loading& loadin
     if (status == MICA_OK) return report(w, loading, e.plain_bytes);
     if (status != MICA_UNSUPPORTED) return status;
   }
-  const uint64_t rows = n_rows(e), row = e.plain_bytes / rows, step = chunk_rows(e);
+  const uint64_t rows = e.rows(), row = e.row_bytes(), step = e.chunk_rows(e.granule_rows);
   for (uint64_t first = 0; first < rows; first += step) {
     const uint64_t n = rows - first < step ? rows - first : step;
     if (device->context->cancelled())
@@ -93,28 +74,26 @@ mica_status load_one(mica_weights* w, uint32_t i, void* staging, Loading& loadin
 mica_status check_free(const mica_weights* w) {
   const uint64_t free = mica::free_bytes(w->device);
   if (free == 0 || w->bytes <= free) return MICA_OK;
-  char text[200];
-  mica::Writer(text, sizeof text)
-      .put("the weights need ")
-      .put_bytes(w->bytes)
-      .put(", ", w->device->info.backend, " has ")
-      .put_bytes(free)
-      .put(" free; take a smaller model, or one of fewer bits");
-  return w->device->error().fail(MICA_OVER_BUDGET, static_cast<const char*>(text));
+  return w->device->error().fail(MICA_OVER_BUDGET, "the weights need ", mica::Bytes{w->bytes}, ", ",
+                                 w->device->info.backend, " has ", mica::Bytes{free},
+                                 " free; take a smaller model, or one of fewer bits");
 }
 
 mica_status load_all(mica_weights* weights, Loading loading) {
   Error& error = weights->device->error();
   if (loading.source == nullptr || loading.source->read == nullptr)
-    return error.fail(MICA_INVALID_ARGUMENT, "weights: the source has no read function");
-  if (weights->loaded) return error.fail(MICA_INVALID_ARGUMENT, "the weights are loaded already");
+    return error.invalid("weights: the source has no read function");
+  if (weights->loaded) return error.invalid("the weights are loaded already");
   MICA_TRY(check_free(weights));
-  Staging staging(weights->device->allocator());
-  MICA_TRY(allocate_staging(weights, staging));
+  uint64_t most = 0;
+  for (const WeightEntry& e : weights->entries)
+    most = std::max(most, e.chunk_bytes(e.granule_rows));
+  mica::Vec<char> staging(weights->device->allocator());
+  if (!staging.resize(static_cast<size_t>(most))) return error.out_of_memory("staging for weights");
   MICA_TRY(weights->buffer.create(weights->device, weights->bytes, "the weights"));
   for (const WeightEntry& e : weights->entries) loading.total += e.plain_bytes;
   for (uint32_t i = 0; i < weights->entries.size(); ++i) {
-    const mica_status status = load_one(weights, i, staging.data, loading);
+    const mica_status status = load_one(weights, i, staging.data(), loading);
     if (status != MICA_OK) {
       weights->buffer.reset();
       return status;
@@ -138,9 +117,8 @@ mica_status gguf_read(void* user, uint32_t i, uint64_t offset, uint64_t bytes, v
   const mica_gguf_tensor* t = mica_gguf_tensor_find(s->file, e.name.c_str());
   if (t == nullptr || t->bytes != e.plain_bytes || t->dtype != e.desc.dtype ||
       t->dim[0] != e.desc.dim[0])
-    return s->weights->device->error().fail(MICA_INVALID_ARGUMENT, "weight ",
-                                            quoted(e.name.c_str()),
-                                            " is not in this file as it was described");
+    return s->weights->device->error().invalid("weight ", quoted(e.name.c_str()),
+                                               " is not in this file as it was described");
   if (const void* mapped = mica_gguf_map(s->file, t); mapped != nullptr) {
     *out = static_cast<const char*>(mapped) + offset;
     return MICA_OK;
@@ -178,8 +156,7 @@ void mica_weights_release(mica_weights* weights) {
   if (weights == nullptr || weights->references.fetch_sub(1, std::memory_order_acq_rel) != 1)
     return;
   mica_device* device = mica::retain(weights->device);  // keeps the allocator while destroying
-  const mica_allocator allocator = device->allocator();
-  mica::destroy(allocator, weights);
+  mica::destroy(device->allocator(), weights);
   mica_device_release(device);
 }
 
@@ -192,19 +169,15 @@ mica_status mica_weights_describe(mica_weights* weights, const char* name, mica_
   if (mica::find_weight(weights, name) != MICA_B_NONE)
     return refuse(weights, name, "described twice");
   mica_device* device = weights->device;
-  const mica_allocator& allocator = device->allocator();
   const mica::DtypeDef* def = mica::find_dtype(static_cast<uint32_t>(dtype));
   if (def == nullptr) return refuse(weights, name, "no such dtype");
-  WeightEntry e(allocator);
+  WeightEntry e(device->allocator());
   Error why;
   if (!mica::tensor_bytes(def->info, rank, dim, e.plain_bytes, why))
     return refuse(weights, name, why.text());
   e.desc = mica::make_desc(dtype, rank, dim);
+  e.value = mica::make_value(e.desc);
   mica_b_value& v = e.value;
-  v.dtype = dtype;
-  v.rank = rank;
-  for (int i = 0; i < 4; ++i) v.dim[i] = e.desc.dim[i], v.stride[i] = e.desc.stride[i];
-  v.extent = MICA_B_NONE;
   v.storage = MICA_B_WEIGHT;
   uint64_t end = 0, next = 0;
   MICA_TRY(
@@ -238,12 +211,9 @@ mica_status mica_weights_describe_gguf(mica_weights* weights, const mica_gguf* f
 mica_status mica_weights_info(const mica_weights* weights, const char* name,
                               mica_tensor_info* out_info) {
   if (weights == nullptr) return MICA_INVALID_ARGUMENT;
-  if (name == nullptr || out_info == nullptr)
-    return weights->device->error().null(name == nullptr ? "name" : "out_info");
-  const uint32_t i = mica::find_weight(weights, name);
-  if (i == MICA_B_NONE)
-    return weights->device->error().fail(MICA_NOT_FOUND, "weight ", quoted(name), " is not there");
-  const mica::Desc& d = weights->entries[i].desc;
+  const WeightEntry* e = nullptr;
+  MICA_TRY(find(weights, name, out_info, "out_info", e));
+  const mica::Desc& d = e->desc;
   *out_info = {d.dtype, d.rank, {d.dim[0], d.dim[1], d.dim[2], d.dim[3]}, {0, 0}};
   return MICA_OK;
 }
@@ -284,16 +254,13 @@ mica_status mica_weights_load_gguf(mica_weights* weights, mica_gguf* file,
 mica_status mica_weights_read(mica_weights* weights, const char* name, void* dst, uint64_t bytes) {
   if (weights == nullptr) return MICA_INVALID_ARGUMENT;
   Error& error = weights->device->error();
-  if (name == nullptr || dst == nullptr) return error.null(name == nullptr ? "name" : "dst");
-  const uint32_t i = mica::find_weight(weights, name);
-  if (i == MICA_B_NONE) return error.fail(MICA_NOT_FOUND, "weight ", quoted(name), " is not there");
-  const WeightEntry& e = weights->entries[i];
+  const WeightEntry* e = nullptr;
+  MICA_TRY(find(weights, name, dst, "dst", e));
   if (!weights->loaded) return refuse(weights, name, "the weights are not loaded");
-  if (bytes != e.plain_bytes)
-    return error.fail(MICA_INVALID_ARGUMENT, "weight ", quoted(name), " has ", e.plain_bytes,
-                      " bytes, not ", bytes);
-  return weights->device->backend->weight_unpack(weights->device->handle, &e.value,
-                                                 weights->buffer.handle(), dst, 0, n_rows(e));
+  if (bytes != e->plain_bytes)
+    return error.invalid("weight ", quoted(name), " has ", e->plain_bytes, " bytes, not ", bytes);
+  return weights->device->backend->weight_unpack(weights->device->handle, &e->value,
+                                                 weights->buffer.handle(), dst, 0, e->rows());
 }
 
 }  // extern "C"

@@ -15,6 +15,19 @@ struct WeightEntry {
   mica_b_value value{};  // with layout and offset in the buffer
   uint64_t plain_bytes = 0;
   uint32_t granule_rows = 1;
+
+  uint64_t rows() const { return static_cast<uint64_t>(desc.dim[1] * desc.dim[2] * desc.dim[3]); }
+  uint64_t row_bytes() const { return plain_bytes / rows(); }
+  // What is staged at a time: whole granules of rows, of about 4 MiB, which hide the costs of
+  // calls.
+  uint64_t chunk_rows(uint64_t granule) const {
+    const uint64_t wanted = (uint64_t{4} << 20) / row_bytes() / granule * granule;
+    return wanted < granule ? granule : wanted;
+  }
+  uint64_t chunk_bytes(uint64_t granule) const {
+    const uint64_t n = chunk_rows(granule);
+    return (n < rows() ? n : rows()) * row_bytes();
+  }
 };
 }  // namespace mica
 
