@@ -24,7 +24,7 @@ const OpDef* find_op(uint32_t id) {
 
 const OpDef* const* all_ops() { return kOps; }
 
-bool Desc::contiguous() const {
+bool contiguous(mica_dtype dtype, const int64_t* dim, const int64_t* stride) {
   const mica_dtype_info& info = dtype_info(dtype);
   uint64_t expected = info.block_bytes;
   for (uint32_t i = 0; i < 4; ++i) {

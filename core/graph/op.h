@@ -9,6 +9,9 @@ namespace mica {
 
 constexpr uint32_t kNoExtent = 0;
 
+// Rows are adjacent and in order: the tensor is one run of bytes.
+bool contiguous(mica_dtype dtype, const int64_t* dim, const int64_t* stride);
+
 // A value's description while building. `extent` (index, 0: none) belongs to dim[rank - 1].
 struct Desc {
   mica_dtype dtype = MICA_F32;
@@ -18,8 +21,7 @@ struct Desc {
   uint32_t extent = kNoExtent;
 
   int64_t elements() const { return dim[0] * dim[1] * dim[2] * dim[3]; }
-  // Rows are adjacent and in order: the tensor is one run of bytes.
-  bool contiguous() const;
+  bool contiguous() const { return mica::contiguous(dtype, dim, stride); }
   // Sets packed strides from dtype and dim.
   void pack();
 };

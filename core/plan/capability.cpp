@@ -1,6 +1,6 @@
 // What the core asks a device beside supports and claims: how much of an op's args its kernels
 // know, and in what form of its own it keeps a temporary.
-#include "core/plan/plan.h"
+#include "core/plan/session.h"
 
 namespace mica {
 
@@ -19,7 +19,8 @@ bool args_known(const mica_device* device, const mica_b_node& node, char* reason
 }
 
 // Of temporaries that no output names, that have no view and that stay on the device.
-mica_status choose_layouts(mica_plan& p, mica_device* device) {
+mica_status choose_layouts(mica_plan& p) {
+  const mica_device* device = p.session->device;
   if (device->backend->value_layout == nullptr) return MICA_OK;
   Vec<uint8_t> fixed(device->allocator());
   if (!fixed.resize(p.values.size())) return device->error().out_of_memory("plan");

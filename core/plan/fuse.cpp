@@ -1,8 +1,9 @@
 // Regions: found by pattern or given by composite builders, offered to the device, made to units.
 #include <algorithm>
+#include <numeric>
 
 #include "core/plan/fusion.h"
-#include "core/plan/plan.h"
+#include "core/plan/session.h"
 
 namespace mica {
 
@@ -18,13 +19,13 @@ const FusionDef* const kFusions[] = {
 #undef MICA_FUSION
     nullptr};
 
+using Nodes = std::span<const uint32_t>;
+
 class Fuser {
  public:
-  Fuser(mica_plan& p, mica_device* d)
-      : plan(p), device(d), region_of(d->allocator()), place_of(d->allocator()),
-        producer(d->allocator()), n_uses(d->allocator()), next_view(d->allocator()),
-        first_reader(d->allocator()), readers(d->allocator()), first_writer(d->allocator()),
-        writers(d->allocator()) {}
+  Fuser(mica_plan& p, const mica_allocator& a)
+      : plan(p), device(p.session->device), region_of(a), place_of(a), producer(a), n_uses(a),
+        next_view(a), first_reader(a), readers(a), first_writer(a), writers(a) {}
 
   [[nodiscard]] bool prepare();
   FusionView view() const {
@@ -32,23 +33,22 @@ class Fuser {
             plan.roots.data(), first_reader.data(), readers.data()};
   }
   uint32_t maker(uint32_t value) const { return producer[value]; }
-  mica_status offer(const char* fusion, const uint32_t* members, uint32_t n);
+  mica_status offer(const char* fusion, Nodes members);
   mica_status offer_match(const FusionDef& f, uint32_t node);
   [[nodiscard]] bool make_units();
 
  private:
   [[nodiscard]] bool list_users();
-  bool free_to_take(const uint32_t* members, uint32_t n) const;
-  bool can_stand(const uint32_t* members, uint32_t n, uint32_t place) const;
-  uint32_t find_place(const uint32_t* members, uint32_t n) const;
-  mica_status ask(const mica_b_region& region, char* reason, size_t capacity) const;
+  bool can_stand(Nodes members, uint32_t place) const;
+  uint32_t find_place(Nodes members) const;
+  mica_status ask(Nodes members, char* reason, size_t capacity) const;
   void set_storage(uint32_t root, mica_b_storage storage);
-  void hide_inner_values(const mica_b_region& r);
-  void show_inner_values(const mica_b_region& r);
+  void hide_inner_values(Nodes members);
+  void show_inner_values(Nodes members);
   mica_status refuse(const char* fusion, uint32_t node, const char* reason);
 
   mica_plan& plan;
-  mica_device* device;
+  const mica_device* device;
   Vec<uint32_t> region_of;  // per node: index of the claimed region, or MICA_B_NONE
   Vec<uint32_t> place_of;   // per node: itself, or the member in whose place its region runs
   Vec<uint32_t> producer;   // per value
@@ -70,92 +70,66 @@ bool Fuser::list_users() {
     next_view[v] = next_view[root];
     next_view[root] = v;
   }
-  uint32_t n_reads = 0;
-  const auto each_read = [this](uint32_t i, const auto& f) {
-    const mica_b_node& node = plan.nodes[i];
-    for (uint32_t k = 0; k < node.n_inputs; ++k)
-      if (node.input[k] != MICA_B_NONE) f(plan.roots[node.input[k]]);
-  };
-  for (uint32_t i = 0; i < plan.nodes.size(); ++i) {
-    each_read(i, [&](uint32_t root) { ++first_reader[root], ++n_reads; });
-    ++first_writer[plan.roots[plan.nodes[i].output]];
+  for (const mica_b_node& node : plan.nodes) {
+    plan.each_read(node, [&](uint32_t root) { ++first_reader[root]; });
+    ++first_writer[plan.roots[node.output]];
   }
-  if (!readers.resize(n_reads)) return false;
-  for (size_t v = 1; v <= n_values; ++v) {
-    first_reader[v] += first_reader[v - 1];
-    first_writer[v] += first_writer[v - 1];
-  }
+  std::partial_sum(first_reader.begin(), first_reader.end(), first_reader.begin());
+  std::partial_sum(first_writer.begin(), first_writer.end(), first_writer.begin());
+  if (!readers.resize(first_reader[n_values])) return false;
   for (auto i = static_cast<uint32_t>(plan.nodes.size()); i-- > 0;) {
-    each_read(i, [&](uint32_t root) { readers[--first_reader[root]] = i; });
+    plan.each_read(plan.nodes[i], [&](uint32_t root) { readers[--first_reader[root]] = i; });
     writers[--first_writer[plan.roots[plan.nodes[i].output]]] = i;
   }
   return true;
 }
 
 bool Fuser::prepare() {
-  const size_t n_values = plan.values.size();
-  if (!producer.resize(n_values) || !n_uses.resize(n_values) ||
-      !region_of.resize(plan.nodes.size()) || !place_of.resize(plan.nodes.size()) ||
-      !plan.regions.reserve(plan.nodes.size() + 1) ||
-      !plan.members.reserve(plan.nodes.size() + kMaxFusionMembers))
+  const size_t n_values = plan.values.size(), n_nodes = plan.nodes.size();
+  if (!producer.resize(n_values) || !n_uses.resize(n_values) || !region_of.resize(n_nodes) ||
+      !place_of.resize(n_nodes) || !plan.regions.reserve(n_nodes + 1) ||
+      !plan.members.reserve(n_nodes + kMaxFusionMembers) || !list_users())
     return false;  // reserved up front: regions keep pointers into members
-  for (uint32_t& r : region_of) r = MICA_B_NONE;
-  for (uint32_t i = 0; i < place_of.size(); ++i) place_of[i] = i;
-  for (uint32_t& m : producer) m = MICA_B_NONE;
-  for (uint32_t i = 0; i < plan.nodes.size(); ++i) producer[plan.nodes[i].output] = i;
+  std::fill(region_of.begin(), region_of.end(), MICA_B_NONE);
+  std::iota(place_of.begin(), place_of.end(), 0u);
+  std::fill(producer.begin(), producer.end(), MICA_B_NONE);
+  for (uint32_t i = 0; i < n_nodes; ++i) producer[plan.nodes[i].output] = i;
   // Views are resolved: a view's maker is its root's; uses of a view are uses of its root.
-  for (uint32_t v = 1; v < n_values; ++v)
-    if (plan.values[v].storage == MICA_B_TEMP && plan.roots[v] != v)
-      producer[v] = producer[plan.roots[v]];
-  for (const mica_b_node& node : plan.nodes)
-    for (uint32_t k = 0; k < node.n_inputs; ++k)
-      if (node.input[k] != MICA_B_NONE) ++n_uses[plan.roots[node.input[k]]];
   for (const PlanNamed& o : plan.outputs) ++n_uses[plan.roots[o.value]];
-  for (uint32_t v = 1; v < n_values; ++v) n_uses[v] = n_uses[plan.roots[v]];
-  return list_users();
-}
-
-bool Fuser::free_to_take(const uint32_t* members, uint32_t n) const {
-  for (uint32_t i = 0; i < n; ++i)
-    if (region_of[members[i]] != MICA_B_NONE) return false;
+  for (uint32_t v = 1; v < n_values; ++v) {
+    const uint32_t root = plan.roots[v];
+    if (plan.values[v].storage == MICA_B_TEMP && root != v) producer[v] = producer[root];
+    n_uses[v] = root != v ? n_uses[root] : n_uses[v] + first_reader[v + 1] - first_reader[v];
+  }
   return true;
 }
 
 // A region runs in the place of one of its members; the others move there. That is right when every
 // other node stays on the side of each member it conflicts with, where both now stand. Two nodes
 // conflict when one makes or writes what the other uses.
-bool Fuser::can_stand(const uint32_t* members, uint32_t n, uint32_t place) const {
-  for (uint32_t i = 0; i < n; ++i) {
-    const uint32_t member = members[i];
-    const auto all_stay = [&](const Vec<uint32_t>& first, const Vec<uint32_t>& list,
-                              uint32_t root) {
-      for (uint32_t at = first[root]; at < first[root + 1]; ++at) {
-        const uint32_t other = list[at];
-        if ((other < member) != (place_of[other] < place) &&
-            std::find(members, members + n, other) == members + n)
-          return false;
-      }
-      return true;
+bool Fuser::can_stand(Nodes members, uint32_t place) const {
+  bool all_stay = true;
+  for (const uint32_t member : members) {
+    const auto check = [&](const Vec<uint32_t>& first, const Vec<uint32_t>& list, uint32_t root) {
+      for (uint32_t at = first[root]; all_stay && at < first[root + 1]; ++at)
+        all_stay = (list[at] < member) == (place_of[list[at]] < place) ||
+                   std::find(members.begin(), members.end(), list[at]) != members.end();
     };
     const mica_b_node& node = plan.nodes[member];
-    const uint32_t made = plan.roots[node.output];
-    if (!all_stay(first_reader, readers, made) || !all_stay(first_writer, writers, made))
-      return false;
-    for (uint32_t k = 0; k < node.n_inputs; ++k)
-      if (node.input[k] != MICA_B_NONE &&
-          !all_stay(first_writer, writers, plan.roots[node.input[k]]))
-        return false;
+    check(first_reader, readers, plan.roots[node.output]);
+    check(first_writer, writers, plan.roots[node.output]);
+    plan.each_read(node, [&](uint32_t root) { check(first_writer, writers, root); });
   }
-  return true;
+  return all_stay;
 }
 
 // The last place that will do: what a member makes is wanted late. MICA_B_NONE: there is none.
-uint32_t Fuser::find_place(const uint32_t* members, uint32_t n) const {
+uint32_t Fuser::find_place(Nodes members) const {
   for (uint32_t limit = UINT32_MAX;;) {
     uint32_t place = MICA_B_NONE;
-    for (uint32_t i = 0; i < n; ++i)
-      if (members[i] < limit && (place == MICA_B_NONE || members[i] > place)) place = members[i];
-    if (place == MICA_B_NONE || can_stand(members, n, place)) return place;
+    for (const uint32_t m : members)
+      if (m < limit && (place == MICA_B_NONE || m > place)) place = m;
+    if (place == MICA_B_NONE || can_stand(members, place)) return place;
     limit = place;
   }
 }
@@ -166,31 +140,27 @@ void Fuser::set_storage(uint32_t root, mica_b_storage storage) {
 }
 
 // Values that only members use need no memory.
-void Fuser::hide_inner_values(const mica_b_region& r) {
-  for (uint32_t i = 0; i < r.n_members; ++i) {
-    const uint32_t root = plan.roots[plan.nodes[r.members[i]].output];
+void Fuser::hide_inner_values(Nodes members) {
+  for (const uint32_t maker : members) {
+    const uint32_t root = plan.roots[plan.nodes[maker].output];
     if (plan.values[root].storage != MICA_B_TEMP) continue;
     uint32_t inside = 0;
-    for (uint32_t j = 0; j < r.n_members; ++j)
-      for (uint32_t k = 0; k < plan.nodes[r.members[j]].n_inputs; ++k) {
-        const uint32_t v = plan.nodes[r.members[j]].input[k];
-        inside += v != MICA_B_NONE && plan.roots[v] == root ? 1 : 0;
-      }
+    for (const uint32_t m : members)
+      plan.each_read(plan.nodes[m], [&](uint32_t read) { inside += read == root ? 1 : 0; });
     if (inside > 0 && inside == n_uses[root]) set_storage(root, MICA_B_UNPLACED);
   }
 }
 
-void Fuser::show_inner_values(const mica_b_region& r) {
-  for (uint32_t i = 0; i < r.n_members; ++i) {
-    const uint32_t root = plan.roots[plan.nodes[r.members[i]].output];
+void Fuser::show_inner_values(Nodes members) {
+  for (const uint32_t maker : members) {
+    const uint32_t root = plan.roots[plan.nodes[maker].output];
     if (plan.values[root].storage == MICA_B_UNPLACED) set_storage(root, MICA_B_TEMP);
   }
 }
 
-mica_status Fuser::ask(const mica_b_region& region, char* reason, size_t capacity) const {
-  for (uint32_t i = 0; i < region.n_members; ++i)
-    if (!args_known(device, plan.nodes[region.members[i]], reason, capacity))
-      return MICA_UNSUPPORTED;
+mica_status Fuser::ask(Nodes members, char* reason, size_t capacity) const {
+  for (const uint32_t m : members)
+    if (!args_known(device, plan.nodes[m], reason, capacity)) return MICA_UNSUPPORTED;
   return device->backend->claims(device->handle, &plan.partition, plan.partition.n_regions - 1,
                                  reason, capacity);
 }
@@ -214,32 +184,34 @@ mica_status Fuser::refuse(const char* fusion, uint32_t node, const char* reason)
              : device->error().out_of_memory("plan");
 }
 
-mica_status Fuser::offer(const char* fusion, const uint32_t* members, uint32_t n) {
-  if (n == 0 || !free_to_take(members, n)) return MICA_OK;
-  const uint32_t place = find_place(members, n);
+mica_status Fuser::offer(const char* fusion, Nodes members) {
+  for (const uint32_t m : members)
+    if (region_of[m] != MICA_B_NONE) return MICA_OK;
+  if (members.empty()) return MICA_OK;
+  const uint32_t place = find_place(members);
   if (place == MICA_B_NONE)
     return refuse(fusion, members[0], "a node between them must run after some, before others");
+  const auto n = static_cast<uint32_t>(members.size());
   const size_t first = plan.members.size();
-  if (!plan.members.append(members, n) ||
+  if (!plan.members.append(members.data(), n) ||
       !plan.regions.push({fusion, n, plan.members.data() + first, 0}))
     return device->error().out_of_memory("plan");
   plan.partition.n_regions = static_cast<uint32_t>(plan.regions.size());
   plan.partition.regions = plan.regions.data();
-  mica_b_region& region = plan.regions.back();
-  hide_inner_values(region);
+  hide_inner_values(members);
   char reason[256] = "";
-  if (ask(region, reason, sizeof reason) == MICA_OK) {
-    region.claimed = 1;
-    for (uint32_t i = 0; i < n; ++i) {
-      region_of[members[i]] = plan.partition.n_regions - 1;
-      place_of[members[i]] = place;
+  if (ask(members, reason, sizeof reason) == MICA_OK) {
+    plan.regions.back().claimed = 1;
+    for (const uint32_t m : members) {
+      region_of[m] = plan.partition.n_regions - 1;
+      place_of[m] = place;
     }
     return MICA_OK;
   }
-  show_inner_values(region);
+  show_inner_values(members);
   plan.regions.pop();
   plan.partition.n_regions -= 1;
-  for (uint32_t i = 0; i < n; ++i) plan.members.pop();
+  (void)plan.members.resize(first);
   return refuse(fusion, members[0], reason);
 }
 
@@ -248,7 +220,7 @@ mica_status Fuser::offer_match(const FusionDef& f, uint32_t node) {
   const char* near_miss = nullptr;
   const uint32_t n = f.match(view(), node, members, &near_miss);
   if (n > 0 || near_miss == nullptr || region_of[node] != MICA_B_NONE)
-    return offer(f.name, members, n);
+    return offer(f.name, {members, n});
   return refuse(f.name, node, near_miss);
 }
 
@@ -287,20 +259,12 @@ mica_status offer_composites(Fuser& fuser, const mica_graph& g) {
       const uint32_t node = fuser.maker(g.nodes[i].out);
       if (node != MICA_B_NONE) members[n++] = node;
     }
-    if (n == wanted) MICA_TRY(fuser.offer(region.fusion, members, n));
+    if (n == wanted) MICA_TRY(fuser.offer(region.fusion, {members, n}));
   }
   return MICA_OK;
 }
 
-bool packed(const mica_b_value& v) {
-  int64_t stride = v.stride[0];
-  const mica_dtype_info& info = find_dtype(static_cast<uint32_t>(v.dtype))->info;
-  for (int i = 0; i < 4; ++i) {
-    if (v.dim[i] != 1 && v.stride[i] != stride) return false;
-    stride *= i == 0 ? div_up(v.dim[0], info.block_elems) : v.dim[i];
-  }
-  return true;
-}
+bool packed(const mica_b_value& v) { return contiguous(v.dtype, v.dim, v.stride); }
 
 }  // namespace
 
@@ -327,14 +291,14 @@ bool FusionView::same_shape(uint32_t a, uint32_t b) const {
   return std::equal(value(a).dim, value(a).dim + 4, value(b).dim);
 }
 
-mica_status claim_regions(mica_plan& p, const mica_graph& g, mica_device* device, bool unfused) {
-  Fuser fuser(p, device);
-  if (!fuser.prepare()) return device->error().out_of_memory("plan");
-  if (!unfused) {
+mica_status claim_regions(mica_plan& p, const mica_graph& g) {
+  Fuser fuser(p, p.session->allocator());
+  if (!fuser.prepare()) return p.session->error().out_of_memory("plan");
+  if (p.session->params.unfused == 0) {
     MICA_TRY(offer_patterns(fuser, static_cast<uint32_t>(p.nodes.size())));
     MICA_TRY(offer_composites(fuser, g));
   }
-  return fuser.make_units() ? MICA_OK : device->error().out_of_memory("plan");
+  return fuser.make_units() ? MICA_OK : p.session->error().out_of_memory("plan");
 }
 
 }  // namespace mica

@@ -3,7 +3,7 @@
 // wave that reads it, so reuse of memory never orders two units of one wave.
 #include <algorithm>
 
-#include "core/plan/plan.h"
+#include "core/plan/session.h"
 
 namespace mica {
 namespace {
@@ -65,14 +65,9 @@ class Planner {
   // Calls f(value, is_write) for every value a unit touches outside its region's inside.
   template <class F>
   void touches(const mica_b_unit& u, const F& f) const {
-    const uint32_t one[] = {u.node};
-    const uint32_t* nodes = u.region != MICA_B_NONE ? plan_.regions[u.region].members : one;
-    const uint32_t n = u.region != MICA_B_NONE ? plan_.regions[u.region].n_members : 1;
-    for (uint32_t i = 0; i < n; ++i) {
-      const mica_b_node& node = plan_.nodes[nodes[i]];
-      for (uint32_t k = 0; k < node.n_inputs; ++k)
-        if (node.input[k] != MICA_B_NONE) f(plan_.roots[node.input[k]], false);
-      f(plan_.roots[node.output], true);
+    for (const uint32_t i : plan_.nodes_of(u)) {
+      plan_.each_read(plan_.nodes[i], [&](uint32_t root) { f(root, false); });
+      f(plan_.roots[plan_.nodes[i].output], true);
     }
   }
   bool can_take_over(const mica_b_unit& u, uint32_t wave, uint32_t& out_input) const;
@@ -124,9 +119,9 @@ bool Planner::can_take_over(const mica_b_unit& u, uint32_t wave, uint32_t& out_i
   const mica_b_value& out = plan_.values[node.output];
   if (v != root || in.storage != MICA_B_TEMP || life_of_[root] == 0 || last_use_[root] != wave)
     return false;
-  if (in.bytes != out.bytes || in.dtype != out.dtype || in.layout != out.layout) return false;
-  for (int i = 0; i < 4; ++i)
-    if (in.dim[i] != out.dim[i] || in.stride[i] != out.stride[i]) return false;
+  if (in.bytes != out.bytes || in.dtype != out.dtype || in.layout != out.layout ||
+      !std::equal(in.dim, in.dim + 4, out.dim) || !std::equal(in.stride, in.stride + 4, out.stride))
+    return false;
   out_input = root;
   return n_reads_[root] == 1;  // of the last wave that reads it, which is this one
 }
@@ -240,12 +235,12 @@ void Planner::set_offsets() {
 
 }  // namespace
 
-mica_status plan_memory(mica_plan& plan, const mica_allocator& allocator, Error& error) {
-  Planner planner(plan, allocator);
+mica_status plan_memory(mica_plan& plan) {
+  Error& error = plan.session->error();
+  Planner planner(plan, plan.session->allocator());
   if (!planner.prepare()) return error.out_of_memory("plan");
   planner.make_waves();
-  if (!planner.make_lifetimes()) return error.out_of_memory("plan");
-  return planner.place(error);
+  return planner.make_lifetimes() ? planner.place(error) : error.out_of_memory("plan");
 }
 
 }  // namespace mica

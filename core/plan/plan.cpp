@@ -1,7 +1,6 @@
 // Graph to partition: live nodes, resolved views, strict placement, units and what they need.
-#include "core/plan/plan.h"
-
 #include "core/kv/kv_cache.h"
+#include "core/plan/session.h"
 
 namespace mica {
 namespace {
@@ -28,19 +27,15 @@ bool mark_live(const mica_graph& g, Vec<uint8_t>& live) {
 
 // Bytes from the first to the last element it can touch.
 uint64_t span_bytes(const Desc& d) {
-  const mica_dtype_info& info = find_dtype(static_cast<uint32_t>(d.dtype))->info;
+  const mica_dtype_info& info = dtype_info(d.dtype);
   int64_t last = 0;
   for (uint32_t i = 1; i < 4; ++i) last += (d.dim[i] - 1) * d.stride[i];
   const int64_t blocks = div_up(d.dim[0], info.block_elems);
   return static_cast<uint64_t>(last + (blocks - 1) * d.stride[0]) + info.block_bytes;
 }
 
-mica_b_value make_value(const mica_graph& g, const GraphValue& v) {
-  mica_b_value b{};
-  b.dtype = v.desc.dtype;
-  b.rank = v.desc.rank;
-  for (int i = 0; i < 4; ++i) b.dim[i] = v.desc.dim[i], b.stride[i] = v.desc.stride[i];
-  b.extent = v.desc.extent != kNoExtent ? v.desc.extent : MICA_B_NONE;
+mica_b_value place_value(const mica_graph& g, const GraphValue& v) {
+  mica_b_value b = make_value(v.desc);
   b.bytes = span_bytes(v.desc);
   b.offset = static_cast<uint64_t>(v.offset);
   b.storage = MICA_B_UNPLACED;
@@ -70,7 +65,7 @@ bool add_values(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
   if (!p.values.resize(g.values.size()) || !p.roots.resize(g.values.size())) return false;
   for (uint32_t i = 1; i < g.values.size(); ++i) {
     const GraphValue& v = g.values[i];
-    p.values[i] = make_value(g, v);
+    p.values[i] = place_value(g, v);
     p.roots[i] = v.root;
     if (v.kind == ValueKind::kInput &&
         !p.step_values.push({i, v.source, static_cast<uint64_t>(v.offset)}))
@@ -105,14 +100,14 @@ bool add_nodes(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
 // A graph has all tables of a cache; those that nothing reads get no place in the step block.
 bool note_tables(mica_plan& p) {
   if (p.cache != nullptr && !p.reads_table.resize(kv_n_tables(p.cache))) return false;
-  for (const PlanInput& in : p.inputs) {
+  for (PlanInput& in : p.inputs) {
     if (in.table == 0) continue;
     bool read = false;
     for (const PlanNamed& o : p.outputs) read |= p.roots[o.value] == in.value;
     for (const mica_b_node& node : p.nodes)
-      for (uint32_t k = 0; k < node.n_inputs && !read; ++k)
-        read = node.input[k] != MICA_B_NONE && p.roots[node.input[k]] == in.value;
+      p.each_read(node, [&](uint32_t root) { read |= root == in.value; });
     p.reads_table[in.table - 1] = read ? 1 : 0;
+    if (!read) in.place = kNoPlace;
   }
   for (const PlanStepValue& v : p.step_values) {
     const uint32_t table = p.inputs[v.input].table;
@@ -123,13 +118,11 @@ bool note_tables(mica_plan& p) {
 
 bool add_leaves(mica_plan& p, const mica_graph& g) {
   const auto name_of = [&](uint32_t i) { return p.name_at(p.outputs[i].name); };
-  for (const GraphNamed& o : g.outputs)
-    if (!p.outputs.push({o.name, o.value}) ||
-        !p.output_names.insert(p.name_at(o.name), static_cast<uint32_t>(p.outputs.size() - 1),
-                               name_of))
-      return false;
+  if (!p.outputs.append(g.outputs.data(), g.outputs.size())) return false;
+  for (uint32_t i = 0; i < p.outputs.size(); ++i)
+    if (!p.output_names.insert(name_of(i), i, name_of)) return false;
   for (const GraphInput& in : g.inputs)
-    if (!p.inputs.push({in.name, in.value, in.table})) return false;
+    if (!p.inputs.push({in, 0})) return false;
   for (const GraphExtent& e : g.extents)
     if (!p.extents.push({e.max, 0}) || !p.extent_names.push(e.name) || !p.extent_places.push(0))
       return false;
@@ -146,7 +139,7 @@ bool add_leaves(mica_plan& p, const mica_graph& g) {
   return note_tables(p);
 }
 
-void refresh_partition(mica_plan& p, const char* variant) {
+void refresh_partition(mica_plan& p) {
   mica_b_partition& b = p.partition;
   b.struct_size = sizeof b;
   b.n_values = static_cast<uint32_t>(p.values.size());
@@ -161,11 +154,12 @@ void refresh_partition(mica_plan& p, const char* variant) {
   b.regions = p.regions.data();
   b.units = p.units.data();
   b.extents = p.extents.data();
-  b.variant = variant;
+  b.variant = p.session->params.variant;
 }
 
 // The device must run every node that no claimed region took over and that did not fall back.
-mica_status check_supported(mica_plan& p, mica_device* device) {
+mica_status check_supported(const mica_plan& p) {
+  const mica_device* device = p.session->device;
   for (uint32_t i = 0; i < p.units.size(); ++i) {
     const mica_b_unit& u = p.units[i];
     if (u.region != MICA_B_NONE || p.fell_back(i)) continue;
@@ -181,7 +175,9 @@ mica_status check_supported(mica_plan& p, mica_device* device) {
 }
 
 // Whether a unit of the plan may run a kernel row of the wanted name. "naive" asks for nothing.
-bool has_variant(const mica_plan& p, mica_device* device, const char* variant) {
+bool has_variant(const mica_plan& p) {
+  const mica_device* device = p.session->device;
+  const char* variant = p.partition.variant;
   if (variant == nullptr || std::strcmp(variant, "naive") == 0) return true;
   const auto variants = device->backend->variants;
   for (uint32_t i = 0; variants != nullptr && i < p.units.size(); ++i) {
@@ -193,7 +189,8 @@ bool has_variant(const mica_plan& p, mica_device* device, const char* variant) {
   return false;
 }
 
-mica_status query_units(mica_plan& p, mica_device* device) {
+mica_status query_units(mica_plan& p) {
+  const mica_device* device = p.session->device;
   if (!p.kernels.resize(p.units.size())) return device->error().out_of_memory("plan");
   for (uint32_t i = 0; i < p.units.size(); ++i) {
     if (p.fell_back(i)) continue;
@@ -203,26 +200,25 @@ mica_status query_units(mica_plan& p, mica_device* device) {
     p.units[i].workspace_bytes = need.workspace_bytes;
     p.units[i].numerics = need.numerics;
   }
-  if (has_variant(p, device, p.partition.variant)) return MICA_OK;
-  return device->error().fail(MICA_INVALID_ARGUMENT, "no op of the graph has a kernel named ",
-                              quoted(p.partition.variant));
+  if (has_variant(p)) return MICA_OK;
+  return device->error().invalid("no op of the graph has a kernel named ",
+                                 quoted(p.partition.variant));
 }
 
-mica_status check_homes(const mica_graph& g, mica_device* device,
-                        const mica_session_params& params) {
-  Error& error = device->error();
-  if (g.context != device->context)
-    return error.fail(MICA_INVALID_ARGUMENT, "the graph is of another context than the session");
+mica_status check_homes(const mica_graph& g, const mica_session* s) {
+  Error& error = s->error();
+  if (g.context != s->device->context)
+    return error.invalid("the graph is of another context than the session");
   for (const mica_weights* w : g.weights)
-    if (!same_device(w->device, device))
-      return error.fail(MICA_INVALID_ARGUMENT, "the graph's weights are on another device");
+    if (!same_device(w->device, s->device))
+      return error.invalid("the graph's weights are on another device");
   for (const GraphCache& c : g.caches)
-    if (c.cache != params.cache)
-      return error.fail(MICA_INVALID_ARGUMENT, "the graph uses a cache that is not the session's");
+    if (c.cache != s->cache)
+      return error.invalid("the graph uses a cache that is not the session's");
   bool writes_state = false;
   for (const GraphNode& n : g.nodes) writes_state |= (n.op->flags & kOpState) != 0;
   if (g.outputs.empty() && !writes_state)
-    return error.fail(MICA_INVALID_ARGUMENT, "the graph has no output and writes no state");
+    return error.invalid("the graph has no output and writes no state");
   return MICA_OK;
 }
 
@@ -259,24 +255,23 @@ void put_refusal(Writer& w, const mica_b_node* node, const mica_device* device,
         " cannot run it: ", reason[0] != '\0' ? reason : "no reason given");
 }
 
-mica_status build_partition(mica_plan& p, const mica_graph& g, mica_device* device,
-                            const mica_session_params& params) {
-  Error& error = device->error();
+mica_status build_plan(mica_plan& p, const mica_graph& g) {
+  Error& error = p.session->error();
   if (g.error.code() != MICA_OK) return error.fail(g.error.code(), g.error.text());
-  MICA_TRY(check_homes(g, device, params));
-  Vec<uint8_t> live(device->allocator());
+  MICA_TRY(check_homes(g, p.session));
+  Vec<uint8_t> live(p.session->allocator());
   if (!mark_live(g, live) || !copy_bytes(p.names, g.names) || !copy_bytes(p.args, g.args) ||
       !add_values(p, g, live) || !add_nodes(p, g, live) || !add_leaves(p, g))
     return error.out_of_memory("plan");
   MICA_TRY(check_views(p, g, error));
-  refresh_partition(p, params.variant);
-  MICA_TRY(claim_regions(p, g, device, params.unfused != 0));
-  refresh_partition(p, params.variant);
+  refresh_partition(p);
+  MICA_TRY(claim_regions(p, g));
+  refresh_partition(p);
   MICA_TRY(place_fallbacks(p, g));
-  MICA_TRY(choose_layouts(p, device));
-  MICA_TRY(check_supported(p, device));
-  MICA_TRY(query_units(p, device));
-  MICA_TRY(plan_memory(p, device->allocator(), error));
+  MICA_TRY(choose_layouts(p));
+  MICA_TRY(check_supported(p));
+  MICA_TRY(query_units(p));
+  MICA_TRY(plan_memory(p));
   return cut_parts(p);
 }
 

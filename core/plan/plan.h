@@ -1,22 +1,17 @@
 // A plan: a graph compiled for one device. plan.cpp builds the partition, fuse.cpp claims regions,
 // memory.cpp orders units into waves and places values, explain.cpp tells about it.
 #pragma once
+#include <span>
+
 #include "core/fallback/fallback.h"
 #include "core/graph/graph.h"
 #include "core/graph/weights.h"
 
 namespace mica {
 
-struct PlanNamed {
-  size_t name;  // offset in names
-  uint32_t value;
-};
-
-struct PlanInput {
-  size_t name;  // offset in names
-  uint32_t value;
-  uint32_t table;      // 1 + which of the cache's (kv_step_data), 0: known by its name
-  uint32_t place = 0;  // index in the session's places; kNoPlace: a table that nothing reads
+using PlanNamed = GraphNamed;
+struct PlanInput : GraphInput {
+  uint32_t place;  // index in the session's places; kNoPlace: a table that nothing reads
 };
 constexpr uint32_t kNoPlace = UINT32_MAX;
 
@@ -80,24 +75,34 @@ struct mica_plan : mica::PlanParts {
   bool ran = false;  // at least one step; the session knows whose values the arenas hold
 
   const char* name_at(size_t offset) const { return names.data() + offset; }
+  // The node, or the region's members.
+  std::span<const uint32_t> nodes_of(const mica_b_unit& u) const {
+    if (u.region == MICA_B_NONE) return {&u.node, 1};
+    return {regions[u.region].members, regions[u.region].n_members};
+  }
+  // Calls f(root) for each input that is there.
+  template <class F>
+  void each_read(const mica_b_node& node, const F& f) const {
+    for (uint32_t k = 0; k < node.n_inputs; ++k)
+      if (node.input[k] != MICA_B_NONE) f(roots[node.input[k]]);
+  }
 };
 
 namespace mica {
-// graph -> partition with units, without places of temporaries. The device must support every node.
-mica_status build_partition(mica_plan& plan, const mica_graph& graph, mica_device* device,
-                            const mica_session_params& params);
+// Fills the plan, whose session is known, but for what waits for the session's places. The device
+// must support every node.
+mica_status build_plan(mica_plan& plan, const mica_graph& graph);
 // Whether a device runs a node; UNSUPPORTED: `reason` says why not.
 mica_status node_supported(const mica_device* device, const mica_b_partition& partition,
                            uint32_t node, char* reason, size_t capacity);
 // "silu 'a': cpu cannot run it: …"; without the node's name when it is NULL.
 void put_refusal(Writer& w, const mica_b_node* node, const mica_device* device, const char* reason);
 // Finds regions (composite ones of the graph, patterns of core/fusions) and asks the device.
-mica_status claim_regions(mica_plan& plan, const mica_graph& graph, mica_device* device,
-                          bool unfused);
+mica_status claim_regions(mica_plan& plan, const mica_graph& graph);
 // Whether the device's kernels know all of a node's args that are not zero; else `reason` says so.
 bool args_known(const mica_device* device, const mica_b_node& node, char* reason, size_t capacity);
 // Asks in what private form the device keeps temporaries; sets their layout and bytes.
-mica_status choose_layouts(mica_plan& plan, mica_device* device);
+mica_status choose_layouts(mica_plan& plan);
 // Cuts units into waves, sets barriers, and places temporaries and workspaces in the arena.
-mica_status plan_memory(mica_plan& plan, const mica_allocator& allocator, Error& error);
+mica_status plan_memory(mica_plan& plan);
 }  // namespace mica

@@ -19,11 +19,11 @@ mica_status write_tables(mica_session* s, const mica_plan* p) {
   const uint32_t n = mica::kv_step_tokens(cache);
   const StepPlace& extent = s->places[p->extent_places[p->cache_extent]];
   if (n > p->extents[p->cache_extent].max)
-    return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n,
-                           " tokens, the plan at most ", p->extents[p->cache_extent].max);
+    return s->error().invalid("the reserve has ", n, " tokens, the plan at most ",
+                              p->extents[p->cache_extent].max);
   if (extent.value >= 0 && extent.value != n)
-    return s->error().fail(MICA_INVALID_ARGUMENT, "the reserve has ", n, " tokens, but extent ",
-                           quoted(extent.name.c_str()), " was set to ", extent.value);
+    return s->error().invalid("the reserve has ", n, " tokens, but extent ",
+                              quoted(extent.name.c_str()), " was set to ", extent.value);
   MICA_TRY(mica::kv_check_plan(cache, p->reads_table.data()));
   for (const mica::PlanInput& in : p->inputs) {
     if (in.table == 0 || in.place == mica::kNoPlace) continue;
@@ -59,9 +59,8 @@ mica_status write_extents(mica_session* s, const mica_plan* p) {
   for (size_t i = 1; i < p->extents.size(); ++i) {
     const int64_t value = mica::extent_value(*p, static_cast<uint32_t>(i));
     if (value > p->extents[i].max)
-      return s->error().fail(MICA_INVALID_ARGUMENT, "extent ",
-                             quoted(p->name_at(p->extent_names[i])), " is ", value,
-                             ", the plan's maximum is ", p->extents[i].max);
+      return s->error().invalid("extent ", quoted(p->name_at(p->extent_names[i])), " is ", value,
+                                ", the plan's maximum is ", p->extents[i].max);
     const auto word = static_cast<int32_t>(value);
     MICA_TRY(write_step(s, s->places[p->extent_places[i]], &word, sizeof word));
   }
@@ -71,8 +70,7 @@ mica_status write_extents(mica_session* s, const mica_plan* p) {
 mica_status submit(mica_plan* p) {
   mica_session* s = p->session;
   if (p->cache != nullptr) {
-    if (!p->cache->pending)
-      return s->error().fail(MICA_INVALID_ARGUMENT, "the plan uses the cache: reserve first");
+    if (!p->cache->pending) return s->error().invalid("the plan uses the cache: reserve first");
     MICA_TRY(write_tables(s, p));
     MICA_TRY(copy_pages(s, p->cache));
   }
@@ -92,18 +90,15 @@ mica_status failed(mica_plan* p, mica_status status) {
   return status;
 }
 
-// nullptr, with a sentence, when there is none.
-const PlanNamed* find_output(const mica_plan* p, const char* name) {
-  const auto name_of = [p](uint32_t i) { return p->name_at(p->outputs[i].name); };
-  const uint32_t i = name != nullptr ? p->output_names.find(name, name_of) : mica::NameMap::kNone;
-  if (i != mica::NameMap::kNone) return &p->outputs[i];
+mica_status find_output(const mica_plan* p, const char* name, const PlanNamed*& out) {
   Error& error = p->session->error();
-  if (name == nullptr) {
-    error.null("output");
-  } else {
-    error.fail(MICA_NOT_FOUND, "the plan has no output ", quoted(name));
-  }
-  return nullptr;
+  if (name == nullptr) return error.null("output");
+  const auto name_of = [p](uint32_t i) { return p->name_at(p->outputs[i].name); };
+  const uint32_t i = p->output_names.find(name, name_of);
+  if (i == mica::NameMap::kNone)
+    return error.fail(MICA_NOT_FOUND, "the plan has no output ", quoted(name));
+  out = &p->outputs[i];
+  return MICA_OK;
 }
 
 }  // namespace
@@ -126,7 +121,7 @@ mica_status mica_plan_submit(mica_plan* plan) {
   mica_status status = mica::session_ready(s);
   if (status == MICA_BUSY) return status;  // the step that runs has the reserve
   if (status == MICA_OK && !plan->allocated)
-    status = s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+    status = s->error().invalid("allocate the session first");
   if (status != MICA_OK) return failed(plan, status);
   if (s->device->context->cancelled()) return failed(plan, MICA_CANCELLED);
   s->error().clear();
@@ -140,8 +135,7 @@ mica_status mica_plan_submit(mica_plan* plan) {
 mica_status mica_plan_wait(mica_plan* plan) {
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   mica_session* s = plan->session;
-  if (s->running != plan)
-    return s->error().fail(MICA_INVALID_ARGUMENT, "no step of this plan is running");
+  if (s->running != plan) return s->error().invalid("no step of this plan is running");
   const mica_status status = mica::wait_step(*plan);
   s->running = nullptr;
   if (plan->cache != nullptr) plan->cache->in_flight = false;
@@ -161,22 +155,19 @@ mica_status mica_plan_read(mica_plan* plan, const char* output, uint64_t offset,
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   mica_session* s = plan->session;
   MICA_TRY(mica::session_ready(s));
-  const PlanNamed* o = find_output(plan, output);
-  if (o == nullptr) return s->error().code();
+  const PlanNamed* o = nullptr;
+  MICA_TRY(find_output(plan, output, o));
   const mica_b_value& v = plan->values[o->value];
   if (dst == nullptr)
-    return s->error().fail(MICA_INVALID_ARGUMENT, "output ", quoted(output),
-                           " has nowhere to go: dst is NULL");
+    return s->error().invalid("output ", quoted(output), " has nowhere to go: dst is NULL");
   if (!mica::range_fits(offset, bytes, v.bytes))
-    return s->error().fail(MICA_INVALID_ARGUMENT, "output ", quoted(output), " has ", v.bytes,
-                           " bytes; ", bytes, " at ", offset, " cannot be read");
+    return s->error().invalid("output ", quoted(output), " has ", v.bytes, " bytes; ", bytes,
+                              " at ", offset, " cannot be read");
+  if (s->last != plan && !plan->ran) return s->error().invalid("the plan has not run yet");
   if (s->last != plan)
-    return s->error().fail(
-        MICA_INVALID_ARGUMENT,
-        !plan->ran ? "the plan has not run yet"
-        : s->last == nullptr
-            ? "a later step of the session failed: the plan's outputs are gone"
-            : "another plan of the session has run since: the plan's outputs are gone");
+    return s->error().invalid(s->last == nullptr ? "a later step of the session failed"
+                                                 : "another plan of the session has run since",
+                              ": the plan's outputs are gone");
   if (v.storage != MICA_B_TEMP && v.storage != MICA_B_STEP)
     return s->error().fail(MICA_UNSUPPORTED, "output ", quoted(output),
                            " is a weight or a cache, not a computed value");
@@ -189,8 +180,8 @@ mica_status mica_plan_output_info(const mica_plan* plan, const char* output,
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   Error& error = plan->session->error();
   if (out_info == nullptr) return error.null("out_info");
-  const PlanNamed* o = find_output(plan, output);
-  if (o == nullptr) return error.code();
+  const PlanNamed* o = nullptr;
+  MICA_TRY(find_output(plan, output, o));
   const mica_b_value& v = plan->values[o->value];
   *out_info = {v.dtype, v.rank, {v.dim[0], v.dim[1], v.dim[2], v.dim[3]}, {0, 0}};
   if (v.extent != MICA_B_NONE) out_info->extent = {v.extent, plan->graph_tag};
@@ -202,17 +193,13 @@ mica_status mica_plan_output_numerics(const mica_plan* plan, const char* output,
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   Error& error = plan->session->error();
   if (out_numerics == nullptr) return error.null("out_numerics");
-  const PlanNamed* o = find_output(plan, output);
-  if (o == nullptr) return error.code();
+  const PlanNamed* o = nullptr;
+  MICA_TRY(find_output(plan, output, o));
   *out_numerics = MICA_NUM_EXACT;
-  for (const mica_b_unit& u : plan->units) {
-    const uint32_t one[] = {u.node};
-    const uint32_t* nodes = u.region != MICA_B_NONE ? plan->regions[u.region].members : one;
-    const uint32_t n = u.region != MICA_B_NONE ? plan->regions[u.region].n_members : 1;
-    for (uint32_t i = 0; i < n; ++i)
-      if (plan->roots[plan->nodes[nodes[i]].output] == plan->roots[o->value])
+  for (const mica_b_unit& u : plan->units)
+    for (const uint32_t node : plan->nodes_of(u))
+      if (plan->roots[plan->nodes[node].output] == plan->roots[o->value])
         *out_numerics = u.numerics;
-  }
   return MICA_OK;
 }
 

@@ -1,6 +1,8 @@
 // Sessions: compiling, the memory they need, allocating it, and the step block.
 #include "core/plan/session.h"
 
+#include <algorithm>
+
 #include "core/kv/kv_cache.h"
 
 using mica::Error;
@@ -61,59 +63,74 @@ bool note_place(mica_session* s, uint32_t i) {
       .insert(place.name.c_str(), i, [s](uint32_t k) { return s->places[k].name.c_str(); });
 }
 
-// Adds a place, or widens the one there is; offsets are given by lay_out. `out` gets its index.
-mica_status add_place(mica_session* s, StepPlace&& fresh, uint32_t& out) {
-  StepPlace* known = nullptr;
+// Finds the place of a table, or by name of an extent or input, or adds it; `out` gets its index.
+mica_status take_place(mica_session* s, const char* name, StepPlace fresh, uint32_t& out) {
+  const StepPlace* known = nullptr;
   if (fresh.table == 0) {
-    known = find_place(s, fresh.name.c_str(), fresh.is_extent);
+    known = find_place(s, name, fresh.is_extent);
   } else if (const uint32_t place = s->table_places[fresh.table - 1]; place != 0) {
     known = &s->places[place - 1];
   }
-  if (known != nullptr) {
-    if (known->dtype != fresh.dtype)
-      return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(fresh.name.c_str()),
-                             " has another dtype in another plan of the session");
-    if (fresh.bytes > known->bytes) known->bytes = fresh.bytes;
-    if (fresh.max > known->max) known->max = fresh.max;
-    out = static_cast<uint32_t>(known - s->places.data());
-    return MICA_OK;
+  out = static_cast<uint32_t>(known != nullptr ? known - s->places.data() : s->places.size());
+  if (known != nullptr && known->dtype != fresh.dtype)
+    return s->error().invalid("input ", quoted(name),
+                              " has another dtype in another plan of the session");
+  if (known != nullptr) return MICA_OK;
+  return fresh.name.assign(name) && s->places.push(std::move(fresh)) && note_place(s, out)
+             ? MICA_OK
+             : s->error().out_of_memory("session");
+}
+
+// Makes the plan's places as large as it wants them; offsets are given by lay_out.
+void widen_places(mica_session* s, const mica_plan& p) {
+  for (size_t i = 1; i < p.extents.size(); ++i) {
+    StepPlace& place = s->places[p.extent_places[i]];
+    place.bytes = sizeof(int32_t);
+    place.max = std::max(place.max, p.extents[i].max);
   }
-  out = static_cast<uint32_t>(s->places.size());
-  if (!s->places.push(std::move(fresh))) return s->error().out_of_memory("session");
-  return note_place(s, out) ? MICA_OK : s->error().out_of_memory("session");
+  for (const PlanInput& in : p.inputs) {
+    if (in.place == kNoPlace) continue;
+    StepPlace& place = s->places[in.place];
+    place.bytes = std::max(place.bytes, p.values[in.value].bytes);
+  }
 }
 
 // The bytes of the step block, which every place must fit in.
 constexpr uint64_t kMostStepBytes = uint64_t{1} << 62;
 
 mica_status add_places(mica_session* s, mica_plan& p) {
-  const auto add = [&](size_t name, StepPlace place, uint32_t& out) {
-    if (!place.name.assign(p.name_at(name))) return s->error().out_of_memory("session");
-    return add_place(s, std::move(place), out);
-  };
   for (size_t i = 1; i < p.extents.size(); ++i) {
     StepPlace place(s->allocator());
-    place.bytes = 4;
     place.is_extent = true;
-    place.max = p.extents[i].max;
-    MICA_TRY(add(p.extent_names[i], std::move(place), p.extent_places[i]));
+    MICA_TRY(take_place(s, p.name_at(p.extent_names[i]), std::move(place), p.extent_places[i]));
   }
   for (PlanInput& in : p.inputs) {
-    if (in.table != 0 && p.reads_table[in.table - 1] == 0) {
-      in.place = kNoPlace;
-      continue;
-    }
+    if (in.place == kNoPlace) continue;
     StepPlace place(s->allocator());
     place.table = in.table;
     place.dtype = p.values[in.value].dtype;
-    place.bytes = p.values[in.value].bytes;
-    MICA_TRY(add(in.name, std::move(place), in.place));
+    MICA_TRY(take_place(s, p.name_at(in.name), std::move(place), in.place));
   }
+  widen_places(s, p);
   uint64_t bytes = 0;
   for (const StepPlace& place : s->places)
     if (!checked_add(bytes, place.bytes, bytes) || bytes > kMostStepBytes)
       return s->error().fail(MICA_OUT_OF_MEMORY, "the inputs of the plans are too large in all");
   return MICA_OK;
+}
+
+// What a compile that fails leaves: the first `n` places, as the plans that stay want them.
+void restore_places(mica_session* s, size_t n) {
+  while (s->places.size() > n) s->places.pop();
+  s->input_names.clear();
+  s->extent_names.clear();
+  for (uint32_t& i : s->table_places) i = 0;
+  for (uint32_t i = 0; i < n; ++i) {
+    s->places[i].bytes = 0;
+    s->places[i].max = 0;
+    (void)note_place(s, i);  // there is memory: it was there
+  }
+  for (const mica_plan* p : s->plans) widen_places(s, *p);
 }
 
 // Calls at(place, offset) for every place, in order; returns the bytes of the step block.
@@ -143,8 +160,7 @@ uint64_t new_arena_bytes(const mica_session* s) {
   uint64_t bytes = 0;
   for (const mica_plan* p : s->plans) {
     if (p->allocated) continue;
-    const uint64_t need = p->arena_bytes > 0 ? p->arena_bytes : kPlaceAlign;
-    bytes = need > bytes ? need : bytes;
+    bytes = std::max({bytes, p->arena_bytes, kPlaceAlign});
   }
   return bytes;
 }
@@ -177,37 +193,33 @@ mica_status check_room(mica_session* s) {
       saturating_add(new_arena_bytes(s) + need.step_bytes + reserve_bytes(s, s->arenas.empty()),
                      s->kv.handle() == nullptr ? need.kv_bytes : uint64_t{0});
   if (!over_budget && (free == 0 || more <= free)) return MICA_OK;
-  char text[300];
-  Writer w(text, sizeof text);
-  w.put("the session needs ").put_bytes(over_budget ? need.total_bytes : more);
-  w.put(over_budget ? " (weights " : " beside the weights (weights ").put_bytes(need.weights_bytes);
-  w.put(", KV cache ").put_bytes(need.kv_bytes);
-  w.put(", activations ").put_bytes(need.activations_bytes);
-  if (need.reserve_bytes != 0) w.put(", reserve ").put_bytes(need.reserve_bytes);
-  if (need.fallback_bytes != 0) w.put(", fallback ").put_bytes(need.fallback_bytes);
-  if (over_budget) {
-    w.put("), the budget is ").put_bytes(budget);
-  } else {
-    w.put("), ", s->device->backend->name, " has ").put_bytes(free).put(" free");
-  }
-  w.put("; lower the context, the batch or the KV dtype");
-  return s->error().fail(MICA_OVER_BUDGET, static_cast<const char*>(text));
+  char parts[200];
+  Writer w(parts, sizeof parts);
+  w.put(" (weights ", Bytes{need.weights_bytes}, ", KV cache ", Bytes{need.kv_bytes});
+  w.put(", activations ", Bytes{need.activations_bytes});
+  if (need.reserve_bytes != 0) w.put(", reserve ", Bytes{need.reserve_bytes});
+  if (need.fallback_bytes != 0) w.put(", fallback ", Bytes{need.fallback_bytes});
+  const auto refuse = [&](auto... sentence) {
+    return s->error().fail(MICA_OVER_BUDGET, "the session needs ", sentence...,
+                           "; lower the context, the batch or the KV dtype");
+  };
+  if (over_budget)
+    return refuse(Bytes{need.total_bytes}, parts, "), the budget is ", Bytes{budget});
+  return refuse(Bytes{more}, " beside the weights", parts, "), ", s->device->backend->name, " has ",
+                Bytes{free}, " free");
 }
 
 mica_status check_loaded(mica_session* s) {
   for (const mica_plan* p : s->plans)
     for (const mica_weights* w : p->weights)
-      if (!w->loaded)
-        return s->error().fail(MICA_INVALID_ARGUMENT, "load the weights before allocating");
+      if (!w->loaded) return s->error().invalid("load the weights before allocating");
   return MICA_OK;
 }
 
 // What an allocate makes beside the old, until all of it exists.
 struct Fresh {
-  explicit Fresh(const mica_allocator& a) : old_offsets(a) {}
   Buffer arena, step, kv;
   uint64_t step_bytes = 0;
-  Vec<uint64_t> old_offsets;  // of the places
 };
 
 mica_status backend_compile(mica_session* s, mica_plan& p, const Fresh& fresh) {
@@ -225,12 +237,10 @@ mica_status backend_compile(mica_session* s, mica_plan& p, const Fresh& fresh) {
 
 // Places only grow: what an old one holds is kept at its new offset, what is new is zero.
 mica_status move_places(mica_session* s, const Fresh& fresh) {
-  for (size_t i = 0; i < s->places.size(); ++i) {
-    const StepPlace& place = s->places[i];
-    if (place.held_bytes == 0) continue;
-    MICA_TRY(s->device->backend->buffer_copy(fresh.step.handle(), place.offset, s->step.handle(),
-                                             fresh.old_offsets[i], place.held_bytes));
-  }
+  for (const StepPlace& place : s->places)
+    if (place.held_bytes != 0)
+      MICA_TRY(s->device->backend->buffer_copy(fresh.step.handle(), place.offset, s->step.handle(),
+                                               place.held_offset, place.held_bytes));
   return MICA_OK;
 }
 
@@ -248,10 +258,8 @@ mica_status allocate_session(mica_session* s) {
   if (new_arena_bytes(s) == 0) return MICA_OK;
   MICA_TRY(check_loaded(s));
   MICA_TRY(check_room(s));
-  Fresh fresh(s->allocator());
-  bool ok = s->arenas.reserve(s->arenas.size() + 1);
-  for (const StepPlace& place : s->places) ok = ok && fresh.old_offsets.push(place.offset);
-  if (!ok) return s->error().out_of_memory("session");
+  if (!s->arenas.reserve(s->arenas.size() + 1)) return s->error().out_of_memory("session");
+  Fresh fresh;
   fresh.step_bytes =
       lay_out(s->places, [](StepPlace& place, uint64_t offset) { place.offset = offset; });
   for (mica_plan* p : s->plans) bind_places(s, *p);
@@ -264,7 +272,7 @@ mica_status allocate_session(mica_session* s) {
     }
   }
   if (status != MICA_OK) {
-    for (size_t i = 0; i < s->places.size(); ++i) s->places[i].offset = fresh.old_offsets[i];
+    for (StepPlace& place : s->places) place.offset = place.held_offset;
     for (mica_plan* p : s->plans) bind_places(s, *p);
     return status;
   }
@@ -274,19 +282,20 @@ mica_status allocate_session(mica_session* s) {
   }
   (void)s->arenas.push(std::move(fresh.arena));
   s->step = std::move(fresh.step);
-  for (StepPlace& place : s->places) place.held_bytes = place.bytes;
+  for (StepPlace& place : s->places) {
+    place.held_bytes = place.bytes;
+    place.held_offset = place.offset;
+  }
   if (fresh.kv.handle() != nullptr) s->kv = std::move(fresh.kv);
   return MICA_OK;
 }
 
 mica_status compile_one(mica_session* s, const mica_graph* graph, mica_plan** out) {
-  if (graph == nullptr) return s->error().fail(MICA_INVALID_ARGUMENT, "graph is NULL");
+  if (graph == nullptr) return s->error().null("graph");
   mica_plan* p = create<mica_plan>(s->allocator(), s->allocator());
   if (p == nullptr) return s->error().out_of_memory("plan");
   p->session = s;
-  mica_session_params params = s->params;
-  params.variant = s->variant.size() > 0 ? s->variant.c_str() : nullptr;
-  mica_status status = build_partition(*p, *graph, s->device, params);
+  mica_status status = build_plan(*p, *graph);
   if (status == MICA_OK) status = add_places(s, *p);
   if (status == MICA_OK && !s->plans.push(p)) status = s->error().out_of_memory("session");
   if (status != MICA_OK) {
@@ -297,41 +306,8 @@ mica_status compile_one(mica_session* s, const mica_graph* graph, mica_plan** ou
   return MICA_OK;
 }
 
-// What a compile that fails must leave of the places: those there were, as large as they were.
-class PlacesBefore {
- public:
-  explicit PlacesBefore(mica_session* s) : session_(s), sizes_(s->allocator()) {}
-  [[nodiscard]] bool record() {
-    for (const StepPlace& p : session_->places)
-      if (!sizes_.push({p.bytes, p.max})) return false;
-    return true;
-  }
-  void restore() const {
-    Vec<StepPlace>& places = session_->places;
-    while (places.size() > sizes_.size()) places.pop();
-    session_->input_names.clear();
-    session_->extent_names.clear();
-    for (uint32_t& i : session_->table_places) i = 0;
-    for (size_t i = 0; i < places.size(); ++i) {
-      places[i].bytes = sizes_[i].bytes;
-      places[i].max = sizes_[i].max;
-      (void)note_place(session_, static_cast<uint32_t>(i));  // there is memory: it was there
-    }
-  }
-
- private:
-  struct Size {
-    uint64_t bytes;
-    int64_t max;
-  };
-  mica_session* session_;
-  Vec<Size> sizes_;
-};
-
 mica_status check_params(const mica_device* device, const mica_session_params& params) {
-  const auto refuse = [&](auto... parts) {
-    return device->error().fail(MICA_INVALID_ARGUMENT, "session: ", parts...);
-  };
+  const auto refuse = [&](auto... parts) { return device->error().invalid("session: ", parts...); };
   if (params.struct_size != sizeof(mica_session_params))
     return refuse("struct_size is not of this version");
   if (params.cache != nullptr) {
@@ -354,10 +330,10 @@ mica_status reach(mica_session* s, const char* input, uint64_t offset, uint64_t 
   if (place == nullptr)
     return s->error().fail(MICA_NOT_FOUND, "no plan has an input ", quoted(input));
   if (!range_fits(offset, bytes, place->bytes))
-    return s->error().fail(MICA_INVALID_ARGUMENT, "input ", quoted(input), " has ", place->bytes,
-                           " bytes; ", bytes, " at ", offset, " do not fit");
+    return s->error().invalid("input ", quoted(input), " has ", place->bytes, " bytes; ", bytes,
+                              " at ", offset, " do not fit");
   if (place->held_bytes == 0 || !range_fits(offset, bytes, place->held_bytes))
-    return s->error().fail(MICA_INVALID_ARGUMENT, "allocate the session first");
+    return s->error().invalid("allocate the session first");
   *out = place;
   return MICA_OK;
 }
@@ -380,15 +356,14 @@ mica_status mica_session_create(mica_device* device, const mica_session_params* 
   if (s == nullptr) return error.out_of_memory("session");
   s->params = *params;
   mica_status status = mica::take_fallbacks(*s, *params);
-  bool ok = true;
+  bool ok = s->variant.assign(params->variant != nullptr ? params->variant : "");
+  s->params.variant = s->variant.size() > 0 ? s->variant.c_str() : nullptr;
   if (params->cache != nullptr) {
     s->cache = mica::retain(params->cache);
     s->cache->owner = s;
-    ok = s->table_places.resize(mica::kv_n_tables(s->cache));
+    ok = ok && s->table_places.resize(mica::kv_n_tables(s->cache));
   }
-  if (status == MICA_OK &&
-      (!ok || (params->variant != nullptr && !s->variant.assign(params->variant))))
-    status = error.out_of_memory("session");
+  if (status == MICA_OK && !ok) status = error.out_of_memory("session");
   if (status != MICA_OK) {
     mica_session_release(s);
     return status;
@@ -409,20 +384,18 @@ mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
   for (uint32_t i = 0; out_plans != nullptr && i < n_graphs; ++i) out_plans[i] = nullptr;
   if (session == nullptr) return MICA_INVALID_ARGUMENT;
   if (graphs == nullptr || out_plans == nullptr || n_graphs == 0)
-    return session->error().fail(MICA_INVALID_ARGUMENT,
-                                 "compile: graphs or out_plans are NULL, or there are no graphs");
+    return session->error().invalid(
+        "compile: graphs or out_plans are NULL, or there are no graphs");
   MICA_TRY(mica::session_ready(session));
-  const size_t n_before = session->plans.size();
-  mica::PlacesBefore places(session);
-  if (!places.record()) return session->error().out_of_memory("session");
+  const size_t n_plans = session->plans.size(), n_places = session->places.size();
   for (uint32_t i = 0; i < n_graphs; ++i) {
     const mica_status status = mica::compile_one(session, graphs[i], &out_plans[i]);
     if (status == MICA_OK) continue;
-    while (session->plans.size() > n_before) {  // all or none
+    while (session->plans.size() > n_plans) {  // all or none
       mica::destroy(session->allocator(), session->plans.back());
       session->plans.pop();
     }
-    places.restore();
+    mica::restore_places(session, n_places);
     for (uint32_t k = 0; k < n_graphs; ++k) out_plans[k] = nullptr;
     return status;
   }
@@ -438,7 +411,7 @@ mica_status mica_session_memory(const mica_session* session, mica_memory* out_me
     for (size_t k = 0; k < p->weights.size(); ++k)
       if (!mica::weights_counted(session, i, k))
         m.weights_bytes = mica::saturating_add(m.weights_bytes, p->weights[k]->bytes);
-    if (p->workspace_bytes > m.workspace_bytes) m.workspace_bytes = p->workspace_bytes;
+    m.workspace_bytes = std::max(m.workspace_bytes, p->workspace_bytes);
   }
   for (const mica::Buffer& b : session->arenas) m.activations_bytes += b.bytes();
   m.activations_bytes += mica::new_arena_bytes(session);
@@ -478,8 +451,8 @@ mica_status mica_session_set_extent(mica_session* session, const char* extent, i
   if (place == nullptr)
     return session->error().fail(MICA_NOT_FOUND, "no plan has an extent ", quoted(extent));
   if (value < 0 || value > place->max)
-    return session->error().fail(MICA_INVALID_ARGUMENT, "extent ", quoted(extent), ": ", value,
-                                 " is not in 0 to ", place->max);
+    return session->error().invalid("extent ", quoted(extent), ": ", value, " is not in 0 to ",
+                                    place->max);
   place->value = value;
   return MICA_OK;
 }

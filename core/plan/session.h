@@ -11,7 +11,8 @@ struct StepPlace {
   uint32_t table = 0;  // 1 + which of the cache's, 0: none
   mica_dtype dtype = MICA_I32;
   uint64_t bytes = 0, offset = 0;
-  uint64_t held_bytes = 0;  // of them, in the step block that is allocated; the rest comes later
+  uint64_t held_bytes = 0, held_offset = 0;  // in the step block that is allocated; the rest of
+                                             // the bytes comes with the next one
   bool is_extent = false;
   int64_t max = 0;     // of extents: the largest of all plans
   int64_t value = -1;  // of extents: -1 while never set
