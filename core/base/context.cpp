@@ -3,7 +3,6 @@
 
 #include <cstdlib>
 
-#include "core/base/device.h"
 #include "mica/mica.h"
 
 namespace {
@@ -49,14 +48,8 @@ mica_status mica_context_create(const mica_context_params* params, mica_context*
   if (params->executor != nullptr &&
       (params->executor->parallel == nullptr || params->executor->n_threads == 0))
     return MICA_INVALID_ARGUMENT;
-  auto* c = mica::create<mica_context>(allocator);
+  auto* c = mica::create<mica_context>(allocator, allocator);
   if (c == nullptr) return MICA_OUT_OF_MEMORY;
-  c->allocator = allocator;
-  c->registry = mica::create<mica_registry>(allocator, c->allocator);
-  if (c->registry == nullptr) {
-    mica::destroy(allocator, c);
-    return MICA_OUT_OF_MEMORY;
-  }
   if (params->logger != nullptr) c->logger = *params->logger;
   if (params->executor != nullptr) c->executor = *params->executor;
   c->n_threads = params->n_threads;
@@ -70,7 +63,6 @@ void mica_context_release(mica_context* context) {
   if (context == nullptr) return;
   if (context->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   const mica_allocator allocator = context->allocator;
-  mica::destroy(allocator, context->registry);
   mica::destroy(allocator, context);
 }
 

@@ -4,10 +4,18 @@
 #include <atomic>
 
 #include "core/base/text.h"
-#include "mica/context.h"
+#include "mica/device.h"
 
 struct mica_context {
-  mica_allocator allocator;
+  explicit mica_context(const mica_allocator& a) : allocator(a), backends(allocator) {}
+  ~mica_context();
+
+  struct Backend {
+    const mica_backend* table;
+    void* library;  // dlopen handle, nullptr: linked in
+  };
+  const mica_allocator allocator;
+  mica::Vec<Backend> backends;
   mica_logger logger{};
   mica_executor executor{};  // without a function: none
   uint32_t n_threads = 0;
@@ -15,12 +23,8 @@ struct mica_context {
   uint64_t memory_budget_bytes = 0;
   mica::Error error;
   std::atomic<uint32_t> references{1};
-  uint32_t n_graphs = 0;                     // ever made: what their tags count
-  struct mica_registry* registry = nullptr;  // backends added to this context; owned
+  uint32_t n_graphs = 0;  // ever made: what their tags count
 
-  void log(mica_log_level level, const char* text) const {
-    if (logger.log != nullptr) logger.log(logger.user, level, text);
-  }
   // Set by another thread: read once, as one piece.
   bool cancelled() const {
     return cancel != nullptr && __atomic_load_n(cancel, __ATOMIC_RELAXED) != 0;

@@ -7,15 +7,16 @@ using mica::Error;
 using mica::quoted;
 using mica::Writer;
 
-mica_registry::~mica_registry() {
-  for (const Entry& e : entries)
-    if (e.library != nullptr) dlclose(e.library);
+mica_context::~mica_context() {
+  for (const Backend& b : backends)
+    if (b.library != nullptr) dlclose(b.library);
 }
 
 namespace {
 
 void host_log(void* user, mica_log_level level, const char* text) {
-  static_cast<mica_context*>(user)->log(level, text);
+  const mica_logger& logger = static_cast<mica_context*>(user)->logger;
+  if (logger.log != nullptr) logger.log(logger.user, level, text);
 }
 void host_set_error(void* user, mica_status status, const char* text) {
   static_cast<mica_context*>(user)->error.fail(status, text);
@@ -65,29 +66,28 @@ mica_status add(mica_context* context, const mica_backend* backend, void* librar
     return error.invalid("the backend's name is missing or has a colon");
   if (const char* missing = missing_function(*backend); missing != nullptr)
     return error.invalid("backend ", quoted(backend->name), " has no function ", missing);
-  for (const mica_registry::Entry& e : context->registry->entries)
-    if (std::strcmp(e.backend->name, backend->name) == 0)
+  for (const mica_context::Backend& b : context->backends)
+    if (std::strcmp(b.table->name, backend->name) == 0)
       return error.invalid("a backend named ", quoted(backend->name), " is already there");
-  if (!context->registry->entries.push({backend, library})) return error.out_of_memory("backend");
+  if (!context->backends.push({backend, library})) return error.out_of_memory("backend");
   return MICA_OK;
 }
 
 // Splits "cpu:avx2" and finds the backend; `option` gets what follows the colon.
 const mica_backend* find_backend(mica_context* context, const char* name, const char** option) {
-  size_t length = 0;
-  while (name[length] != '\0' && name[length] != ':') ++length;
+  const size_t length = std::strcspn(name, ":");
   *option = name[length] == ':' ? name + length + 1 : "";
-  for (const mica_registry::Entry& e : context->registry->entries)
-    if (std::strlen(e.backend->name) == length && std::memcmp(e.backend->name, name, length) == 0)
-      return e.backend;
+  for (const mica_context::Backend& b : context->backends)
+    if (std::strlen(b.table->name) == length && std::memcmp(b.table->name, name, length) == 0)
+      return b.table;
   return nullptr;
 }
 
 mica_status unknown_backend(mica_context* context, const char* name) {
   char list[160];
   Writer w(list, sizeof list);
-  for (const mica_registry::Entry& e : context->registry->entries)
-    w.put(w.size() == 0 ? "" : ", ").put(e.backend->name);
+  for (const mica_context::Backend& b : context->backends)
+    w.put(w.size() == 0 ? "" : ", ").put(b.table->name);
   return context->error.fail(MICA_NOT_FOUND, "no backend for device ", quoted(name),
                              "; there are: ", w.size() == 0 ? "none" : list);
 }
@@ -164,8 +164,7 @@ mica_status mica_device_count(mica_context* context, uint32_t* out_n) {
   if (out_n == nullptr) return context->error.null("out_n");
   const mica_host host = make_host(context);
   *out_n = 0;
-  for (const mica_registry::Entry& e : context->registry->entries)
-    *out_n += e.backend->device_count(&host);
+  for (const mica_context::Backend& b : context->backends) *out_n += b.table->device_count(&host);
   return MICA_OK;
 }
 
@@ -173,9 +172,9 @@ mica_status mica_device_describe(mica_context* context, uint32_t i, mica_device_
   if (context == nullptr) return MICA_INVALID_ARGUMENT;
   if (out_info == nullptr) return context->error.null("out_info");
   const mica_host host = make_host(context);
-  for (const mica_registry::Entry& e : context->registry->entries) {
-    const uint32_t n = e.backend->device_count(&host);
-    if (i < n) return e.backend->device_info(&host, i, out_info);
+  for (const mica_context::Backend& b : context->backends) {
+    const uint32_t n = b.table->device_count(&host);
+    if (i < n) return b.table->device_info(&host, i, out_info);
     i -= n;
   }
   return context->error.invalid("there is no such device");

@@ -1,19 +1,9 @@
-// Devices and the backends a context knows.
+// Devices.
 #pragma once
 #include <atomic>
 
 #include "core/base/context.h"
 #include "mica/backend.h"
-
-struct mica_registry {
-  explicit mica_registry(const mica_allocator& a) : entries(a) {}
-  ~mica_registry();
-  struct Entry {
-    const mica_backend* backend;
-    void* library;  // dlopen handle, nullptr: linked in
-  };
-  mica::Vec<Entry> entries;
-};
 
 struct mica_device {
   mica_context* context = nullptr;

@@ -14,7 +14,7 @@ class NameMap {
   template <class NameOf>
   [[nodiscard]] bool insert(const char* name, uint32_t index, const NameOf& name_of) {
     if ((used_ + 1) * 2 > slots_.size() && !grow(name_of)) return false;
-    place(hash(name), index);
+    slots_[slot(name, name_of)] = index + 1;
     ++used_;
     return true;
   }
@@ -26,11 +26,8 @@ class NameMap {
   // kNone when there is no such name.
   template <class NameOf>
   uint32_t find(const char* name, const NameOf& name_of) const {
-    if (slots_.empty()) return kNone;
-    const size_t mask = slots_.size() - 1;
-    for (size_t i = hash(name) & mask; slots_[i] != 0; i = (i + 1) & mask)
-      if (std::strcmp(name_of(slots_[i] - 1), name) == 0) return slots_[i] - 1;
-    return kNone;
+    const uint32_t found = slots_.empty() ? 0 : slots_[slot(name, name_of)];
+    return found != 0 ? found - 1 : kNone;
   }
   static constexpr uint32_t kNone = UINT32_MAX;
 
@@ -41,22 +38,21 @@ class NameMap {
     for (; *name != '\0'; ++name) h = (h ^ static_cast<unsigned char>(*name)) * 1099511628211ull;
     return static_cast<size_t>(h ^ (h >> 29));
   }
-  void place(size_t h, uint32_t index) {
+  // Where the name is, or the free slot it is to have.
+  template <class NameOf>
+  size_t slot(const char* name, const NameOf& name_of) const {
     const size_t mask = slots_.size() - 1;
-    size_t i = h & mask;
-    while (slots_[i] != 0) i = (i + 1) & mask;
-    slots_[i] = index + 1;
+    size_t i = hash(name) & mask;
+    while (slots_[i] != 0 && std::strcmp(name_of(slots_[i] - 1), name) != 0) i = (i + 1) & mask;
+    return i;
   }
   template <class NameOf>
   [[nodiscard]] bool grow(const NameOf& name_of) {
-    Vec<uint32_t> old(std::move(slots_));
-    slots_ = Vec<uint32_t>(old.allocator());
-    if (!slots_.resize(old.size() < 16 ? 16 : old.size() * 2)) {
-      slots_ = std::move(old);
-      return false;
-    }
+    Vec<uint32_t> old(slots_.allocator());
+    if (!old.resize(slots_.size() < 16 ? 16 : slots_.size() * 2)) return false;
+    std::swap(old, slots_);
     for (const uint32_t s : old)
-      if (s != 0) place(hash(name_of(s - 1)), s - 1);
+      if (s != 0) slots_[slot(name_of(s - 1), name_of)] = s;
     return true;
   }
   Vec<uint32_t> slots_;  // index + 1; 0: free

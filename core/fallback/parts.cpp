@@ -31,7 +31,7 @@ mica_status fill_copy(const mica_device* from, WeightCopy& copy) {
   MICA_TRY(copy.buffer.create(copy.device, copy.value.bytes, "a weight for fallback"));
   const uint64_t granule = std::lcm(uint64_t{e.granule_rows}, uint64_t{copy.granule_rows});
   Vec<char> staging(copy.device->allocator());
-  if (!staging.resize(static_cast<size_t>(e.chunk_bytes(granule))))
+  if (!staging.resize(static_cast<size_t>(e.chunk_rows(granule) * e.row_bytes())))
     return copy.device->error().out_of_memory("staging for weights");
   return copy_rows(from, copy, staging.data(), e.chunk_rows(granule));
 }

@@ -38,23 +38,17 @@ T load(const char* p) {
 
 // False for strings and arrays.
 bool load_number(uint32_t type, const char* p, Number& out) {
-  const auto natural = [&](uint64_t v) { return out = {false, false, v, 0}, true; };
-  const auto integer = [&](int64_t v) {
-    const auto bits = static_cast<uint64_t>(v);
-    return out = {false, v < 0, v < 0 ? ~bits + 1 : bits, 0}, true;
-  };
-  const auto real = [&](double v) { return out = {true, false, 0, v}, true; };
-  if (type == MICA_GGUF_BOOL || type == MICA_GGUF_U8) return natural(load<uint8_t>(p));
-  if (type == MICA_GGUF_U16) return natural(load<uint16_t>(p));
-  if (type == MICA_GGUF_U32) return natural(load<uint32_t>(p));
-  if (type == MICA_GGUF_U64) return natural(load<uint64_t>(p));
-  if (type == MICA_GGUF_I8) return integer(load<int8_t>(p));
-  if (type == MICA_GGUF_I16) return integer(load<int16_t>(p));
-  if (type == MICA_GGUF_I32) return integer(load<int32_t>(p));
-  if (type == MICA_GGUF_I64) return integer(load<int64_t>(p));
-  if (type == MICA_GGUF_F32) return real(static_cast<double>(load<float>(p)));
-  if (type == MICA_GGUF_F64) return real(load<double>(p));
-  return false;
+  const uint32_t bytes = gguf_value_bytes(type);
+  if (bytes == 0) return false;
+  out.real = type == MICA_GGUF_F32 || type == MICA_GGUF_F64;
+  if (out.real) out.f = type == MICA_GGUF_F64 ? load<double>(p) : double{load<float>(p)};
+  if (out.real) return true;
+  std::memcpy(&out.magnitude, p, bytes);  // the low bytes: see gguf.h
+  const bool is_signed = type == MICA_GGUF_I8 || type == MICA_GGUF_I16 || type == MICA_GGUF_I32 ||
+                         type == MICA_GGUF_I64;
+  out.negative = is_signed && out.magnitude >> (8 * bytes - 1) != 0;
+  if (out.negative) out.magnitude = (~out.magnitude + 1) & (UINT64_MAX >> (64 - 8 * bytes));
+  return true;
 }
 
 // True when the number's significant bits fit in `digits` (24 for float, 53 for double).

@@ -154,10 +154,8 @@ mica_tensor append(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32
   node.op = &op;
   node.n_in = op.n_inputs;
   for (uint32_t i = 0; i < n_in; ++i) {
-    if (in[i].index == 0) {
-      if (i >= op.n_required) continue;
-      return refuse(g, op.name, "input ", i, " is missing");
-    }
+    if (in[i].index == 0 && i >= op.n_required) continue;
+    if (in[i].index == 0) return refuse(g, op.name, "input ", i, " is missing");
     if (is_foreign(g, in[i]))
       return refuse(g, op.name, "input ", i, " is a tensor of another graph");
     node.in[i] = in[i].index;
@@ -167,15 +165,12 @@ mica_tensor append(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32
   const InferCall call{descs, n_in, args, out.desc, g->error};
   if (op.infer(call) != MICA_OK) return blame(g, op.name);
   if ((op.flags & (kOpView | kOpState)) != 0) {
-    const GraphValue& base = g->values[node.in[0]];
-    out.root = base.root;
-    out.kind = base.kind;
-    out.source = base.source;
-    out.holder = base.holder;
-    out.offset = base.offset;
+    const Desc desc = out.desc;
+    out = g->values[node.in[0]];  // whose memory it is
+    out.desc = desc;
     if (op.view_offset != nullptr) out.offset += op.view_offset(call);
-    if ((op.flags & kOpState) != 0 && base.kind != ValueKind::kInput &&
-        base.kind != ValueKind::kState)
+    if ((op.flags & kOpState) != 0 && out.kind != ValueKind::kInput &&
+        out.kind != ValueKind::kState)
       return refuse(g, op.name, "what it writes must be an input of the step or a cache");
   }
   out.node = static_cast<uint32_t>(g->nodes.size());
@@ -191,18 +186,15 @@ mica_tensor builder_error(mica_graph* g, const char* op, const char* text) {
 
 // A scope inside another belongs to the outer one's region, which it must not close.
 RegionScope::RegionScope(mica_graph* graph, const char* fusion) : graph_(nullptr) {
-  if (graph == nullptr || graph->open_region != MICA_B_NONE) return;
-  graph_ = graph;
+  if (graph == nullptr || (!graph->regions.empty() && graph->regions.back().end == MICA_B_NONE))
+    return;
   const auto n = static_cast<uint32_t>(graph->nodes.size());
-  graph->open_region = static_cast<uint32_t>(graph->regions.size());
-  if (!graph->regions.push({fusion, n, n})) out_of_memory(graph);
+  if (graph->regions.push({fusion, n, MICA_B_NONE})) graph_ = graph;
+  if (graph_ == nullptr) out_of_memory(graph);
 }
 
 RegionScope::~RegionScope() {
-  if (graph_ == nullptr) return;
-  if (graph_->open_region < graph_->regions.size())
-    graph_->regions[graph_->open_region].end = static_cast<uint32_t>(graph_->nodes.size());
-  graph_->open_region = MICA_B_NONE;
+  if (graph_ != nullptr) graph_->regions.back().end = static_cast<uint32_t>(graph_->nodes.size());
 }
 
 }  // namespace mica
@@ -309,7 +301,7 @@ mica_tensor mica_input(mica_graph* graph, const char* name, mica_dtype dtype, ui
   v.source = static_cast<uint32_t>(graph->inputs.size());
   const auto index = static_cast<uint32_t>(graph->values.size());
   return mica::add_named(graph, graph->input_names, graph->inputs, name,
-                         mica::GraphInput{0, index, 0})
+                         mica::GraphInput{{0, index}, 0})
              ? mica::add_value(graph, v)
              : out_of_memory(graph);
 }

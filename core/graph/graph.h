@@ -27,7 +27,7 @@ struct GraphNode {
   size_t scope = 0;  // offset in names
 };
 
-struct GraphRegion {  // nodes [first, end) emitted by a composite builder
+struct GraphRegion {  // nodes [first, end) emitted by a composite builder; while open without end
   const char* fusion;
   uint32_t first, end;
 };
@@ -37,9 +37,7 @@ struct GraphNamed {
   uint32_t value;
 };
 
-struct GraphInput {
-  size_t name;  // offset in names
-  uint32_t value;
+struct GraphInput : GraphNamed {
   uint32_t table;  // 1 + which of the cache's (kv_step_data), 0: a caller's input, known by name
 };
 
@@ -80,7 +78,6 @@ struct mica_graph {
   mica::Vec<uint32_t> state_values;              // the same of layer * 2 + is_v
   mica::Vec<uint32_t> table_values;              // and of the cache's tables
   size_t scope = 0;
-  uint32_t open_region = MICA_B_NONE;
   mica::Error error;
 
   const char* name_at(size_t offset) const { return names.data() + offset; }

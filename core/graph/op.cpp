@@ -25,13 +25,10 @@ const OpDef* find_op(uint32_t id) {
 const OpDef* const* all_ops() { return kOps; }
 
 bool contiguous(mica_dtype dtype, const int64_t* dim, const int64_t* stride) {
-  const mica_dtype_info& info = dtype_info(dtype);
-  uint64_t expected = info.block_bytes;
-  for (uint32_t i = 0; i < 4; ++i) {
-    const int64_t n = i == 0 ? dim[0] / info.block_elems : dim[i];
-    if (n != 1 && static_cast<uint64_t>(stride[i]) != expected) return false;
-    expected *= static_cast<uint64_t>(n);
-  }
+  const Desc packed = make_desc(dtype, 4, dim);
+  if (dim[0] / dtype_info(dtype).block_elems != 1 && stride[0] != packed.stride[0]) return false;
+  for (int i = 1; i < 4; ++i)
+    if (dim[i] != 1 && stride[i] != packed.stride[i]) return false;
   return true;
 }
 

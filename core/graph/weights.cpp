@@ -1,8 +1,6 @@
 // Describing weights, streaming them to the device, and reading them back.
 #include "core/graph/weights.h"
 
-#include <algorithm>
-
 using mica::Error;
 using mica::quoted;
 using mica::WeightEntry;
@@ -32,13 +30,16 @@ struct Loading {
   uint64_t done = 0, total = 0;
 };
 
+mica_status check_cancel(mica_weights* w, bool stop) {
+  if (!stop && !w->device->context->cancelled()) return MICA_OK;
+  return w->device->error().fail(MICA_CANCELLED, "loading was cancelled");
+}
+
 mica_status report(mica_weights* w, Loading& loading, uint64_t bytes) {
   loading.done += bytes;
-  const bool goes_on =
-      loading.source->progress == nullptr ||
-      loading.source->progress(loading.source->user, loading.done, loading.total) == 0;
-  if (goes_on && !w->device->context->cancelled()) return MICA_OK;
-  return w->device->error().fail(MICA_CANCELLED, "loading was cancelled");
+  const mica_weight_source& s = *loading.source;
+  return check_cancel(
+      w, s.progress != nullptr && s.progress(s.user, loading.done, loading.total) != 0);
 }
 
 mica_status load_one(mica_weights* w, uint32_t i, void* staging, Loading& loading) {
@@ -53,8 +54,7 @@ mica_status load_one(mica_weights* w, uint32_t i, void* staging, Loading& loadin
   const uint64_t rows = e.rows(), row = e.row_bytes(), step = e.chunk_rows(e.granule_rows);
   for (uint64_t first = 0; first < rows; first += step) {
     const uint64_t n = rows - first < step ? rows - first : step;
-    if (device->context->cancelled())
-      return device->error().fail(MICA_CANCELLED, "loading was cancelled");
+    MICA_TRY(check_cancel(w, false));
     const void* data = nullptr;
     device->error().clear();
     const mica_status status =
@@ -87,7 +87,7 @@ mica_status load_all(mica_weights* weights, Loading loading) {
   MICA_TRY(check_free(weights));
   uint64_t most = 0;
   for (const WeightEntry& e : weights->entries)
-    most = std::max(most, e.chunk_bytes(e.granule_rows));
+    most = std::max(most, e.chunk_rows(e.granule_rows) * e.row_bytes());
   mica::Vec<char> staging(weights->device->allocator());
   if (!staging.resize(static_cast<size_t>(most))) return error.out_of_memory("staging for weights");
   MICA_TRY(weights->buffer.create(weights->device, weights->bytes, "the weights"));
@@ -200,8 +200,7 @@ mica_status mica_weights_describe(mica_weights* weights, const char* name, mica_
 mica_status mica_weights_describe_gguf(mica_weights* weights, const mica_gguf* file) {
   if (weights == nullptr) return MICA_INVALID_ARGUMENT;
   if (file == nullptr) return weights->device->error().null("file");
-  const uint64_t n = mica_gguf_n_tensors(file);
-  for (uint64_t i = 0; i < n; ++i) {
+  for (uint64_t i = 0; i < mica_gguf_n_tensors(file); ++i) {
     const mica_gguf_tensor* t = mica_gguf_tensor_at(file, i);
     MICA_TRY(mica_weights_describe(weights, t->name, t->dtype, t->rank, t->dim));
   }

@@ -1,5 +1,6 @@
 // Described weights: names, shapes, places in one device buffer.
 #pragma once
+#include <algorithm>
 #include <atomic>
 
 #include "core/base/device.h"
@@ -18,15 +19,10 @@ struct WeightEntry {
 
   uint64_t rows() const { return static_cast<uint64_t>(desc.dim[1] * desc.dim[2] * desc.dim[3]); }
   uint64_t row_bytes() const { return plain_bytes / rows(); }
-  // What is staged at a time: whole granules of rows, of about 4 MiB, which hide the costs of
-  // calls.
+  // Staged at a time: all, or whole granules, of about 4 MiB, which hide the costs of calls.
   uint64_t chunk_rows(uint64_t granule) const {
     const uint64_t wanted = (uint64_t{4} << 20) / row_bytes() / granule * granule;
-    return wanted < granule ? granule : wanted;
-  }
-  uint64_t chunk_bytes(uint64_t granule) const {
-    const uint64_t n = chunk_rows(granule);
-    return (n < rows() ? n : rows()) * row_bytes();
+    return std::min(rows(), std::max(wanted, granule));
   }
 };
 }  // namespace mica

@@ -27,25 +27,174 @@ class Fuser {
       : plan(p), device(p.session->device), region_of(a), place_of(a), producer(a), n_uses(a),
         next_view(a), first_reader(a), readers(a), first_writer(a), writers(a) {}
 
-  [[nodiscard]] bool prepare();
   FusionView view() const {
     return {&plan.partition,   producer.data(),     n_uses.data(),
             plan.roots.data(), first_reader.data(), readers.data()};
   }
   uint32_t maker(uint32_t value) const { return producer[value]; }
-  mica_status offer(const char* fusion, Nodes members);
-  mica_status offer_match(const FusionDef& f, uint32_t node);
-  [[nodiscard]] bool make_units();
+
+  [[nodiscard]] bool prepare() {
+    const size_t n_values = plan.values.size(), n_nodes = plan.nodes.size();
+    if (!producer.resize(n_values) || !n_uses.resize(n_values) || !region_of.resize(n_nodes) ||
+        !place_of.resize(n_nodes) || !plan.regions.reserve(n_nodes + 1) ||
+        !plan.members.reserve(n_nodes + kMaxFusionMembers) || !list_users())
+      return false;  // reserved up front: regions keep pointers into members
+    std::fill(region_of.begin(), region_of.end(), MICA_B_NONE);
+    std::iota(place_of.begin(), place_of.end(), 0u);
+    std::fill(producer.begin(), producer.end(), MICA_B_NONE);
+    for (uint32_t i = 0; i < n_nodes; ++i) producer[plan.nodes[i].output] = i;
+    // Views are resolved: a view's maker is its root's; uses of a view are uses of its root.
+    for (const PlanNamed& o : plan.outputs) ++n_uses[plan.roots[o.value]];
+    for (uint32_t v = 1; v < n_values; ++v) {
+      const uint32_t root = plan.roots[v];
+      if (plan.values[v].storage == MICA_B_TEMP && root != v) producer[v] = producer[root];
+      n_uses[v] = root != v ? n_uses[root] : n_uses[v] + first_reader[v + 1] - first_reader[v];
+    }
+    return true;
+  }
+
+  mica_status offer(const char* fusion, Nodes members) {
+    for (const uint32_t m : members)
+      if (region_of[m] != MICA_B_NONE) return MICA_OK;
+    if (members.empty()) return MICA_OK;
+    const uint32_t place = find_place(members);
+    if (place == MICA_B_NONE)
+      return refuse(fusion, members[0], "a node between them must run after some, before others");
+    const auto n = static_cast<uint32_t>(members.size());
+    const size_t first = plan.members.size();
+    if (!plan.members.append(members.data(), n) ||
+        !plan.regions.push({fusion, n, plan.members.data() + first, 0}))
+      return device->error().out_of_memory("plan");
+    plan.partition.n_regions = static_cast<uint32_t>(plan.regions.size());
+    plan.partition.regions = plan.regions.data();
+    move_inner_values(members, MICA_B_TEMP, MICA_B_UNPLACED);
+    char reason[256] = "";
+    if (ask(members, reason, sizeof reason) == MICA_OK) {
+      plan.regions.back().claimed = 1;
+      for (const uint32_t m : members) {
+        region_of[m] = plan.partition.n_regions - 1;
+        place_of[m] = place;
+      }
+      return MICA_OK;
+    }
+    move_inner_values(members, MICA_B_UNPLACED, MICA_B_TEMP);
+    plan.regions.pop();
+    plan.partition.n_regions -= 1;
+    (void)plan.members.resize(first);
+    return refuse(fusion, members[0], reason);
+  }
+
+  mica_status offer_match(const FusionDef& f, uint32_t node) {
+    uint32_t members[kMaxFusionMembers];
+    const char* near_miss = nullptr;
+    const uint32_t n = f.match(view(), node, members, &near_miss);
+    if (n > 0 || near_miss == nullptr || region_of[node] != MICA_B_NONE)
+      return offer(f.name, {members, n});
+    return refuse(f.name, node, near_miss);
+  }
+
+  [[nodiscard]] bool make_units() {
+    for (uint32_t i = 0; i < plan.nodes.size(); ++i) {
+      if (place_of[i] == i && !plan.units.push({i, region_of[i], 0, 0, 0, 0})) return false;
+    }
+    return true;
+  }
 
  private:
-  [[nodiscard]] bool list_users();
-  bool can_stand(Nodes members, uint32_t place) const;
-  uint32_t find_place(Nodes members) const;
-  mica_status ask(Nodes members, char* reason, size_t capacity) const;
-  void set_storage(uint32_t root, mica_b_storage storage);
-  void hide_inner_values(Nodes members);
-  void show_inner_values(Nodes members);
-  mica_status refuse(const char* fusion, uint32_t node, const char* reason);
+  // Lists by root, without a scan per value: counted, then filled from the end.
+  [[nodiscard]] bool list_users() {
+    const size_t n_values = plan.values.size();
+    if (!next_view.resize(n_values) || !first_reader.resize(n_values + 1) ||
+        !first_writer.resize(n_values + 1) || !writers.resize(plan.nodes.size()))
+      return false;
+    for (uint32_t v = 1; v < n_values; ++v) {
+      const uint32_t root = plan.roots[v];
+      if (root == v) continue;
+      next_view[v] = next_view[root];
+      next_view[root] = v;
+    }
+    for (const mica_b_node& node : plan.nodes) {
+      plan.each_read(node, [&](uint32_t root) { ++first_reader[root]; });
+      ++first_writer[plan.roots[node.output]];
+    }
+    std::partial_sum(first_reader.begin(), first_reader.end(), first_reader.begin());
+    std::partial_sum(first_writer.begin(), first_writer.end(), first_writer.begin());
+    if (!readers.resize(first_reader[n_values])) return false;
+    for (auto i = static_cast<uint32_t>(plan.nodes.size()); i-- > 0;) {
+      plan.each_read(plan.nodes[i], [&](uint32_t root) { readers[--first_reader[root]] = i; });
+      writers[--first_writer[plan.roots[plan.nodes[i].output]]] = i;
+    }
+    return true;
+  }
+
+  // A region runs in the place of one of its members; the others move there. That is right when
+  // every other node stays on the side of each member it conflicts with, where both now stand. Two
+  // nodes conflict when one makes or writes what the other uses.
+  bool can_stand(Nodes members, uint32_t place) const {
+    bool all_stay = true;
+    for (const uint32_t member : members) {
+      const auto check = [&](const Vec<uint32_t>& first, const Vec<uint32_t>& list, uint32_t root) {
+        for (uint32_t at = first[root]; all_stay && at < first[root + 1]; ++at)
+          all_stay = (list[at] < member) == (place_of[list[at]] < place) ||
+                     std::find(members.begin(), members.end(), list[at]) != members.end();
+      };
+      const mica_b_node& node = plan.nodes[member];
+      check(first_reader, readers, plan.roots[node.output]);
+      check(first_writer, writers, plan.roots[node.output]);
+      plan.each_read(node, [&](uint32_t root) { check(first_writer, writers, root); });
+    }
+    return all_stay;
+  }
+
+  // The last place that will do: what a member makes is wanted late. MICA_B_NONE: there is none.
+  uint32_t find_place(Nodes members) const {
+    for (uint32_t limit = UINT32_MAX;;) {
+      uint32_t place = MICA_B_NONE;
+      for (const uint32_t m : members)
+        if (m < limit && (place == MICA_B_NONE || m > place)) place = m;
+      if (place == MICA_B_NONE || can_stand(members, place)) return place;
+      limit = place;
+    }
+  }
+
+  // Values that only members use need no memory: hidden for an offer, shown if it is refused.
+  void move_inner_values(Nodes members, mica_b_storage from, mica_b_storage to) {
+    for (const uint32_t maker : members) {
+      const uint32_t root = plan.roots[plan.nodes[maker].output];
+      if (plan.values[root].storage != from) continue;
+      uint32_t inside = 0;
+      for (const uint32_t m : members)
+        plan.each_read(plan.nodes[m], [&](uint32_t read) { inside += read == root ? 1 : 0; });
+      for (uint32_t v = root; inside > 0 && inside == n_uses[root] && v != 0; v = next_view[v])
+        if (producer[v] != MICA_B_NONE) plan.values[v].storage = to;
+    }
+  }
+
+  mica_status ask(Nodes members, char* reason, size_t capacity) const {
+    for (const uint32_t m : members)
+      if (!args_known(device, plan.nodes[m], reason, capacity)) return MICA_UNSUPPORTED;
+    return device->backend->claims(device->handle, &plan.partition, plan.partition.n_regions - 1,
+                                   reason, capacity);
+  }
+
+  // One line a fusion and reason, however many regions it keeps from being made; of reasons that
+  // all differ, only the latest are compared.
+  mica_status refuse(const char* fusion, uint32_t node, const char* reason) {
+    constexpr size_t kCompared = 64;
+    const size_t n = plan.refusals.size();
+    for (size_t i = n > kCompared ? n - kCompared : 0; i < n; ++i) {
+      PlanRefusal& r = plan.refusals[i];
+      if (std::strcmp(r.fusion, fusion) != 0 ||
+          std::strcmp(plan.reasons.data() + r.reason, reason) != 0)
+        continue;
+      ++r.n;
+      return MICA_OK;
+    }
+    const PlanRefusal refusal = {fusion, plan.nodes[node].name, plan.reasons.size(), 1};
+    return plan.refusals.push(refusal) && plan.reasons.append(reason, std::strlen(reason) + 1)
+               ? MICA_OK
+               : device->error().out_of_memory("plan");
+  }
 
   mica_plan& plan;
   const mica_device* device;
@@ -57,179 +206,6 @@ class Fuser {
   Vec<uint32_t> first_reader, readers;  // see FusionView
   Vec<uint32_t> first_writer, writers;  // the same of the nodes that make or write a root
 };
-
-// Lists by root, without a scan per value: counted, then filled from the end.
-bool Fuser::list_users() {
-  const size_t n_values = plan.values.size();
-  if (!next_view.resize(n_values) || !first_reader.resize(n_values + 1) ||
-      !first_writer.resize(n_values + 1) || !writers.resize(plan.nodes.size()))
-    return false;
-  for (uint32_t v = 1; v < n_values; ++v) {
-    const uint32_t root = plan.roots[v];
-    if (root == v) continue;
-    next_view[v] = next_view[root];
-    next_view[root] = v;
-  }
-  for (const mica_b_node& node : plan.nodes) {
-    plan.each_read(node, [&](uint32_t root) { ++first_reader[root]; });
-    ++first_writer[plan.roots[node.output]];
-  }
-  std::partial_sum(first_reader.begin(), first_reader.end(), first_reader.begin());
-  std::partial_sum(first_writer.begin(), first_writer.end(), first_writer.begin());
-  if (!readers.resize(first_reader[n_values])) return false;
-  for (auto i = static_cast<uint32_t>(plan.nodes.size()); i-- > 0;) {
-    plan.each_read(plan.nodes[i], [&](uint32_t root) { readers[--first_reader[root]] = i; });
-    writers[--first_writer[plan.roots[plan.nodes[i].output]]] = i;
-  }
-  return true;
-}
-
-bool Fuser::prepare() {
-  const size_t n_values = plan.values.size(), n_nodes = plan.nodes.size();
-  if (!producer.resize(n_values) || !n_uses.resize(n_values) || !region_of.resize(n_nodes) ||
-      !place_of.resize(n_nodes) || !plan.regions.reserve(n_nodes + 1) ||
-      !plan.members.reserve(n_nodes + kMaxFusionMembers) || !list_users())
-    return false;  // reserved up front: regions keep pointers into members
-  std::fill(region_of.begin(), region_of.end(), MICA_B_NONE);
-  std::iota(place_of.begin(), place_of.end(), 0u);
-  std::fill(producer.begin(), producer.end(), MICA_B_NONE);
-  for (uint32_t i = 0; i < n_nodes; ++i) producer[plan.nodes[i].output] = i;
-  // Views are resolved: a view's maker is its root's; uses of a view are uses of its root.
-  for (const PlanNamed& o : plan.outputs) ++n_uses[plan.roots[o.value]];
-  for (uint32_t v = 1; v < n_values; ++v) {
-    const uint32_t root = plan.roots[v];
-    if (plan.values[v].storage == MICA_B_TEMP && root != v) producer[v] = producer[root];
-    n_uses[v] = root != v ? n_uses[root] : n_uses[v] + first_reader[v + 1] - first_reader[v];
-  }
-  return true;
-}
-
-// A region runs in the place of one of its members; the others move there. That is right when every
-// other node stays on the side of each member it conflicts with, where both now stand. Two nodes
-// conflict when one makes or writes what the other uses.
-bool Fuser::can_stand(Nodes members, uint32_t place) const {
-  bool all_stay = true;
-  for (const uint32_t member : members) {
-    const auto check = [&](const Vec<uint32_t>& first, const Vec<uint32_t>& list, uint32_t root) {
-      for (uint32_t at = first[root]; all_stay && at < first[root + 1]; ++at)
-        all_stay = (list[at] < member) == (place_of[list[at]] < place) ||
-                   std::find(members.begin(), members.end(), list[at]) != members.end();
-    };
-    const mica_b_node& node = plan.nodes[member];
-    check(first_reader, readers, plan.roots[node.output]);
-    check(first_writer, writers, plan.roots[node.output]);
-    plan.each_read(node, [&](uint32_t root) { check(first_writer, writers, root); });
-  }
-  return all_stay;
-}
-
-// The last place that will do: what a member makes is wanted late. MICA_B_NONE: there is none.
-uint32_t Fuser::find_place(Nodes members) const {
-  for (uint32_t limit = UINT32_MAX;;) {
-    uint32_t place = MICA_B_NONE;
-    for (const uint32_t m : members)
-      if (m < limit && (place == MICA_B_NONE || m > place)) place = m;
-    if (place == MICA_B_NONE || can_stand(members, place)) return place;
-    limit = place;
-  }
-}
-
-void Fuser::set_storage(uint32_t root, mica_b_storage storage) {
-  for (uint32_t v = root; v != 0; v = next_view[v])
-    if (producer[v] != MICA_B_NONE) plan.values[v].storage = storage;
-}
-
-// Values that only members use need no memory.
-void Fuser::hide_inner_values(Nodes members) {
-  for (const uint32_t maker : members) {
-    const uint32_t root = plan.roots[plan.nodes[maker].output];
-    if (plan.values[root].storage != MICA_B_TEMP) continue;
-    uint32_t inside = 0;
-    for (const uint32_t m : members)
-      plan.each_read(plan.nodes[m], [&](uint32_t read) { inside += read == root ? 1 : 0; });
-    if (inside > 0 && inside == n_uses[root]) set_storage(root, MICA_B_UNPLACED);
-  }
-}
-
-void Fuser::show_inner_values(Nodes members) {
-  for (const uint32_t maker : members) {
-    const uint32_t root = plan.roots[plan.nodes[maker].output];
-    if (plan.values[root].storage == MICA_B_UNPLACED) set_storage(root, MICA_B_TEMP);
-  }
-}
-
-mica_status Fuser::ask(Nodes members, char* reason, size_t capacity) const {
-  for (const uint32_t m : members)
-    if (!args_known(device, plan.nodes[m], reason, capacity)) return MICA_UNSUPPORTED;
-  return device->backend->claims(device->handle, &plan.partition, plan.partition.n_regions - 1,
-                                 reason, capacity);
-}
-
-// One line a fusion and reason, however many regions it keeps from being made; of reasons that all
-// differ, only the latest are compared.
-mica_status Fuser::refuse(const char* fusion, uint32_t node, const char* reason) {
-  constexpr size_t kCompared = 64;
-  const size_t n = plan.refusals.size();
-  for (size_t i = n > kCompared ? n - kCompared : 0; i < n; ++i) {
-    PlanRefusal& r = plan.refusals[i];
-    if (std::strcmp(r.fusion, fusion) != 0 ||
-        std::strcmp(plan.reasons.data() + r.reason, reason) != 0)
-      continue;
-    ++r.n;
-    return MICA_OK;
-  }
-  const PlanRefusal refusal = {fusion, plan.nodes[node].name, plan.reasons.size(), 1};
-  return plan.refusals.push(refusal) && plan.reasons.append(reason, std::strlen(reason) + 1)
-             ? MICA_OK
-             : device->error().out_of_memory("plan");
-}
-
-mica_status Fuser::offer(const char* fusion, Nodes members) {
-  for (const uint32_t m : members)
-    if (region_of[m] != MICA_B_NONE) return MICA_OK;
-  if (members.empty()) return MICA_OK;
-  const uint32_t place = find_place(members);
-  if (place == MICA_B_NONE)
-    return refuse(fusion, members[0], "a node between them must run after some, before others");
-  const auto n = static_cast<uint32_t>(members.size());
-  const size_t first = plan.members.size();
-  if (!plan.members.append(members.data(), n) ||
-      !plan.regions.push({fusion, n, plan.members.data() + first, 0}))
-    return device->error().out_of_memory("plan");
-  plan.partition.n_regions = static_cast<uint32_t>(plan.regions.size());
-  plan.partition.regions = plan.regions.data();
-  hide_inner_values(members);
-  char reason[256] = "";
-  if (ask(members, reason, sizeof reason) == MICA_OK) {
-    plan.regions.back().claimed = 1;
-    for (const uint32_t m : members) {
-      region_of[m] = plan.partition.n_regions - 1;
-      place_of[m] = place;
-    }
-    return MICA_OK;
-  }
-  show_inner_values(members);
-  plan.regions.pop();
-  plan.partition.n_regions -= 1;
-  (void)plan.members.resize(first);
-  return refuse(fusion, members[0], reason);
-}
-
-mica_status Fuser::offer_match(const FusionDef& f, uint32_t node) {
-  uint32_t members[kMaxFusionMembers];
-  const char* near_miss = nullptr;
-  const uint32_t n = f.match(view(), node, members, &near_miss);
-  if (n > 0 || near_miss == nullptr || region_of[node] != MICA_B_NONE)
-    return offer(f.name, {members, n});
-  return refuse(f.name, node, near_miss);
-}
-
-bool Fuser::make_units() {
-  for (uint32_t i = 0; i < plan.nodes.size(); ++i) {
-    if (place_of[i] == i && !plan.units.push({i, region_of[i], 0, 0, 0, 0})) return false;
-  }
-  return true;
-}
 
 // The highest rank below `limit` that a pattern has; INT64_MIN: there is none.
 int64_t next_rank(int64_t limit) {

@@ -5,10 +5,6 @@
 namespace mica {
 namespace {
 
-bool copy_bytes(Vec<char>& to, const Vec<char>& from) {
-  return to.append(from.data(), from.size());
-}
-
 // Nodes whose value an output or a state op needs.
 bool mark_live(const mica_graph& g, Vec<uint8_t>& live) {
   if (!live.resize(g.nodes.size())) return false;
@@ -128,10 +124,7 @@ bool add_leaves(mica_plan& p, const mica_graph& g) {
       return false;
   p.graph_tag = g.tag;
   if (!p.weights.reserve(g.weights.size())) return false;
-  for (mica_weights* w : g.weights) {
-    mica_weights_retain(w);
-    if (!p.weights.push(w)) return false;
-  }
+  for (mica_weights* w : g.weights) (void)p.weights.push(retain(w));
   if (!g.caches.empty()) {
     p.cache = g.caches[0].cache;
     p.cache_extent = g.caches[0].n_tokens;
@@ -155,6 +148,30 @@ void refresh_partition(mica_plan& p) {
   b.units = p.units.data();
   b.extents = p.extents.data();
   b.variant = p.session->params.variant;
+}
+
+// Asks in what private form the device keeps temporaries that no output names, that have no view
+// and that stay on the device; sets their layout and bytes.
+mica_status choose_layouts(mica_plan& p) {
+  const mica_device* device = p.session->device;
+  if (device->backend->value_layout == nullptr) return MICA_OK;
+  Vec<uint8_t> fixed(device->allocator());
+  if (!fixed.resize(p.values.size())) return device->error().out_of_memory("plan");
+  for (const PlanNamed& o : p.outputs) fixed[p.roots[o.value]] = 1;
+  for (uint32_t v = 1; v < p.values.size(); ++v)
+    if (p.roots[v] != v) fixed[p.roots[v]] = 1;
+  pin_carried_values(p, fixed);
+  for (const mica_b_node& n : p.nodes) {
+    mica_b_value& v = p.values[n.output];
+    if (v.storage != MICA_B_TEMP || fixed[n.output] != 0) continue;
+    uint32_t layout = 0;
+    uint64_t bytes = v.bytes;
+    MICA_TRY(
+        device->backend->value_layout(device->handle, &p.partition, n.output, &layout, &bytes));
+    v.layout = layout;
+    v.bytes = bytes;
+  }
+  return MICA_OK;
 }
 
 // The device must run every node that no claimed region took over and that did not fall back.
@@ -241,6 +258,20 @@ mica_status check_views(const mica_plan& p, const mica_graph& g, Error& error) {
 
 }  // namespace
 
+bool args_known(const mica_device* device, const mica_b_node& node, char* reason, size_t capacity) {
+  if (device->backend->args_bytes == nullptr) return true;
+  const uint32_t known = device->backend->args_bytes(device->handle, node.op);
+  const auto* bytes = static_cast<const unsigned char*>(node.args);
+  for (uint32_t i = known; i < node.args_size; ++i) {
+    if (bytes[i] == 0) continue;
+    Writer(reason, capacity)
+        .put("its kernels of ", find_op(node.op)->name, " know the first ", known,
+             " bytes of the options, and byte ", i, " is set");
+    return false;
+  }
+  return true;
+}
+
 mica_status node_supported(const mica_device* device, const mica_b_partition& partition,
                            uint32_t node, char* reason, size_t capacity) {
   if (!args_known(device, partition.nodes[node], reason, capacity)) return MICA_UNSUPPORTED;
@@ -260,8 +291,9 @@ mica_status build_plan(mica_plan& p, const mica_graph& g) {
   if (g.error.code() != MICA_OK) return error.fail(g.error.code(), g.error.text());
   MICA_TRY(check_homes(g, p.session));
   Vec<uint8_t> live(p.session->allocator());
-  if (!mark_live(g, live) || !copy_bytes(p.names, g.names) || !copy_bytes(p.args, g.args) ||
-      !add_values(p, g, live) || !add_nodes(p, g, live) || !add_leaves(p, g))
+  if (!mark_live(g, live) || !p.names.append(g.names.data(), g.names.size()) ||
+      !p.args.append(g.args.data(), g.args.size()) || !add_values(p, g, live) ||
+      !add_nodes(p, g, live) || !add_leaves(p, g))
     return error.out_of_memory("plan");
   MICA_TRY(check_views(p, g, error));
   refresh_partition(p);

@@ -36,13 +36,14 @@ constexpr uint64_t kPlaceAlign = 256;  // of values in the arena and the step bl
 }  // namespace mica
 
 struct mica_plan : mica::PlanParts {
-  explicit mica_plan(const mica_allocator& a)
-      : PlanParts(a), values(a), roots(a), nodes(a), regions(a), members(a), units(a), extents(a),
-        names(a), args(a), outputs(a), output_names(a), inputs(a), step_values(a), extent_names(a),
-        extent_places(a), weights(a), kernels(a), refusals(a), reasons(a), reads_table(a) {}
+  mica_plan(mica_session* s, const mica_allocator& a)
+      : PlanParts(a), session(s), values(a), roots(a), nodes(a), regions(a), members(a), units(a),
+        extents(a), names(a), args(a), outputs(a), output_names(a), inputs(a), step_values(a),
+        extent_names(a), extent_places(a), weights(a), kernels(a), refusals(a), reasons(a),
+        reads_table(a) {}
   ~mica_plan();
 
-  mica_session* session = nullptr;
+  mica_session* session;
   mica_b_partition partition{};
   mica::Vec<mica_b_value> values;    // same indices as the graph's; [0] is unused
   mica::Vec<uint32_t> roots;         // of each value, the value whose memory it is
@@ -101,8 +102,6 @@ void put_refusal(Writer& w, const mica_b_node* node, const mica_device* device, 
 mica_status claim_regions(mica_plan& plan, const mica_graph& graph);
 // Whether the device's kernels know all of a node's args that are not zero; else `reason` says so.
 bool args_known(const mica_device* device, const mica_b_node& node, char* reason, size_t capacity);
-// Asks in what private form the device keeps temporaries; sets their layout and bytes.
-mica_status choose_layouts(mica_plan& plan);
 // Cuts units into waves, sets barriers, and places temporaries and workspaces in the arena.
 mica_status plan_memory(mica_plan& plan);
 }  // namespace mica

@@ -10,7 +10,7 @@ using mica::StepPlace;
 namespace {
 
 mica_status write_step(mica_session* s, const StepPlace& place, const void* data, uint64_t bytes) {
-  return s->device->backend->buffer_write(s->step.handle(), place.offset, data, bytes);
+  return s->device->backend->buffer_write(s->step.handle(), place.held_offset, data, bytes);
 }
 
 // The tables of the pending reserve. Their number of tokens is that of the cache's extent.

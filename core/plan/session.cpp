@@ -119,6 +119,16 @@ mica_status add_places(mica_session* s, mica_plan& p) {
   return MICA_OK;
 }
 
+// Gives every place its offset in the step block that the next allocate makes.
+void lay_out(mica_session* s) {
+  uint64_t end = 0;
+  for (StepPlace& place : s->places) {
+    place.offset = align_up(end, place.is_extent ? uint64_t{4} : kPlaceAlign);
+    end = place.offset + place.bytes;
+  }
+  s->step_bytes = std::max(align_up(end, kPlaceAlign), kPlaceAlign);
+}
+
 // What a compile that fails leaves: the first `n` places, as the plans that stay want them.
 void restore_places(mica_session* s, size_t n) {
   while (s->places.size() > n) s->places.pop();
@@ -131,37 +141,27 @@ void restore_places(mica_session* s, size_t n) {
     (void)note_place(s, i);  // there is memory: it was there
   }
   for (const mica_plan* p : s->plans) widen_places(s, *p);
+  lay_out(s);
 }
 
-// Calls at(place, offset) for every place, in order; returns the bytes of the step block.
-template <class Places, class At>
-uint64_t lay_out(Places& places, const At& at) {
-  uint64_t end = 0;
-  for (auto& place : places) {
-    const uint64_t offset = align_up(end, place.is_extent ? uint64_t{4} : kPlaceAlign);
-    end = offset + place.bytes;
-    at(place, offset);
-  }
-  return end == 0 ? kPlaceAlign : align_up(end, kPlaceAlign);
-}
-
-// Points the plan's inputs and extents at their places. An input's views move with it.
-void bind_places(mica_session* s, mica_plan& p) {
-  for (size_t i = 1; i < p.extents.size(); ++i)
-    p.extents[i].offset = s->places[p.extent_places[i]].offset;
+// Points the plan's inputs and extents at their places, in the step block that is allocated or in
+// the next one. An input's views move with it.
+void bind_places(mica_session* s, mica_plan& p, bool held) {
+  const auto offset = [&](uint32_t i) {
+    return held ? s->places[i].held_offset : s->places[i].offset;
+  };
+  for (size_t i = 1; i < p.extents.size(); ++i) p.extents[i].offset = offset(p.extent_places[i]);
   for (const PlanStepValue& v : p.step_values) {
     const uint32_t place = p.inputs[v.input].place;
-    if (place != kNoPlace) p.values[v.value].offset = s->places[place].offset + v.offset;
+    if (place != kNoPlace) p.values[v.value].offset = offset(place) + v.offset;
   }
 }
 
 // Of the arena that the plans added since the last allocate need; 0: there are none.
 uint64_t new_arena_bytes(const mica_session* s) {
   uint64_t bytes = 0;
-  for (const mica_plan* p : s->plans) {
-    if (p->allocated) continue;
-    bytes = std::max({bytes, p->arena_bytes, kPlaceAlign});
-  }
+  for (const mica_plan* p : s->plans)
+    if (!p->allocated) bytes = std::max({bytes, p->arena_bytes, kPlaceAlign});
   return bytes;
 }
 
@@ -209,17 +209,9 @@ mica_status check_room(mica_session* s) {
                 Bytes{free}, " free");
 }
 
-mica_status check_loaded(mica_session* s) {
-  for (const mica_plan* p : s->plans)
-    for (const mica_weights* w : p->weights)
-      if (!w->loaded) return s->error().invalid("load the weights before allocating");
-  return MICA_OK;
-}
-
 // What an allocate makes beside the old, until all of it exists.
 struct Fresh {
   Buffer arena, step, kv;
-  uint64_t step_bytes = 0;
 };
 
 mica_status backend_compile(mica_session* s, mica_plan& p, const Fresh& fresh) {
@@ -235,45 +227,37 @@ mica_status backend_compile(mica_session* s, mica_plan& p, const Fresh& fresh) {
                                      &p.compiled.next);
 }
 
-// Places only grow: what an old one holds is kept at its new offset, what is new is zero.
-mica_status move_places(mica_session* s, const Fresh& fresh) {
-  for (const StepPlace& place : s->places)
-    if (place.held_bytes != 0)
-      MICA_TRY(s->device->backend->buffer_copy(fresh.step.handle(), place.offset, s->step.handle(),
-                                               place.held_offset, place.held_bytes));
-  return MICA_OK;
-}
-
 mica_status make_fresh(mica_session* s, Fresh& fresh) {
   MICA_TRY(fresh.arena.create(s->device, new_arena_bytes(s), "the activations' arena"));
   if (s->cache != nullptr && s->kv.handle() == nullptr)
     MICA_TRY(fresh.kv.create(s->device, s->cache->bytes, "the KV cache"));
-  MICA_TRY(fresh.step.create(s->device, fresh.step_bytes, "the step block"));
-  MICA_TRY(move_places(s, fresh));
+  MICA_TRY(fresh.step.create(s->device, s->step_bytes, "the step block"));
+  // Places only grow: what an old one holds is kept at its new offset, what is new is zero.
+  for (const StepPlace& place : s->places)
+    if (place.held_bytes != 0)
+      MICA_TRY(s->device->backend->buffer_copy(fresh.step.handle(), place.offset, s->step.handle(),
+                                               place.held_offset, place.held_bytes));
   for (mica_plan* p : s->plans) MICA_TRY(backend_compile(s, *p, fresh));
   return MICA_OK;
 }
 
 mica_status allocate_session(mica_session* s) {
+  MICA_TRY(session_ready(s));
   if (new_arena_bytes(s) == 0) return MICA_OK;
-  MICA_TRY(check_loaded(s));
+  for (const mica_plan* p : s->plans)
+    for (const mica_weights* w : p->weights)
+      if (!w->loaded) return s->error().invalid("load the weights before allocating");
   MICA_TRY(check_room(s));
   if (!s->arenas.reserve(s->arenas.size() + 1)) return s->error().out_of_memory("session");
   Fresh fresh;
-  fresh.step_bytes =
-      lay_out(s->places, [](StepPlace& place, uint64_t offset) { place.offset = offset; });
-  for (mica_plan* p : s->plans) bind_places(s, *p);
+  for (mica_plan* p : s->plans) bind_places(s, *p, false);
   const mica_status status = make_fresh(s, fresh);
   for (mica_plan* p : s->plans) {
-    if (p->in_parts()) {
-      settle_parts(*p, status == MICA_OK);
-    } else {
-      p->compiled.settle(*s->device, status == MICA_OK);
-    }
+    settle_parts(*p, status == MICA_OK);
+    p->compiled.settle(*s->device, status == MICA_OK);
   }
   if (status != MICA_OK) {
-    for (StepPlace& place : s->places) place.offset = place.held_offset;
-    for (mica_plan* p : s->plans) bind_places(s, *p);
+    for (mica_plan* p : s->plans) bind_places(s, *p, true);
     return status;
   }
   for (mica_plan* p : s->plans) {
@@ -290,34 +274,28 @@ mica_status allocate_session(mica_session* s) {
   return MICA_OK;
 }
 
-mica_status compile_one(mica_session* s, const mica_graph* graph, mica_plan** out) {
+mica_status compile_one(mica_session* s, const mica_graph* graph) {
   if (graph == nullptr) return s->error().null("graph");
-  mica_plan* p = create<mica_plan>(s->allocator(), s->allocator());
-  if (p == nullptr) return s->error().out_of_memory("plan");
-  p->session = s;
-  mica_status status = build_plan(*p, *graph);
-  if (status == MICA_OK) status = add_places(s, *p);
-  if (status == MICA_OK && !s->plans.push(p)) status = s->error().out_of_memory("session");
-  if (status != MICA_OK) {
+  mica_plan* p = create<mica_plan>(s->allocator(), s, s->allocator());
+  if (p == nullptr || !s->plans.push(p)) {
     destroy(s->allocator(), p);
-    return status;
+    return s->error().out_of_memory("plan");
   }
-  *out = p;
-  return MICA_OK;
+  MICA_TRY(build_plan(*p, *graph));
+  return add_places(s, *p);
 }
 
 mica_status check_params(const mica_device* device, const mica_session_params& params) {
   const auto refuse = [&](auto... parts) { return device->error().invalid("session: ", parts...); };
   if (params.struct_size != sizeof(mica_session_params))
     return refuse("struct_size is not of this version");
-  if (params.cache != nullptr) {
-    if (params.cache->device->context != device->context)
-      return refuse("the cache is of another context");
-    if (!same_device(params.cache->device, device))
-      return refuse("the cache is for another device");
-    if (params.cache->owner != nullptr)
-      return refuse("the cache belongs to another session, which owns its storage");
-  }
+  const mica_kv_cache* cache = params.cache;
+  if (cache != nullptr && cache->device->context != device->context)
+    return refuse("the cache is of another context");
+  if (cache != nullptr && !same_device(cache->device, device))
+    return refuse("the cache is for another device");
+  if (cache != nullptr && cache->owner != nullptr)
+    return refuse("the cache belongs to another session, which owns its storage");
   return MICA_OK;
 }
 
@@ -389,16 +367,17 @@ mica_status mica_session_compile(mica_session* session, uint32_t n_graphs,
   MICA_TRY(mica::session_ready(session));
   const size_t n_plans = session->plans.size(), n_places = session->places.size();
   for (uint32_t i = 0; i < n_graphs; ++i) {
-    const mica_status status = mica::compile_one(session, graphs[i], &out_plans[i]);
+    const mica_status status = mica::compile_one(session, graphs[i]);
     if (status == MICA_OK) continue;
     while (session->plans.size() > n_plans) {  // all or none
       mica::destroy(session->allocator(), session->plans.back());
       session->plans.pop();
     }
     mica::restore_places(session, n_places);
-    for (uint32_t k = 0; k < n_graphs; ++k) out_plans[k] = nullptr;
     return status;
   }
+  for (uint32_t i = 0; i < n_graphs; ++i) out_plans[i] = session->plans[n_plans + i];
+  mica::lay_out(session);
   return MICA_OK;
 }
 
@@ -416,8 +395,7 @@ mica_status mica_session_memory(const mica_session* session, mica_memory* out_me
   for (const mica::Buffer& b : session->arenas) m.activations_bytes += b.bytes();
   m.activations_bytes += mica::new_arena_bytes(session);
   if (session->cache != nullptr) m.kv_bytes = session->cache->bytes;
-  if (!session->plans.empty())
-    m.step_bytes = mica::lay_out(session->places, [](const StepPlace&, uint64_t) {});
+  m.step_bytes = session->plans.empty() ? 0 : session->step_bytes;
   m.fallback_bytes = mica::fallback_bytes(session);
   m.reserve_bytes = mica::reserve_bytes(session, true);
   for (const uint64_t part : {m.weights_bytes, m.kv_bytes, m.activations_bytes, m.step_bytes,
@@ -428,9 +406,7 @@ mica_status mica_session_memory(const mica_session* session, mica_memory* out_me
 }
 
 mica_status mica_session_allocate(mica_session* session) {
-  if (session == nullptr) return MICA_INVALID_ARGUMENT;
-  MICA_TRY(mica::session_ready(session));
-  return mica::allocate_session(session);
+  return session == nullptr ? MICA_INVALID_ARGUMENT : mica::allocate_session(session);
 }
 
 mica_status mica_session_set(mica_session* session, const char* input, uint64_t offset,
@@ -439,7 +415,7 @@ mica_status mica_session_set(mica_session* session, const char* input, uint64_t 
   if (data == nullptr) return session->error().null("data");
   const StepPlace* place = nullptr;
   MICA_TRY(mica::reach(session, input, offset, bytes, &place));
-  return session->device->backend->buffer_write(session->step.handle(), place->offset + offset,
+  return session->device->backend->buffer_write(session->step.handle(), place->held_offset + offset,
                                                 data, bytes);
 }
 
@@ -463,8 +439,8 @@ mica_status mica_session_get(mica_session* session, const char* input, uint64_t 
   if (dst == nullptr) return session->error().null("dst");
   const StepPlace* place = nullptr;
   MICA_TRY(mica::reach(session, input, offset, bytes, &place));
-  return session->device->backend->buffer_read(session->step.handle(), place->offset + offset, dst,
-                                               bytes);
+  return session->device->backend->buffer_read(session->step.handle(), place->held_offset + offset,
+                                               dst, bytes);
 }
 
 }  // extern "C"

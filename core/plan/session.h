@@ -10,9 +10,8 @@ struct StepPlace {
   Text name;           // of tables none: no caller's name finds them
   uint32_t table = 0;  // 1 + which of the cache's, 0: none
   mica_dtype dtype = MICA_I32;
-  uint64_t bytes = 0, offset = 0;
-  uint64_t held_bytes = 0, held_offset = 0;  // in the step block that is allocated; the rest of
-                                             // the bytes comes with the next one
+  uint64_t bytes = 0, offset = 0;            // in the step block of the next allocate
+  uint64_t held_bytes = 0, held_offset = 0;  // in the one there is; 0 bytes: not in it
   bool is_extent = false;
   int64_t max = 0;     // of extents: the largest of all plans
   int64_t value = -1;  // of extents: -1 while never set
@@ -36,6 +35,7 @@ struct mica_session : mica::SessionParts {
   mica::NameMap input_names, extent_names;  // of the places, and which place each table has
   mica::Vec<uint32_t> table_places;         // 1 + index, 0: none
   mica::Buffer step;
+  uint64_t step_bytes = 0;         // of the next one
   mica::Vec<mica::Buffer> arenas;  // one an allocate that had new plans
   mica::Buffer kv;
   mica_plan* running = nullptr;     // submitted and not waited for

@@ -16,9 +16,7 @@
 #include "device.h"
 #include "dtype.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 #define MICA_BACKEND_ABI 4u /* changes when a struct below changes */
 #define MICA_B_NONE UINT32_MAX
@@ -46,8 +44,7 @@ typedef enum mica_numerics {
   MICA_NUM_BF16 = 3,   /* activations rounded to BF16 */
   MICA_NUM_Q8_32 = 4,  /* activations rounded to int8 with one F32 scale a 32 elements: amax =
                           max|x|, q = half-to-even(x * (127 / amax)), scale = amax / 127, each one
-                          F32 operation; amax = 0, or so small
-                          that 127 / amax overflows, gives zeros */
+                          F32 operation; zeros where amax is 0 or 127 / amax overflows */
   MICA_NUM_Q8_256 = 5, /* the same with one scale a 256 */
   MICA_NUM_F64 = 6,
   MICA_NUM_F16_W = 7 /* as MICA_NUM_F16, and each value of a quantized weight rounded to F16 */
@@ -268,7 +265,5 @@ struct mica_backend {
 /* A plug-in exports this. Called once; the result is static. */
 typedef const mica_backend* (*mica_backend_entry_fn)(void);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

@@ -8,9 +8,7 @@
 
 #include "status.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 /* Host memory. `alloc` returns memory aligned to `align` (a power of two) or NULL; `free` gets the
  * same `bytes`. Both are called from any thread that calls mica, never while a plan runs. */
@@ -64,7 +62,5 @@ MICA_API const char* mica_context_error(const mica_context* context);
 /* "0.1.0". */
 MICA_API const char* mica_version(void);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

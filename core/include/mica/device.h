@@ -5,16 +5,13 @@
 #include "context.h"
 #include "dtype.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 typedef struct mica_backend mica_backend; /* mica/backend.h, for those who write one */
 typedef struct mica_device mica_device;
 
-/* The backends of this library. ref: every op in double precision, slow; the oracle. cuda and
- * vulkan have no devices where this build, the machine or its driver lacks them; opening one says
- * why. */
+/* The backends of this library. ref: every op in double precision, slow; the oracle. cuda, vulkan:
+ * no devices where this build, the machine or its driver lacks them; opening one says why. */
 MICA_API const mica_backend* mica_backend_ref(void);
 MICA_API const mica_backend* mica_backend_cpu(void);
 MICA_API const mica_backend* mica_backend_cuda(void);
@@ -49,7 +46,5 @@ MICA_API void mica_device_release(mica_device* device);
 /* As of now. Errors: INVALID_ARGUMENT. */
 MICA_API mica_status mica_device_get_info(const mica_device* device, mica_device_info* out_info);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

@@ -6,9 +6,7 @@
 
 #include "status.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 typedef enum mica_dtype {
 #define MICA_DTYPE(NAME, name, id, block_elems, block_bytes) MICA_##NAME = id,
@@ -39,7 +37,5 @@ MICA_API mica_status mica_dtype_decode(mica_dtype dtype, const void* src, float*
  * the same on every backend. Errors: INVALID_ARGUMENT; UNSUPPORTED for I32 and I64. */
 MICA_API mica_status mica_dtype_encode(mica_dtype dtype, const float* src, void* dst, size_t n);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

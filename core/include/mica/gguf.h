@@ -5,9 +5,7 @@
 #include "context.h"
 #include "dtype.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 typedef struct mica_gguf mica_gguf;
 
@@ -97,7 +95,5 @@ MICA_API mica_status mica_gguf_array_f32(mica_gguf* file, const char* key, uint6
 MICA_API mica_status mica_gguf_array_string(mica_gguf* file, const char* key, uint64_t i,
                                             const char** out_data, size_t* out_size);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

@@ -11,9 +11,7 @@
 #include "context.h"
 #include "dtype.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 #define MICA_MAX_RANK 4
 
@@ -55,8 +53,7 @@ typedef struct mica_tensor_info {
 MICA_API mica_status mica_graph_create(mica_context* context, mica_graph** out_graph);
 /* Plans made from it live on. NULL is a no-op. */
 MICA_API void mica_graph_release(mica_graph* graph);
-/* The first error of building, MICA_OK if none; `out_text` (may be NULL) lives as long as the
- * graph. */
+/* The first error of building, or MICA_OK. `out_text` (may be NULL) lives as long as the graph. */
 MICA_API mica_status mica_graph_status(const mica_graph* graph, const char** out_text);
 
 /* Names what is built from here on ("blk.3"), for error texts and reports; NULL: no name. */
@@ -107,7 +104,5 @@ typedef struct mica_kv {
 MICA_API mica_kv mica_graph_kv(mica_graph* graph, mica_kv_cache* cache, uint32_t i_layer,
                                mica_extent n_tokens);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

@@ -10,9 +10,7 @@
 #include "kv_cache.h"
 #include "weights.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 typedef struct mica_session mica_session;
 typedef struct mica_plan mica_plan;
@@ -66,20 +64,17 @@ typedef struct mica_memory {
 /* Exact, before anything is allocated. */
 MICA_API mica_status mica_session_memory(const mica_session* session, mica_memory* out_memory);
 
-/* Allocates arena, step block and KV storage. The weights must be loaded. Errors:
- * OVER_BUDGET (need, budget or free memory, and what to lower), OUT_OF_MEMORY (nothing is kept; may
- * be retried). */
+/* Allocates arena, step block and KV storage. The weights must be loaded. Errors: OVER_BUDGET
+ * (need, budget or free memory, what to lower), OUT_OF_MEMORY (nothing is kept; may be retried). */
 MICA_API mica_status mica_session_allocate(mica_session* session);
 
-/* Writes an input of the step block: `bytes` at byte `offset`. Rows beyond the extent's value need
- * not be written. It stays until written again. Errors: NOT_FOUND, INVALID_ARGUMENT (range), BUSY.
- */
+/* Writes `bytes` of an input of the step block at byte `offset`. Rows beyond the extent's value
+ * need not be. It stays until written again. Errors: NOT_FOUND, INVALID_ARGUMENT (range), BUSY. */
 MICA_API mica_status mica_session_set(mica_session* session, const char* input, uint64_t offset,
                                       const void* data, uint64_t bytes);
 /* An extent's value for the coming steps, 0 … maximum, until it is set again. The extent of a
- * cache's tokens (mica_graph_kv) has the number that mica_kv_reserve said and need not be set: if
- * it is, a step of another number of tokens is refused. Errors: NOT_FOUND, INVALID_ARGUMENT, BUSY.
- */
+ * cache's tokens (mica_graph_kv) has the number that mica_kv_reserve said and need not be set; if
+ * it is, a step of another number is refused. Errors: NOT_FOUND, INVALID_ARGUMENT, BUSY. */
 MICA_API mica_status mica_session_set_extent(mica_session* session, const char* extent,
                                              int64_t value);
 /* Reads an input back: ops may write into the step block. Errors: as mica_session_set. */
@@ -116,7 +111,5 @@ MICA_API mica_status mica_plan_output_numerics(const mica_plan* plan, const char
 MICA_API mica_status mica_plan_explain(const mica_plan* plan, char* buffer, size_t capacity,
                                        size_t* out_size);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

@@ -4,8 +4,13 @@
 #define MICA_STATUS_H_
 
 #ifdef __cplusplus
-extern "C" {
+#define MICA_C_BEGIN extern "C" {
+#define MICA_C_END }
+#else
+#define MICA_C_BEGIN
+#define MICA_C_END
 #endif
+MICA_C_BEGIN
 
 #if defined(MICA_API_HIDDEN) /* building the archive: see CMakeLists.txt */
 #define MICA_API __attribute__((visibility("hidden")))
@@ -42,7 +47,5 @@ MICA_API const char* mica_status_name(mica_status status);
 /* The code's general meaning, one sentence; never NULL. Thread-safe. */
 MICA_API const char* mica_status_text(mica_status status);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif

@@ -6,9 +6,7 @@
 #include "gguf.h"
 #include "graph.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+MICA_C_BEGIN
 
 /* Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
 MICA_API mica_status mica_weights_create(mica_device* device, mica_weights** out_weights);
@@ -61,7 +59,5 @@ MICA_API int mica_weights_is_loaded(const mica_weights* weights);
 MICA_API mica_status mica_weights_read(mica_weights* weights, const char* name, void* dst,
                                        uint64_t bytes);
 
-#ifdef __cplusplus
-}
-#endif
+MICA_C_END
 #endif
