@@ -33,13 +33,22 @@ struct Step {
   std::vector<mica_kv_span> spans;
   std::function<mica_status(mica_kv_cache*)> edit;  // before the reserve; may be empty
   bool shift = false;  // no tokens: moved cells are rotated (mica_kv_reserve_shift)
+  size_t plan = 0;     // that runs, in the order of the graphs
 };
+
+// When the graphs of a case are compiled.
+enum class Compiled { kAtOnce, kLater };
 
 // Given to a case's build function; the same function is run once a device.
 class CaseBuilder {
  public:
   virtual ~CaseBuilder() = default;
   virtual mica_graph* graph() = 0;
+  // Another graph of the session, which graph() is from here on. Weights, the cache and inputs are
+  // shared by their names; in each graph an input may have another number of rows. Without a cache
+  // the plans run in turn, and the first once more. kLater: it is compiled when its first step
+  // comes, behind steps of the plans before it.
+  virtual mica_graph* next_graph(Compiled when) = 0;
   // An extent whose value in the step is `live` (<= max); rows beyond it must not matter.
   virtual mica_extent extent(const char* name, int64_t max, int64_t live) = 0;
   // Fresh values each step. Quantized inputs are filled by encoding.
@@ -48,9 +57,10 @@ class CaseBuilder {
   virtual mica_tensor weight(const char* name, mica_dtype dtype, std::vector<int64_t> dim,
                              Values values = normal()) = 0;
   // At most one cache a case. `steps` run in order on one session; every step is compared. The
-  // extent "n_tokens" is made by the builder with max = params.max_step_tokens.
+  // extent "n_tokens" is made by the builder with max = params.max_step_tokens, in a later graph
+  // also with a smaller one.
   virtual mica_kv_cache* cache(const mica_kv_params& params, std::vector<Step> steps) = 0;
-  virtual mica_extent n_tokens() = 0;  // only after cache()
+  virtual mica_extent n_tokens(int64_t max = 0) = 0;  // only after cache(); 0: the largest
   // Compared with the oracle. A case may have several.
   virtual void output(mica_tensor tensor) = 0;
   // Of a chain: behind ops that are no part of the region, so with limits as of a whole graph.

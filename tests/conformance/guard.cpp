@@ -164,13 +164,12 @@ struct Guard {
   static void check_guard(mica_b_buffer* buffer, uint64_t bytes) {
     unsigned char tail[kMostGuardBytes];
     if (state.inner->buffer_read(buffer, bytes, tail, guard_bytes()) != MICA_OK) return;
-    for (uint64_t i = 0; i < guard_bytes(); ++i) {
-      if (tail[i] == kGuard) continue;
-      const auto known = state.called.find(buffer);
-      return state.complain("byte " + std::to_string(i) + " behind " +
-                            (known != state.called.end() ? known->second : "a buffer") +
-                            " was written");
-    }
+    static const std::vector<unsigned char> whole(kMostGuardBytes, kGuard);
+    if (std::memcmp(tail, whole.data(), guard_bytes()) == 0) return;
+    const auto at = std::mismatch(whole.begin(), whole.end(), tail).first - whole.begin();
+    const auto known = state.called.find(buffer);
+    state.complain("byte " + std::to_string(at) + " behind " +
+                   (known != state.called.end() ? known->second : "a buffer") + " was written");
   }
 
   static mica_status buffer_create(mica_b_device* device, uint64_t bytes, mica_b_buffer** out) {
@@ -191,10 +190,17 @@ struct Guard {
   static void check_fill(const std::vector<unsigned char>& arena, const Range& r,
                          const std::string& what) {
     const unsigned char* const fill = unwritten_bytes().data();
-    for (uint64_t i = r.begin; i < r.end; ++i)
-      if (arena[i] != fill[i % kPeriod])
-        return state.complain("byte " + std::to_string(i - r.begin) + " of " + what +
-                              " was written");
+    for (uint64_t at = r.begin; at < r.end;) {
+      const uint64_t n = std::min<uint64_t>(r.end - at, 1 << 20);
+      const unsigned char* const want = fill + at % kPeriod;
+      if (std::memcmp(&arena[at], want, n) != 0) {
+        const auto first = std::mismatch(want, want + n, &arena[at]).first - want;
+        return state.complain("byte " +
+                              std::to_string(at - r.begin + static_cast<uint64_t>(first)) + " of " +
+                              what + " was written");
+      }
+      at += n;
+    }
   }
 
   static void check_arena(const Watch& w) {
@@ -247,13 +253,16 @@ struct Guard {
     return MICA_OK;
   }
 
-  // Numerics of the plan's nodes. A plan of views alone asks for nothing, and is not counted.
+  // Numerics of the plan's nodes. A plan of views alone asks for nothing, and is not counted; one
+  // that is compiled again, because another came later, is counted once.
   static void note(const mica_b_partition& p) {
-    if (p.n_units == 0) return;
+    const auto asked = state.asked.find(&p);
+    if (p.n_units == 0 || asked == state.asked.end()) return;
     std::vector<uint32_t> numerics(p.n_nodes, MICA_NUM_EXACT);
     for (uint32_t i = 0; i < p.n_units; ++i)
       for (const uint32_t n : nodes_of(p, p.units[i])) numerics[n] = p.units[i].numerics;
-    state.numerics.push_back(std::move(numerics));
+    if (state.numerics.size() <= asked->second) state.numerics.resize(asked->second + 1);
+    state.numerics[asked->second] = std::move(numerics);
   }
 
   static mica_status submit(mica_b_plan* plan) {

@@ -33,8 +33,9 @@ struct StoredCells {
   std::string name;  // "K 0", "V 0", "K 1", … in the order of the appends
   mica_dtype dtype;
   int64_t head_dim, n_kv_heads;
-  std::vector<double> values;  // [cells][n_kv_heads][head_dim]
-  std::vector<double> steps;   // of each value, the distance of two neighbours in its dtype
+  std::vector<double> values;        // [cells][n_kv_heads][head_dim]
+  std::vector<double> steps;         // of each value, the distance of two neighbours in its dtype
+  std::vector<unsigned char> bytes;  // the plain rows of the values
 };
 // Of the last step that was waited for.
 std::vector<StoredCells> stored_cells(Role role);

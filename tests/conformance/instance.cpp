@@ -3,9 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <cstring>
-#include <random>
+
+#include "tests/conformance/values.h"
 
 namespace mica::conformance {
 namespace {
@@ -16,80 +15,31 @@ struct Failure {
   bool unsupported = false;  // the device may say so of weights, caches and graphs
 };
 
+// A weight, or an input as one graph has it.
 struct Leaf {
   std::string name;
   mica_dtype dtype;
   std::vector<int64_t> dim;
   Values values;
   uint32_t extent;
+  size_t plan;
   std::vector<unsigned char> bytes;  // as last written
 };
 
 struct LiveExtent {
   std::string name;
-  uint32_t index;
+  mica_extent extent;
   int64_t live;
+  size_t plan;
 };
 
-uint64_t mix(uint64_t seed, const std::string& text, uint64_t step) {
-  uint64_t h = 0xcbf29ce484222325ull ^ (seed * 0x9e3779b97f4a7c15ull) ^ step;
-  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
-  return h ^ (h >> 31);
-}
+struct Named {
+  std::string name;
+  size_t plan;
+  bool is_far;
+};
 
-std::vector<float> make_values(const Values& v, size_t n, uint64_t seed) {
-  std::mt19937_64 rng(seed);
-  std::normal_distribution<double> gauss(v.a, v.b);
-  std::uniform_real_distribution<double> flat(v.a, v.b);
-  std::uniform_int_distribution<int64_t> whole(static_cast<int64_t>(v.a),
-                                               static_cast<int64_t>(v.b < v.a ? v.a : v.b));
-  std::vector<float> out(n);
-  for (size_t i = 0; i < n; ++i) {
-    double x = 0;
-    switch (v.kind) {
-      case Values::kNormal:
-        x = gauss(rng);
-        break;
-      case Values::kUniform:
-        x = flat(rng);
-        break;
-      case Values::kIntegers:
-        x = static_cast<double>(whole(rng));
-        break;
-      case Values::kIota:
-        x = v.a + v.b * static_cast<double>(i);
-        break;
-      case Values::kList:
-        x = v.list[i % v.list.size()];
-        break;
-    }
-    out[i] = static_cast<float>(x);
-  }
-  return out;
-}
-
-std::vector<unsigned char> encode(mica_dtype dtype, const std::vector<float>& values) {
-  const mica_dtype_info* info = mica_dtype_get(dtype);
-  std::vector<unsigned char> bytes(values.size() / info->block_elems * info->block_bytes);
-  if (dtype == MICA_I32 || dtype == MICA_I64) {
-    for (size_t i = 0; i < values.size(); ++i) {
-      const auto wide = static_cast<int64_t>(values[i]);
-      const auto narrow = static_cast<int32_t>(wide);
-      if (dtype == MICA_I32) std::memcpy(&bytes[i * 4], &narrow, 4);
-      if (dtype == MICA_I64) std::memcpy(&bytes[i * 8], &wide, 8);
-    }
-    return bytes;
-  }
-  const mica_status status = mica_dtype_encode(dtype, values.data(), bytes.data(), values.size());
-  if (status != MICA_OK) throw Failure{status, "the case's values cannot be encoded"};
-  return bytes;
-}
-
-size_t elements(const std::vector<int64_t>& dim) {
-  size_t n = 1;
-  for (const int64_t d : dim) n *= static_cast<size_t>(d);
-  return n;
-}
+constexpr const char* kTokens = "n_tokens";  // the extent of a cache's tokens
 
 class Instance final : public CaseBuilder {
  public:
@@ -99,11 +49,11 @@ class Instance final : public CaseBuilder {
     check(mica_context_add_backend(context_, options_.backend));
     check(mica_device_open(context_, options_.device.c_str(), &device_));
     check(mica_weights_create(device_, &weights_));
-    check(mica_graph_create(context_, &graph_));
+    next_graph(Compiled::kAtOnce);
   }
   ~Instance() override {
     mica_session_release(session_);
-    mica_graph_release(graph_);
+    for (mica_graph* g : graphs_) mica_graph_release(g);
     mica_kv_cache_release(cache_);
     mica_weights_release(weights_);
     mica_device_release(device_);
@@ -112,59 +62,68 @@ class Instance final : public CaseBuilder {
   Instance(const Instance&) = delete;
   Instance& operator=(const Instance&) = delete;
 
-  mica_graph* graph() override { return graph_; }
+  mica_graph* graph() override { return graphs_.back(); }
+  mica_graph* next_graph(Compiled when) override {
+    graphs_.push_back(nullptr);
+    check(mica_graph_create(context_, &graphs_.back()));
+    if (when == Compiled::kAtOnce) n_at_once_ = graphs_.size();
+    return graphs_.back();
+  }
   mica_extent extent(const char* name, int64_t max, int64_t live) override {
-    const mica_extent e = mica_graph_extent(graph_, name, max);
-    extents_.push_back({name, e.index, live});
+    const mica_extent e = mica_graph_extent(graph(), name, max);
+    extents_.push_back({name, e, live, last()});
     return e;
   }
   mica_tensor input(const char* name, mica_dtype dtype, std::vector<int64_t> dim, Values values,
                     mica_extent extent) override {
     const mica_tensor t =
-        mica_input(graph_, name, dtype, static_cast<uint32_t>(dim.size()), dim.data(), extent);
-    inputs_.push_back({name, dtype, std::move(dim), std::move(values), extent.index, {}});
+        mica_input(graph(), name, dtype, static_cast<uint32_t>(dim.size()), dim.data(), extent);
+    inputs_.push_back({name, dtype, std::move(dim), std::move(values), extent.index, last(), {}});
     return t;
   }
   mica_tensor weight(const char* name, mica_dtype dtype, std::vector<int64_t> dim,
                      Values values) override {
-    check_supported(mica_weights_describe(weights_, name, dtype, static_cast<uint32_t>(dim.size()),
-                                          dim.data()));
-    leaves_.push_back({name, dtype, std::move(dim), std::move(values), 0, {}});
-    return mica_weight(graph_, weights_, name);
+    const auto same = [&](const Leaf& leaf) { return leaf.name == name; };
+    if (std::none_of(leaves_.begin(), leaves_.end(), same)) {
+      check_supported(mica_weights_describe(weights_, name, dtype,
+                                            static_cast<uint32_t>(dim.size()), dim.data()));
+      leaves_.push_back({name, dtype, std::move(dim), std::move(values), 0, last(), {}});
+    }
+    return mica_weight(graph(), weights_, name);
   }
   mica_kv_cache* cache(const mica_kv_params& params, std::vector<Step> steps) override {
     check_supported(mica_kv_cache_create(device_, &params, &cache_));
     steps_ = std::move(steps);
-    n_tokens_ = extent("n_tokens", params.max_step_tokens, 0);
+    max_tokens_ = params.max_step_tokens;
     return cache_;
   }
-  mica_extent n_tokens() override { return n_tokens_; }
-  void output(mica_tensor tensor) override {
-    outputs_.push_back("out" + std::to_string(outputs_.size()));
-    mica_output(graph_, tensor, outputs_.back().c_str());
+  mica_extent n_tokens(int64_t max) override {
+    for (const LiveExtent& e : extents_)
+      if (e.plan == last() && e.name == kTokens) return e.extent;
+    return extent(kTokens, max > 0 ? max : max_tokens_, 0);
   }
-  void far_output(mica_tensor tensor) override {
-    output(tensor);
-    far_.push_back(outputs_.back());
-  }
-  void written(const char* input) override { written_.push_back(input); }
+  void output(mica_tensor tensor) override { add_output(tensor, false); }
+  void far_output(mica_tensor tensor) override { add_output(tensor, true); }
+  void written(const char* input) override { written_.push_back({input, last(), false}); }
 
   void run(RunResult& result) {
     case_.build(*this);
-    const char* text = nullptr;
-    if (const mica_status status = mica_graph_status(graph_, &text); status != MICA_OK)
-      throw Failure{status, text};
+    result.n_graphs = graphs_.size();
+    for (const mica_graph* g : graphs_) {
+      const char* text = nullptr;
+      if (const mica_status status = mica_graph_status(g, &text); status != MICA_OK)
+        throw Failure{status, text};
+    }
     mica_session_params params = MICA_SESSION_PARAMS_INIT;
     params.cache = cache_;
     params.variant = options_.variant.empty() ? nullptr : options_.variant.c_str();
     params.unfused = options_.unfused ? 1 : 0;
     check(mica_session_create(device_, &params, &session_));
-    check_supported(mica_session_compile(session_, 1, &graph_, &plan_));
-    explain(result);
-    if (options_.plan_only) return;
+    compile(options_.plan_only ? graphs_.size() : n_at_once_);
+    if (options_.plan_only) return explain(result);
     load_weights();
     check(mica_session_allocate(session_));
-    if (steps_.empty()) steps_.resize(1);
+    if (steps_.empty()) default_steps();
     for (size_t i = 0; i < steps_.size(); ++i) run_step(i, result);
     if (cache_ == nullptr && !options_.once) repeat(result);
   }
@@ -179,18 +138,38 @@ class Instance final : public CaseBuilder {
     check(status);
   }
 
+  size_t last() const { return graphs_.size() - 1; }
+  void add_output(mica_tensor tensor, bool is_far) {
+    outputs_.push_back({"out" + std::to_string(outputs_.size()), last(), is_far});
+    mica_output(graph(), tensor, outputs_.back().name.c_str());
+  }
+
+  // The graphs up to number `end` that are not compiled yet.
+  void compile(size_t end) {
+    const size_t first = plans_.size();
+    plans_.resize(end);
+    check_supported(mica_session_compile(session_, static_cast<uint32_t>(end - first),
+                                         graphs_.data() + first, plans_.data() + first));
+  }
+  // Each plan, and the first again.
+  void default_steps() {
+    steps_.resize(graphs_.size() > 1 ? graphs_.size() + 1 : 1);
+    for (size_t i = 0; i < graphs_.size(); ++i) steps_[i].plan = i;
+  }
+
   void explain(RunResult& result) const {
-    size_t size = 0;
-    check(mica_plan_explain(plan_, nullptr, 0, &size));
-    result.explain.resize(size + 1);
-    check(mica_plan_explain(plan_, result.explain.data(), result.explain.size(), &size));
-    result.explain.resize(size);
+    for (const mica_plan* plan : plans_) {
+      size_t size = 0;
+      check(mica_plan_explain(plan, nullptr, 0, &size));
+      std::string text(size + 1, '\0');
+      check(mica_plan_explain(plan, text.data(), text.size(), &size));
+      text.resize(size);
+      result.explain += text;
+    }
   }
 
   void load_weights() {
-    for (Leaf& leaf : leaves_)
-      leaf.bytes = encode(leaf.dtype, make_values(leaf.values, elements(leaf.dim),
-                                                  mix(options_.seed, leaf.name, 0)));
+    for (Leaf& leaf : leaves_) fill(leaf, 0);
     const mica_weight_source source = {
         this,
         [](void* user, uint32_t i, uint64_t offset, uint64_t, void*, const void** out) {
@@ -201,55 +180,76 @@ class Instance final : public CaseBuilder {
     check(mica_weights_load(weights_, &source));
   }
 
-  int64_t live_of(uint32_t extent) const {
+  int64_t live_of(uint32_t extent, size_t plan) const {
     for (const LiveExtent& e : extents_)
-      if (e.index == extent) return e.live;
+      if (e.extent.index == extent && e.plan == plan) return e.live;
     return 0;
   }
 
-  // Fresh values; rows beyond the live ones get values that must not matter: NaN, of other bits
-  // than the guard's fill, and numbers that are no index.
+  void fill(Leaf& leaf, size_t step) const {
+    leaf.bytes = leaf_bytes(leaf.name, leaf.dtype, leaf.dim, leaf.values, options_.seed, step);
+    if (leaf.bytes.empty()) throw Failure{MICA_INTERNAL, "the case's values cannot be encoded"};
+  }
+  // Values that must not matter: NaN, of other bits than the guard's fill, and numbers that are no
+  // index.
+  static void spoil(Leaf& in, size_t from) {
+    for (size_t i = from; i < in.bytes.size(); ++i) in.bytes[i] = i % 2 != 0 ? 0x7f : 0xc4;
+  }
+  void set(const Leaf& in) const {
+    check(mica_session_set(session_, in.name.c_str(), 0, in.bytes.data(), in.bytes.size()));
+  }
+
+  // Fresh values for the plan that runs; what it does not read is spoilt: rows beyond the live
+  // ones, and the inputs of other plans.
   void write_inputs(size_t step) {
+    const size_t plan = steps_[step].plan;
     for (Leaf& in : inputs_) {
-      const size_t n = elements(in.dim);
-      in.bytes = encode(in.dtype, make_values(in.values, n, mix(options_.seed, in.name, step + 1)));
-      if (in.extent != 0) {
-        const size_t row = in.bytes.size() / static_cast<size_t>(in.dim.back());
-        const size_t live = row * static_cast<size_t>(live_of(in.extent));
-        for (size_t i = live; i < in.bytes.size(); ++i) in.bytes[i] = i % 2 != 0 ? 0x7f : 0xc4;
-      }
-      check(mica_session_set(session_, in.name.c_str(), 0, in.bytes.data(), in.bytes.size()));
+      if (in.plan == plan || in.plan >= plans_.size()) continue;
+      fill(in, step + 1);
+      spoil(in, 0);
+      set(in);
+    }
+    for (Leaf& in : inputs_) {
+      if (in.plan != plan) continue;
+      fill(in, step + 1);
+      const size_t row = in.bytes.size() / static_cast<size_t>(in.dim.back());
+      if (in.extent != 0) spoil(in, row * static_cast<size_t>(live_of(in.extent, plan)));
+      set(in);
     }
   }
 
   void run_step(size_t i, RunResult& result) {
     const Step& step = steps_[i];
+    if (step.plan >= plans_.size()) {
+      compile(step.plan + 1);
+      check(mica_session_allocate(session_));
+    }
     if (cache_ != nullptr) {
       if (step.edit) check(step.edit(cache_));
       int64_t n = 0;
       for (const mica_kv_span& s : step.spans) n += s.n_tokens;
       for (LiveExtent& e : extents_)
-        if (e.name == "n_tokens") e.live = n;
+        if (e.name == kTokens && e.plan == step.plan) e.live = n;
       check(step.shift ? mica_kv_reserve_shift(cache_, 0, nullptr)
                        : mica_kv_reserve(cache_, static_cast<uint32_t>(step.spans.size()),
                                          step.spans.data()));
     }
     for (const LiveExtent& e : extents_)
-      check(mica_session_set_extent(session_, e.name.c_str(), e.live));
+      if (e.plan == step.plan) check(mica_session_set_extent(session_, e.name.c_str(), e.live));
     write_inputs(i);
-    check(mica_plan_run(plan_));
-    result.steps.push_back(read_outputs());
+    check(mica_plan_run(plans_[step.plan]));
+    result.steps.push_back(read_outputs(step.plan));
     read_cells(result.steps.back());
     for (const Leaf& in : inputs_)
-      if (result.changed.empty()) result.changed = changed(in);
+      if (in.plan == step.plan && result.changed.empty()) result.changed = changed(in);
     if (i == 0 && options_.role == Role::kTested && result.changed.empty())
       result.changed = changed_weight();
   }
 
   // Which byte of an input the step changed; "": none.
   std::string changed(const Leaf& in) const {
-    for (const std::string& w : written_)
-      if (w == in.name) return "";
+    for (const Named& w : written_)
+      if (w.name == in.name && w.plan == in.plan) return "";
     std::vector<unsigned char> now(in.bytes.size());
     check(mica_session_get(session_, in.name.c_str(), 0, now.data(), now.size()));
     return difference(in, now, "input", "the step changed it");
@@ -298,31 +298,34 @@ class Instance final : public CaseBuilder {
     for (size_t i = 0; i < floats.size(); ++i) data.values[i] = static_cast<double>(floats[i]);
   }
 
-  std::vector<OutputData> read_outputs() const {
+  std::vector<OutputData> read_outputs(size_t i_plan) const {
     std::vector<OutputData> all;
-    for (const std::string& name : outputs_) {
+    mica_plan* const plan = plans_[i_plan];
+    for (const Named& out : outputs_) {
+      if (out.plan != i_plan) continue;
+      const char* const name = out.name.c_str();
       mica_tensor_info info;
-      check(mica_plan_output_info(plan_, name.c_str(), &info));
-      if (info.extent.index != 0) info.dim[info.rank - 1] = live_of(info.extent.index);
+      check(mica_plan_output_info(plan, name, &info));
+      if (info.extent.index != 0) info.dim[info.rank - 1] = live_of(info.extent.index, i_plan);
       const int64_t n = info.dim[0] * info.dim[1] * info.dim[2] * info.dim[3];
       const mica_dtype_info* d = mica_dtype_get(info.dtype);
-      OutputData data(name, info.dtype);
+      OutputData data(out.name, info.dtype);
       data.bytes.resize(static_cast<size_t>(n) / d->block_elems * d->block_bytes);
-      if (n > 0)
-        check(mica_plan_read(plan_, name.c_str(), 0, data.bytes.data(), data.bytes.size()));
+      if (n > 0) check(mica_plan_read(plan, name, 0, data.bytes.data(), data.bytes.size()));
       std::copy_n(info.dim, 4, data.dim);
-      check(mica_plan_output_numerics(plan_, name.c_str(), &data.numerics));
-      for (const std::string& far : far_) data.is_far |= far == name;
+      check(mica_plan_output_numerics(plan, name, &data.numerics));
+      data.is_far = out.is_far;
       decode(data, n);
       all.push_back(std::move(data));
     }
-    for (const std::string& name : written_)
+    for (const Named& w : written_)
       for (const Leaf& in : inputs_)
-        if (in.name == name) {
-          OutputData data(name, in.dtype);
+        if (in.name == w.name && w.plan == i_plan && in.plan == i_plan) {
+          OutputData data(in.name, in.dtype);
           data.is_written_input = true;
           data.bytes.resize(in.bytes.size());
-          check(mica_session_get(session_, name.c_str(), 0, data.bytes.data(), data.bytes.size()));
+          check(
+              mica_session_get(session_, in.name.c_str(), 0, data.bytes.data(), data.bytes.size()));
           all.push_back(std::move(data));
         }
     return all;
@@ -330,15 +333,17 @@ class Instance final : public CaseBuilder {
 
   // The same step again: bit-equal results are required (determinism), and --perf times it.
   void repeat(RunResult& result) {
+    for (const LiveExtent& e : extents_)
+      if (e.plan == 0) check(mica_session_set_extent(session_, e.name.c_str(), e.live));
     write_inputs(0);
-    check(mica_plan_run(plan_));
-    const std::vector<OutputData> again = read_outputs();
+    check(mica_plan_run(plans_[0]));
+    const std::vector<OutputData> again = read_outputs(0);
     for (size_t i = 0; i < again.size(); ++i)
       if (again[i].bytes != result.steps[0][i].bytes)
         throw Failure{MICA_INTERNAL, "two equal runs gave different bits"};
     for (uint32_t i = 0; i < options_.n_timed; ++i) {
       const auto start = std::chrono::steady_clock::now();
-      check(mica_plan_run(plan_));
+      check(mica_plan_run(plans_[0]));
       const std::chrono::duration<double> d = std::chrono::steady_clock::now() - start;
       result.seconds.push_back(d.count());
     }
@@ -349,15 +354,16 @@ class Instance final : public CaseBuilder {
   mica_context* context_ = nullptr;
   mica_device* device_ = nullptr;
   mica_weights* weights_ = nullptr;
-  mica_graph* graph_ = nullptr;
+  std::vector<mica_graph*> graphs_;
+  size_t n_at_once_ = 1;  // graphs that are compiled before the first step
   mica_kv_cache* cache_ = nullptr;
+  int64_t max_tokens_ = 0;
   mica_session* session_ = nullptr;
-  mica_plan* plan_ = nullptr;
-  std::vector<Leaf> inputs_, leaves_;
+  std::vector<mica_plan*> plans_;
+  std::vector<Leaf> inputs_, leaves_;  // an input once a graph
   std::vector<LiveExtent> extents_;
-  std::vector<std::string> outputs_, written_, far_;
+  std::vector<Named> outputs_, written_;
   std::vector<Step> steps_;
-  mica_extent n_tokens_{};
 };
 
 }  // namespace

@@ -38,6 +38,7 @@ struct RunResult {
   mica_status status = MICA_OK;
   std::string text;  // of a failure
   bool unsupported = false;
+  size_t n_graphs = 1;
   std::string changed;    // what was changed that nobody may: an input, a weight
   NodeNumerics numerics;  // of the plan's nodes
   std::vector<std::vector<OutputData>> steps;  // [step][output]

@@ -16,6 +16,7 @@ void cases_whole_graphs(CaseList& list);
 void cases_exact(CaseList& list);
 void cases_alias(CaseList& list);
 void cases_extents(CaseList& list);
+void cases_sessions(CaseList& list);
 
 namespace {
 
@@ -106,6 +107,7 @@ CaseList all_cases() {
   cases_exact(list);
   cases_alias(list);
   cases_extents(list);
+  cases_sessions(list);
   return list;
 }
 

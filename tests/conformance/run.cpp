@@ -25,12 +25,14 @@ bool is_plain(const Job& job) { return job.way.variant.empty() && !job.way.unfus
 
 }  // namespace
 
-std::string explained(const Job& job) {
+static RunResult planned(const Job& job) {
   RunOptions options = options_of(job);
   options.plan_only = true;
-  const RunResult result = run_case(*job.c, options);
-  return result.status == MICA_OK ? result.explain : result.text;
+  return run_case(*job.c, options);
 }
+static std::string text_of(const RunResult& r) { return r.status == MICA_OK ? r.explain : r.text; }
+
+std::string explained(const Job& job) { return text_of(planned(job)); }
 
 void Runner::hold(const Device* device) {
   std::unique_ptr<HeldDevice>& held = held_[device];
@@ -43,7 +45,10 @@ Verdict Runner::plan(const Job& job) {
   std::vector<std::string> plans = {explained(job)};
   std::string text = "\n";
   const auto try_way = [&](const Way& way) {
-    const std::string plan = explained({job.c, job.device, job.seed, way});
+    const RunResult r = planned({job.c, job.device, job.seed, way});
+    // A session's variant is one that each of its graphs has.
+    if (r.n_graphs > 1 && r.status == MICA_INVALID_ARGUMENT) return;
+    const std::string plan = text_of(r);
     if (std::find(plans.begin(), plans.end(), plan) != plans.end()) return;
     plans.push_back(plan);
     text += way.suffix() + "\n";

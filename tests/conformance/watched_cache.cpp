@@ -11,14 +11,18 @@ constexpr int64_t kPage = MICA_KV_PAGE_CELLS;
 
 const mica_dtype_info& info_of(mica_dtype dtype) { return *mica_dtype_get(dtype); }
 
-// The distance to the next value that the dtype can hold; of a quantized block the smallest between
-// two of its values.
-double step_of(mica_dtype dtype, const float* block, uint32_t n, uint32_t i) {
-  const double v = std::fabs(static_cast<double>(block[i]));
-  const int exponent = v > 0 && std::isfinite(v) ? std::ilogb(v) : 0;
-  if (dtype == MICA_F32) return std::ldexp(1, exponent - 23);
-  if (dtype == MICA_F16) return std::ldexp(1, std::max(exponent, -14) - 10);
-  if (dtype == MICA_BF16) return std::ldexp(1, exponent - 7);
+// Of each of the first `n_used` values of a block, the distance to the next that the dtype can
+// hold; of a quantized block the smallest between two of its values.
+void add_steps(mica_dtype dtype, const float* block, uint32_t n, uint32_t n_used,
+               std::vector<double>& out) {
+  if (n == 1) {
+    const double v = std::fabs(static_cast<double>(block[0]));
+    const int exponent = v > 0 && std::isfinite(v) ? std::ilogb(v) : 0;
+    out.push_back(dtype == MICA_F32   ? std::ldexp(1, exponent - 23)
+                  : dtype == MICA_F16 ? std::ldexp(1, std::max(exponent, -14) - 10)
+                                      : std::ldexp(1, exponent - 7));
+    return;
+  }
   std::vector<float> sorted(block, block + n);
   sorted.push_back(0);
   std::sort(sorted.begin(), sorted.end());
@@ -27,7 +31,7 @@ double step_of(mica_dtype dtype, const float* block, uint32_t n, uint32_t i) {
     const double d = static_cast<double>(sorted[k]) - static_cast<double>(sorted[k - 1]);
     if (d > 0 && (gap == 0 || d < gap)) gap = d;
   }
-  return gap;
+  out.insert(out.end(), n_used, gap);
 }
 
 }  // namespace
@@ -165,10 +169,10 @@ std::string WatchedCache::changed_elsewhere(const std::set<Page>& written) const
       std::copy_n(before.begin() + static_cast<int64_t>(at), h.page_bytes,
                   after.begin() + static_cast<int64_t>(at));
     }
+    if (before == after) continue;
     const auto differs = std::mismatch(before.begin(), before.end(), after.begin()).first;
-    if (differs != before.end())
-      return "byte " + std::to_string(differs - before.begin()) +
-             " of the KV storage was changed, in a page that the step does not name";
+    return "byte " + std::to_string(differs - before.begin()) +
+           " of the KV storage was changed, in a page that the step does not name";
   }
   return "";
 }
@@ -184,7 +188,7 @@ std::string WatchedCache::after_step(std::vector<StoredCells>& stored) {
     const mica_b_kv_desc& d = halves_[a.half].desc;
     const mica_dtype_info& info = info_of(d.dtype);
     const auto padded = (d.head_dim + info.block_elems - 1) / info.block_elems * info.block_elems;
-    StoredCells s{a.name, d.dtype, d.head_dim, d.n_kv_heads, {}, {}};
+    StoredCells s{a.name, d.dtype, d.head_dim, d.n_kv_heads, {}, {}, {}};
     std::vector<float> head(padded);
     std::map<int64_t, std::vector<unsigned char>> pages;
     for (const int32_t cell : a.cells) {
@@ -192,13 +196,13 @@ std::string WatchedCache::after_step(std::vector<StoredCells>& stored) {
       if (cell < 0 || page >= halves_[a.half].n_pages) continue;
       if (pages.count(page) == 0) pages[page] = rows_of({a.half, page});
       const unsigned char* row = pages[page].data() + cell_bytes(a.half) * (cell % kPage);
+      s.bytes.insert(s.bytes.end(), row, row + cell_bytes(a.half));
       for (uint32_t j = 0; j < d.n_kv_heads; ++j, row += cell_bytes(a.half) / d.n_kv_heads) {
         mica_dtype_decode(d.dtype, row, head.data(), padded);
-        for (uint32_t i = 0; i < d.head_dim; ++i) {
-          const uint32_t first = i / info.block_elems * info.block_elems;
-          s.values.push_back(static_cast<double>(head[i]));
-          s.steps.push_back(step_of(d.dtype, &head[first], info.block_elems, i - first));
-        }
+        s.values.insert(s.values.end(), head.begin(), head.begin() + d.head_dim);
+        for (uint32_t i = 0; i < d.head_dim; i += info.block_elems)
+          add_steps(d.dtype, &head[i], info.block_elems,
+                    std::min<uint32_t>(info.block_elems, d.head_dim - i), s.steps);
       }
     }
     stored.push_back(std::move(s));

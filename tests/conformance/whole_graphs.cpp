@@ -34,18 +34,24 @@ class Builder {
     params.layers = layers.data();
     params.n_cells = 512;
     params.max_seqs = 3;
-    params.max_step_tokens = 96;
+    params.max_step_tokens = static_cast<uint32_t>(tokens_);
     cache_ = b.cache(params, std::move(steps));
     n_embd_ = int64_t{s.n_heads} * s.head_dim;
   }
 
   void build() {
     const mica_tensor ids =
-        b_.input("ids", MICA_I32, {96}, integers(0, s_.n_vocab - 1), b_.n_tokens());
+        b_.input("ids", MICA_I32, {tokens_}, integers(0, s_.n_vocab - 1), b_.n_tokens(tokens_));
     const mica_tensor embd = b_.weight("embd", s_.weights, {n_embd_, s_.n_vocab}, normal(0.5));
     mica_tensor x = mica_get_rows(g_, embd, ids);
     for (uint32_t i = 0; i < s_.n_layers; ++i) x = layer(i, x);
     b_.output(mica_matmul(g_, embd, norm("output_norm", x)));
+  }
+  // The same model in another plan, for few tokens.
+  void build_again(Compiled when, int64_t tokens) {
+    g_ = b_.next_graph(when);
+    tokens_ = tokens;
+    build();
   }
 
  private:
@@ -57,12 +63,12 @@ class Builder {
     return mica_matmul(g_, b_.weight(name.c_str(), s_.weights, {k, n}, normal(0.12)), x);
   }
   mica_tensor heads(mica_tensor x, uint32_t n) {
-    const int64_t dim[] = {s_.head_dim, n, 96};
+    const int64_t dim[] = {s_.head_dim, n, tokens_};
     return mica_reshape(g_, x, 3, dim);
   }
   mica_tensor layer(uint32_t i, mica_tensor x) {
     mica_graph_scope(g_, at(i, "").c_str());
-    const mica_kv kv = mica_graph_kv(g_, cache_, i, b_.n_tokens());
+    const mica_kv kv = mica_graph_kv(g_, cache_, i, b_.n_tokens(tokens_));
     const mica_tensor h = norm(at(i, "attn_norm"), x);
     mica_rope_params rope = MICA_ROPE_PARAMS_INIT;
     const int64_t kv_dim = int64_t{s_.n_kv_heads} * s_.head_dim;
@@ -75,7 +81,7 @@ class Builder {
     }
     const mica_attention_params attention = MICA_ATTENTION_PARAMS_INIT;
     mica_tensor a = mica_attention(g_, q, &kv, &attention);
-    const int64_t flat[] = {n_embd_, 96};
+    const int64_t flat[] = {n_embd_, tokens_};
     a = linear(at(i, "o"), mica_reshape(g_, a, 2, flat), n_embd_, n_embd_);
     x = mica_add(g_, x, a);
     const mica_tensor f = norm(at(i, "ffn_norm"), x);
@@ -88,7 +94,7 @@ class Builder {
   Shape s_;
   mica_graph* g_;
   mica_kv_cache* cache_ = nullptr;
-  int64_t n_embd_ = 0;
+  int64_t n_embd_ = 0, tokens_ = 96;
 };
 
 // A prompt over a page's end, single tokens, two sequences at once, a shared prefix that diverges,
@@ -102,6 +108,17 @@ std::vector<Step> conversation() {
 
 void add(CaseList& list, const char* name, const Shape& shape) {
   list.add("graph", name, [shape](CaseBuilder& b) { Builder(b, shape, conversation()).build(); });
+}
+
+// Two plans over one cache, in turn: one for prompts, one for up to three tokens.
+void add_two_plans(CaseList& list, const char* name, const Shape& shape, Compiled when) {
+  std::vector<Step> steps = conversation();
+  for (const size_t i : {1, 2, 4}) steps[i].plan = 1;
+  list.add("graph", name, [=](CaseBuilder& b) {
+    Builder model(b, shape, steps);
+    model.build();
+    model.build_again(when, 3);
+  });
 }
 
 }  // namespace
@@ -129,6 +146,11 @@ void cases_whole_graphs(CaseList& list) {
   s.weights = MICA_Q4_0;
   s.dtype_v = MICA_Q4_0;
   add(list, "llama.gqa.q4_0.kv_q8_q4", s);
+  add_two_plans(list, "two_plans.q4_0.kv_q8_q4", s, Compiled::kAtOnce);
+  add_two_plans(list, "two_plans.later.q4_0.kv_q8_q4", s, Compiled::kLater);
+  s = {};
+  add_two_plans(list, "two_plans.f32", s, Compiled::kAtOnce);
+  add_two_plans(list, "two_plans.later.f32", s, Compiled::kLater);
 }
 
 }  // namespace mica::conformance
