@@ -1,6 +1,5 @@
 #include "tests/conformance/devices.h"
 
-#include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,27 +8,10 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "tests/conformance/backends.h"
+
 namespace mica::conformance {
 namespace {
-
-const mica_backend* load_plugin(const std::string& plugin) {
-  const std::string path = plugin.find('/') == std::string::npos ? "./" + plugin : plugin;
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) throw std::runtime_error(dlerror());
-  auto entry = reinterpret_cast<mica_backend_entry_fn>(dlsym(library, "mica_backend_entry"));
-  if (entry == nullptr) throw std::runtime_error(plugin + " does not export mica_backend_entry");
-  const mica_backend* backend = entry();
-  if (backend == nullptr) throw std::runtime_error(plugin + ": mica_backend_entry returns NULL");
-  return backend;
-}
-
-const mica_backend* builtin(const std::string& name) {
-  if (name == "ref") return mica_backend_ref();
-  if (name == "cpu") return mica_backend_cpu();
-  if (name == "cuda") return mica_backend_cuda();
-  if (name == "vulkan") return mica_backend_vulkan();
-  return nullptr;
-}
 
 // At commas, but not at those of a device's options: behind a colon, what is no backend's name goes
 // on with them ("ref:f64,fused").
@@ -41,7 +23,8 @@ std::vector<std::string> split_names(const std::vector<std::string>& lists,
     bool is_first = true;
     for (std::string name; std::getline(in, name, ','); is_first = false) {
       const std::string base = name.substr(0, name.find(':'));
-      const bool known = builtin(base) != nullptr || (loaded != nullptr && base == loaded->name);
+      const bool known =
+          builtin_backend(base) != nullptr || (loaded != nullptr && base == loaded->name);
       if (!is_first && !known && names.back().find(':') != std::string::npos)
         names.back() += "," + name;
       else
@@ -61,7 +44,7 @@ std::vector<Device> find_devices(const std::vector<std::string>& lists, const st
   for (const std::string& name : names) {
     const std::string base = name.substr(0, name.find(':'));
     const bool is_loaded = loaded != nullptr && base == loaded->name;
-    const mica_backend* backend = is_loaded ? loaded : builtin(base);
+    const mica_backend* backend = is_loaded ? loaded : builtin_backend(base);
     if (backend == nullptr)
       throw std::runtime_error(
           "no backend " + base +

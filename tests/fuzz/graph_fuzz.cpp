@@ -1,21 +1,25 @@
 // Random graphs, built through the public API and run on devices and on the reference, fused and
 // member by member, under the conformance suite's guard. A graph's number is its seed.
-//   graph_fuzz [--first N] [--count N] [--backend DEVICE]... [--seconds S] [--skip PIECE,...]
-//              [--show]
-// Graphs run in a child process: one that crashes, or takes longer than a minute, is reported like
-// a difference. What is reported is made smaller first, by leaving out pieces while it still fails.
+//   graph_fuzz [--first N] [--count N] [--backend DEVICE]... [--plugin FILE] [--jobs N]
+//              [--seconds S] [--skip PIECE,...] [--show] [--go-on] [--brief]
+// Graphs run in child processes, `--jobs` of them at once: one that crashes, or takes longer than a
+// minute, is reported like a difference. What is reported is made smaller first, by leaving out
+// pieces while it still fails; not with --brief. --go-on: after a difference too.
 // Exit code 1 after a difference; 77 where none of the devices is there.
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 
+#include "tests/conformance/backends.h"
 #include "tests/fuzz/graph_judge.h"
 
 namespace mica::fuzz {
@@ -25,17 +29,26 @@ constexpr unsigned kMostSeconds = 60;  // of a graph
 
 struct Options {
   uint64_t first = 1, count = 1000;
+  uint64_t n_jobs = 1;
   double seconds = 1e9;
-  std::vector<std::string> devices;
+  std::vector<std::string> names;  // of devices
+  std::string plugin;
+  std::vector<Device> devices;
   std::set<int> skip;
-  bool show = false, go_on = false;
+  bool show = false, go_on = false, brief = false;
 };
 
-// In memory that parent and child share.
+// In memory that all processes share: what is to be done, and what each child does.
 struct Board {
-  volatile uint64_t current;
+  std::atomic<uint64_t> current;
   Counts counts;
   char text[4096];
+};
+constexpr uint64_t kMostJobs = 256;
+struct Shared {
+  std::atomic<uint64_t> next;
+  std::atomic<bool> stop;
+  Board boards[kMostJobs];
 };
 
 using Clock = std::chrono::steady_clock;
@@ -47,19 +60,23 @@ void print_case(const std::vector<std::string>& log) {
   for (const std::string& line : log) std::printf("%s\n", line.c_str());
 }
 
-// Runs `fn` in a child. Its exit code, or 128 and the signal that ended it.
 template <class Fn>
-int in_child(Fn fn) {
+pid_t start_child(Fn fn) {
   std::fflush(nullptr);
   const pid_t child = fork();
-  if (child == 0) {
-    const int code = fn();
-    std::fflush(nullptr);
-    _exit(code);
-  }
+  if (child != 0) return child;
+  const int code = fn();
+  std::fflush(nullptr);
+  _exit(code);
+}
+// A child's exit code, or 128 and the signal that ended it.
+int code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
+template <class Fn>
+int in_child(Fn fn) {
+  const pid_t child = start_child(fn);
   int status = 0;
   if (child < 0 || waitpid(child, &status, 0) != child) return 127;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return code_of(status);
 }
 
 // What kind of failure: a case is made smaller as long as it is the same.
@@ -92,27 +109,34 @@ std::set<int> smaller(const Options& o, uint64_t seed, std::set<int> skip, int k
   return skip;
 }
 
+std::string replay_of(const Options& o, uint64_t seed) {
+  std::string line = "graph_fuzz --first " + std::to_string(seed) + " --count 1";
+  for (const Device& d : o.devices) line += " --backend " + d.name;
+  return line + (o.plugin.empty() ? "" : " --plugin " + o.plugin);
+}
+
 void report(const Options& o, uint64_t seed, int code, const char* text) {
   if (code > 128)
     std::printf("graph %llu: ended by signal %d (%s)\n", static_cast<unsigned long long>(seed),
                 code - 128, code - 128 == SIGALRM ? "it took too long" : strsignal(code - 128));
   else
     std::printf("graph %llu: %s\n", static_cast<unsigned long long>(seed), text);
+  if (o.brief) return;
   const std::set<int> skip = smaller(o, seed, o.skip, code > 128 ? code : kind_of(text));
   std::string list;
   for (const int piece : skip) list += (list.empty() ? "" : ",") + std::to_string(piece);
-  std::printf("--- with --first %llu --count 1 --skip '%s':\n",
-              static_cast<unsigned long long>(seed), list.c_str());
+  std::printf("--- %s --skip '%s':\n", replay_of(o, seed).c_str(), list.c_str());
   print_case(built(seed, skip).log);
   failure(o, seed, skip, true);
 }
 
-// Graphs from `from` on, until one differs or the time is over.
-int run_from(const Options& o, uint64_t from, Board& board, Clock::time_point start) {
-  auto last = Clock::now();
-  for (uint64_t seed = from; seed < o.first + o.count; ++seed) {
+// Takes graphs, until one differs, there are no more, or the time is over.
+int run_graphs(const Options& o, Shared& shared, Board& board, Clock::time_point start) {
+  auto told = Clock::now();
+  while (!shared.stop && seconds_since(start) <= o.seconds) {
+    const uint64_t seed = shared.next++;
+    if (seed >= o.first + o.count) return 0;
     board.current = seed;
-    if (seconds_since(start) > o.seconds) return 3;
     alarm(kMostSeconds);
     const Verdict v = judge(seed, o.skip, o.devices, board.counts);
     if (o.show) print_case(v.log);
@@ -120,41 +144,69 @@ int run_from(const Options& o, uint64_t from, Board& board, Clock::time_point st
       std::snprintf(board.text, sizeof board.text, "%s", v.text.c_str());
       return 1;
     }
-    if (seconds_since(last) > 10) {
-      std::fprintf(stderr, "%llu graphs\n", static_cast<unsigned long long>(board.counts.graphs));
-      last = Clock::now();
-    }
+    if (&board != shared.boards || seconds_since(told) < 10) continue;
+    std::fprintf(stderr, "%llu graphs\n", static_cast<unsigned long long>(seed - o.first));
+    told = Clock::now();
   }
   return 0;
 }
 
-void summary(const Options& o, const Counts& c, uint64_t n_failed, double seconds) {
+Counts sum_of(const Shared& shared) {
+  Counts all;
+  for (const Board& b : shared.boards) all.add(b.counts);
+  return all;
+}
+
+// Keeps o.n_jobs children at work. Returns the graphs that failed.
+std::vector<uint64_t> run_all(const Options& o, Shared& shared, Clock::time_point start) {
+  std::map<pid_t, Board*> children;
+  const auto add_child = [&](Board& board) {
+    const pid_t child = start_child([&] { return run_graphs(o, shared, board, start); });
+    if (child > 0) children[child] = &board;
+  };
+  for (uint64_t i = 0; i < o.n_jobs; ++i) add_child(shared.boards[i]);
+  std::vector<uint64_t> failed;
+  while (!children.empty()) {
+    int status = 0;
+    const pid_t child = waitpid(-1, &status, 0);
+    const auto found = children.find(child);
+    if (found == children.end()) break;
+    Board& board = *found->second;
+    children.erase(found);
+    const int code = code_of(status);
+    if (code == 0) continue;
+    failed.push_back(board.current);
+    if (!o.go_on) shared.stop = true;
+    report(o, board.current, code, board.text);
+    if (o.go_on) add_child(board);
+  }
+  return failed;
+}
+
+void summary(const Options& o, const Counts& c, const std::vector<uint64_t>& failed,
+             double seconds) {
   std::string devices;
-  for (const std::string& d : o.devices) devices += " " + d;
+  for (const Device& d : o.devices) devices += " " + d.name;
   std::printf(
-      "%llu graphs on%s, %llu runs, %llu values compared in %.1f s: %llu differ; %llu pieces were "
+      "%llu graphs on%s, %llu runs, %llu values compared in %.1f s: %zu differ; %llu pieces were "
       "refused by builders, %llu graphs have a piece that a device cannot run, in %llu a rounding "
       "moved, %llu have a value that is not finite\n",
       static_cast<unsigned long long>(c.graphs), devices.c_str(),
       static_cast<unsigned long long>(c.runs), static_cast<unsigned long long>(c.values), seconds,
-      static_cast<unsigned long long>(n_failed), static_cast<unsigned long long>(c.refused),
-      static_cast<unsigned long long>(c.unsupported), static_cast<unsigned long long>(c.jittered),
+      failed.size(), static_cast<unsigned long long>(c.refused),
+      static_cast<unsigned long long>(c.unsupported), static_cast<unsigned long long>(c.shaken),
       static_cast<unsigned long long>(c.infinite));
+  for (const uint64_t seed : failed) std::printf("differs: %s\n", replay_of(o, seed).c_str());
 }
 
-bool is_there(const std::string& device) {
+bool is_there(const Device& device) {
   return in_child([&] {
-           Counts counts;
-           RunSettings s;
-           s.seed = 1;
-           s.device = device;
            mica_context* context = nullptr;
            mica_device* opened = nullptr;
-           if (mica_context_create(nullptr, &context) != MICA_OK) return 1;
-           for (const mica_backend* b : {mica_backend_ref(), mica_backend_cpu(),
-                                         mica_backend_cuda(), mica_backend_vulkan()})
-             if (mica_context_add_backend(context, b) != MICA_OK) return 1;
-           return mica_device_open(context, device.c_str(), &opened) == MICA_OK ? 0 : 1;
+           const bool there = mica_context_create(nullptr, &context) == MICA_OK &&
+                              mica_context_add_backend(context, device.backend) == MICA_OK &&
+                              mica_device_open(context, device.name.c_str(), &opened) == MICA_OK;
+           return there ? 0 : 1;
          }) == 0;
 }
 
@@ -170,10 +222,12 @@ std::set<int> parse_skip(const char* text) {
 }
 
 bool parse(int argc, char** argv, Options& o) {
+  const std::map<std::string, bool*> flags = {
+      {"--show", &o.show}, {"--go-on", &o.go_on}, {"--brief", &o.brief}};
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
-    if (arg == "--show" || arg == "--go-on") {
-      (arg == "--show" ? o.show : o.go_on) = true;
+    if (const auto flag = flags.find(arg); flag != flags.end()) {
+      *flag->second = true;
       continue;
     }
     if (i + 1 == argc) return false;
@@ -182,54 +236,65 @@ bool parse(int argc, char** argv, Options& o) {
       o.first = std::strtoull(value, nullptr, 10);
     else if (arg == "--count")
       o.count = std::strtoull(value, nullptr, 10);
+    else if (arg == "--jobs")
+      o.n_jobs = std::strtoull(value, nullptr, 10);
     else if (arg == "--seconds")
       o.seconds = std::strtod(value, nullptr);
     else if (arg == "--backend")
-      o.devices.push_back(value);
+      o.names.push_back(value);
+    else if (arg == "--plugin")
+      o.plugin = value;
     else if (arg == "--skip")
       o.skip = parse_skip(value);
     else
       return false;
   }
-  if (o.devices.empty()) o.devices.push_back("cpu");
-  return true;
+  return o.n_jobs >= 1 && o.n_jobs <= kMostJobs;
 }
 
-int main_of(Options o) {
-  std::vector<std::string> there;
-  for (const std::string& d : o.devices) {
-    if (is_there(d))
-      there.push_back(d);
+// Throws std::runtime_error where a device's backend is none.
+void find_devices(Options& o) {
+  const mica_backend* loaded = o.plugin.empty() ? nullptr : conformance::load_plugin(o.plugin);
+  if (o.names.empty()) o.names.push_back(loaded != nullptr ? loaded->name : "cpu");
+  for (const std::string& name : o.names) {
+    const std::string base = name.substr(0, name.find(':'));
+    const mica_backend* backend =
+        loaded != nullptr && base == loaded->name ? loaded : conformance::builtin_backend(base);
+    if (backend == nullptr) throw std::runtime_error("no backend " + base);
+    const Device device{name, backend};
+    if (is_there(device))
+      o.devices.push_back(device);
     else
-      std::printf("%s: not run, it is not there\n", d.c_str());
+      std::printf("%s: not run, it is not there\n", name.c_str());
   }
-  o.devices = there;
-  if (there.empty()) return 77;
+}
+
+int main_of(Options& o) {
+  find_devices(o);
+  if (o.devices.empty()) return 77;
   void* memory =
-      mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+      mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return 2;
-  Board& board = *new (memory) Board();
+  Shared& shared = *new (memory) Shared();
+  shared.next = o.first;
   const auto start = Clock::now();
-  uint64_t n_failed = 0;
-  for (uint64_t from = o.first; from < o.first + o.count; from = board.current + 1) {
-    const int code = in_child([&] { return run_from(o, from, board, start); });
-    if (code == 0 || code == 3) break;
-    ++n_failed;
-    report(o, board.current, code, board.text);
-    if (!o.go_on) break;
-  }
-  summary(o, board.counts, n_failed, seconds_since(start));
-  return n_failed > 0 ? 1 : 0;
+  const std::vector<uint64_t> failed = run_all(o, shared, start);
+  summary(o, sum_of(shared), failed, seconds_since(start));
+  return failed.empty() ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace mica::fuzz
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   mica::fuzz::Options options;
   if (mica::fuzz::parse(argc, argv, options)) return mica::fuzz::main_of(options);
-  std::fprintf(stderr,
-               "graph_fuzz [--first N] [--count N] [--backend DEVICE]... [--seconds S] "
-               "[--skip PIECE,...] [--show] [--go-on]\n");
+  std::fprintf(
+      stderr,
+      "graph_fuzz [--first N] [--count N] [--backend DEVICE]... [--plugin FILE] [--jobs N] "
+      "[--seconds S] [--skip PIECE,...] [--show] [--go-on] [--brief]\n");
+  return 2;
+} catch (const std::exception& e) {
+  std::fprintf(stderr, "%s\n", e.what());
   return 2;
 }

@@ -1,12 +1,15 @@
 // The limits are those of a row of ops in tests/conformance/judge.cpp: the reference computes with
 // the numerics that the device declared, node by node, so that what is left are roundings of sums.
 // Where the limits are passed, because such a difference moved what is rounded later by a whole
-// step, an element may be off by what small changes of the reference's results make of it.
+// step, an element may be off by what small changes of the reference's results make of it. Cells of
+// a cache that are at the border of two steps, and stand in both within their own limits, are taken
+// from the device first: how far they moved what attention reads is then no difference.
 #include "tests/fuzz/graph_judge.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 namespace mica::fuzz {
 namespace {
@@ -15,10 +18,10 @@ using conformance::NodeNumerics;
 using conformance::Role;
 
 constexpr double kElement = 3e-5, kRms = 5e-6;  // of the output's root mean square
-constexpr double kJitterElement = 4, kJitterRms = 2;
+constexpr double kShakeElement = 4, kShakeRms = 2;
 constexpr double kTiny = 1e-37;
 constexpr double kMostBorderCells = 0.02;  // of a cache's cells that may be off by a step
-constexpr size_t kMostJitters = 24;
+constexpr size_t kMostShakes = 24;
 
 bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 double distance(double a, double b) {
@@ -94,7 +97,7 @@ std::string compare_values(const Seen& got, const Seen& want, const Spread& spre
     squares += d * d;
     double limit = base + (want.is_cells ? 1.01 * want.steps[i] : 0);
     if (!spread.element.empty()) {
-      limit += kJitterElement * std::max(spread.element[i], d > limit ? spread.of_row(i, n) : 0);
+      limit += kShakeElement * std::max(spread.element[i], d > limit ? spread.of_row(i, n) : 0);
       n_moved += spread.element[i] > base ? 1 : 0;
     }
     n_off += d > base ? 1 : 0;
@@ -109,7 +112,7 @@ std::string compare_values(const Seen& got, const Seen& want, const Spread& spre
     return got.name + ": " + std::to_string(n_off) + " elements are not the reference's";
   }
   const double error = std::sqrt(squares / all);
-  if (error <= kRms * size + kTiny + kJitterRms * spread.rms) return "";
+  if (error <= kRms * size + kTiny + kShakeRms * spread.rms) return "";
   return got.name + ": an RMS difference from the reference of " + number(error / size) +
          " of its RMS";
 }
@@ -121,36 +124,29 @@ bool rounds(const NodeNumerics& numerics) {
   return false;
 }
 
-const mica_backend* backend_of(const std::string& device) {
-  const std::string name = device.substr(0, device.find(':'));
-  if (name == "ref") return mica_backend_ref();
-  if (name == "cuda") return mica_backend_cuda();
-  if (name == "vulkan") return mica_backend_vulkan();
-  return mica_backend_cpu();
-}
-
-RunSettings on(uint64_t seed, const std::set<int>& skip, const std::string& device, bool unfused) {
+RunSettings on(uint64_t seed, const std::set<int>& skip, const Device& device, bool unfused) {
   RunSettings s;
   s.seed = seed;
   s.skip = skip;
-  s.device = device;
-  s.backend = backend_of(device);
+  s.device = device.name;
+  s.backend = device.backend;
   s.unfused = unfused;
   return s;
 }
 
 RunResult reference(uint64_t seed, const std::set<int>& skip, const std::string& how,
-                    const NodeNumerics& numerics) {
-  RunSettings s = on(seed, skip, "ref:f64" + how, how.empty());
+                    const NodeNumerics& numerics, const Cells* cells = nullptr) {
+  RunSettings s = on(seed, skip, {"ref:f64" + how, mica_backend_ref()}, how != ",fused");
   s.role = Role::kOracle;
   s.imposed = numerics;
+  s.cells = cells;
   return run(s);
 }
 
 // Builds on ref, and leaves out what the builders refuse.
 RunResult find_refused(uint64_t seed, std::set<int>& skip, Counts& counts) {
   for (;;) {
-    RunSettings s = on(seed, skip, "ref", false);
+    RunSettings s = on(seed, skip, {"ref", mica_backend_ref()}, false);
     s.build_only = true;
     RunResult r = run(s);
     if (r.stage != RunResult::kBuild || r.status == MICA_OK || r.piece < 0) return r;
@@ -164,7 +160,7 @@ class Judge {
   Judge(uint64_t seed, std::set<int> skip, Counts& counts)
       : seed_(seed), skip_(std::move(skip)), counts_(counts) {}
 
-  Verdict of(const std::vector<std::string>& devices) {
+  Verdict of(const std::vector<Device>& devices) {
     Verdict v;
     const std::set<int> asked = skip_;
     const RunResult built = find_refused(seed_, skip_, counts_);
@@ -172,8 +168,8 @@ class Judge {
     if (built.status != MICA_OK) return fail(v, "building", built);
     ++counts_.graphs;
     if (skip_ != asked)
-      for (const std::string& device : devices) same_refusal(v, device, asked);
-    for (const std::string& device : devices)
+      for (const Device& device : devices) same_refusal(v, device, asked);
+    for (const Device& device : devices)
       if (!v.fails()) compare(v, device);
     v.log.insert(v.log.end(), unsupported_.begin(), unsupported_.end());
     return v;
@@ -187,12 +183,13 @@ class Judge {
   }
 
   // What a builder refuses is refused with the same sentence on every device.
-  void same_refusal(Verdict& v, const std::string& device, const std::set<int>& asked) {
-    RunSettings here = on(seed_, asked, device, false), there = on(seed_, asked, "ref", false);
+  void same_refusal(Verdict& v, const Device& device, const std::set<int>& asked) {
+    RunSettings here = on(seed_, asked, device, false);
+    RunSettings there = on(seed_, asked, {"ref", mica_backend_ref()}, false);
     here.build_only = there.build_only = true;
     const RunResult a = run(here), b = run(there);
     if (!v.fails() && (a.status != b.status || a.text != b.text))
-      v.text = device + " says '" + a.text + "' while building, ref says '" + b.text + "'";
+      v.text = device.name + " says '" + a.text + "' while building, ref says '" + b.text + "'";
   }
 
   // Fused and unfused references have the same bits.
@@ -200,7 +197,7 @@ class Judge {
     if (plain_skip_ == skip_ && plain_.stage == RunResult::kDone) return true;
     plain_skip_ = skip_;
     plain_ = reference(seed_, skip_, "", {});
-    jitters_.clear();
+    shakes_ = imposed_ = {};
     v.log = plain_.log;
     if (done(v, "ref, unfused", plain_)) return false;
     const RunResult fused = reference(seed_, skip_, ",fused", {});
@@ -235,7 +232,7 @@ class Judge {
       }
   }
 
-  void compare(Verdict& v, const std::string& device) {
+  void compare(Verdict& v, const Device& device) {
     RunResult fused, unfused;
     bool unsupported = false;
     for (;;) {
@@ -245,32 +242,30 @@ class Judge {
       unsupported = true;
       if (fused.status != MICA_UNSUPPORTED || fused.text.empty() || fused.piece < 0) break;
       if (unfused.status != fused.status) {
-        v.text = device + ", unfused: " + mica_status_name(unfused.status) +
+        v.text = device.name + ", unfused: " + mica_status_name(unfused.status) +
                  ", fused: " + mica_status_name(fused.status) + ", " + fused.text + unfused.text;
         return;
       }
-      unsupported_.push_back(device + " cannot run: " + fused.text);
+      unsupported_.push_back(device.name + " cannot run: " + fused.text);
       if (!skip_.insert(fused.piece).second) break;
       // Without it other operands are there, and a later piece may be refused.
       if (find_refused(seed_, skip_, counts_).status != MICA_OK) break;
     }
     counts_.unsupported += unsupported ? 1 : 0;
-    if (!references(v) || done(v, device + ", fused", fused)) return;
+    if (!references(v) || done(v, device.name + ", fused", fused)) return;
     const RunResult again = run(on(seed_, skip_, device, false));
-    if (done(v, device + ", the second time", again)) return;
-    same_bits(v, device + ", the second time", again, fused, "the first run");
+    if (done(v, device.name + ", the second time", again)) return;
+    same_bits(v, device.name + ", the second time", again, fused, "the first run");
     unfused = run(on(seed_, skip_, device, true));
-    if (v.fails() || done(v, device + ", unfused", unfused)) return;
-    near(v, device + ", fused", fused);
-    if (!v.fails()) near(v, device + ", unfused", unfused);
+    if (v.fails() || done(v, device.name + ", unfused", unfused)) return;
+    near(v, device.name + ", fused", fused);
+    if (!v.fails()) near(v, device.name + ", unfused", unfused);
   }
 
   void near(Verdict& v, const std::string& what, const RunResult& got) {
     const bool plain = !rounds(got.numerics);
     if (!plain && (!rounded_.has || rounded_.numerics != got.numerics || rounded_.skip != skip_))
-      rounded_ = {true, got.numerics, skip_, reference(seed_, skip_, "", got.numerics)},
-      jitters_.clear();
-    if (plain != jitters_plain_) jitters_.clear(), jitters_plain_ = plain;
+      rounded_ = {true, got.numerics, skip_, reference(seed_, skip_, "", got.numerics)};
     const RunResult& want = plain ? plain_ : rounded_.result;
     if (done(v, "ref with the numerics of " + what, want)) return;
     if (got.events != want.events || got.runs.size() != want.runs.size()) {
@@ -291,18 +286,52 @@ class Judge {
     const Seen &g = got.runs[i][k], &w = want.runs[i][k];
     const bool integers = g.dtype == MICA_I32 || g.dtype == MICA_I64;
     if (g.exact || integers) return compare_bits(g, w, "the reference");
+    const std::string why = compare_values(g, w, {});
+    if (why.empty()) return why;
+    if (!std::exchange(is_shaken_, true)) ++counts_.shaken;
+    const NodeNumerics numerics = plain ? NodeNumerics{} : got.numerics;
+    Cells cells = g.is_cells ? Cells{} : cells_of(got);
+    if (cells == cells_of(want)) cells.clear();
+    if (cells.empty()) {
+      if (!shakes_.are_of(numerics, {})) shakes_ = {numerics, {}, {}};
+      return compare_shaken(g, w, i, k, shakes_);
+    }
+    if (!imposed_.are_of(numerics, cells)) {
+      imposed_ = {numerics, std::move(cells), {}};
+      imposed_base_ = reference(seed_, skip_, "", numerics, &imposed_.cells);
+    }
+    if (imposed_base_.stage != RunResult::kDone) return why;
+    return compare_shaken(g, imposed_base_.runs[i][k], i, k, imposed_);
+  }
+
+  // Runs of the reference whose results were moved a little, with the cells of a device or its own.
+  struct Shakes {
+    NodeNumerics numerics;
+    Cells cells;
+    std::vector<RunResult> runs;
+    bool are_of(const NodeNumerics& n, const Cells& c) const { return numerics == n && cells == c; }
+  };
+
+  std::string compare_shaken(const Seen& g, const Seen& w, size_t i, size_t k, Shakes& shakes) {
     Spread spread;
     for (size_t n = 0;; ++n) {
       const std::string why = compare_values(g, w, spread);
-      if (why.empty() || n == kMostJitters) return why;
-      if (n == jitters_.size()) {
-        counts_.jittered += n == 0 ? 1 : 0;
-        jitters_.push_back(reference(seed_, skip_, ",shake" + std::to_string(n + 1),
-                                     plain ? NodeNumerics{} : got.numerics));
-      }
-      if (jitters_[n].stage != RunResult::kDone) return why;
-      spread.add(jitters_[n].runs[i][k], w);
+      if (why.empty() || n == kMostShakes) return why;
+      if (n == shakes.runs.size())
+        shakes.runs.push_back(reference(seed_, skip_, ",shake" + std::to_string(n + 1),
+                                        shakes.numerics,
+                                        shakes.cells.empty() ? nullptr : &shakes.cells));
+      if (shakes.runs[n].stage != RunResult::kDone) return why;
+      spread.add(shakes.runs[n].runs[i][k], w);
     }
+  }
+
+  static Cells cells_of(const RunResult& r) {
+    Cells cells;
+    for (const auto& run : r.runs)
+      for (const Seen& s : run)
+        if (s.is_cells) cells.push_back(s.bytes);
+    return cells;
   }
 
   uint64_t seed_;
@@ -316,13 +345,14 @@ class Judge {
     std::set<int> skip;
     RunResult result;
   } rounded_;
-  std::vector<RunResult> jitters_;
-  bool jitters_plain_ = true;
+  Shakes shakes_, imposed_;
+  RunResult imposed_base_;
+  bool is_shaken_ = false;
 };
 
 }  // namespace
 
-Verdict judge(uint64_t seed, const std::set<int>& skip, const std::vector<std::string>& devices,
+Verdict judge(uint64_t seed, const std::set<int>& skip, const std::vector<Device>& devices,
               Counts& counts) {
   return Judge(seed, skip, counts).of(devices);
 }

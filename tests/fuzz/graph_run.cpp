@@ -1,10 +1,13 @@
 #include "tests/fuzz/graph_run.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <tuple>
 
 namespace mica::fuzz {
 namespace {
@@ -13,6 +16,28 @@ struct Failure {
   mica_status status;
   std::string text;
 };
+
+// A device of a context of its own, which the runs of all cases in a process share: opening one
+// takes as long as many a case.
+struct Opened {
+  mica_context* context = nullptr;
+  mica_device* device = nullptr;
+};
+Opened opened(const RunSettings& o, uint32_t n_threads) {
+  using Key = std::tuple<pid_t, const mica_backend*, std::string, conformance::Role, uint32_t>;
+  static std::map<Key, Opened> all;
+  const mica_backend* const backend = conformance::guarded(o.backend, o.role);
+  Opened& here = all[{getpid(), o.backend, o.device, o.role, n_threads}];
+  if (here.device != nullptr) return here;
+  mica_context_params params = MICA_CONTEXT_PARAMS_INIT;
+  params.n_threads = n_threads;
+  mica_status status =
+      here.context == nullptr ? mica_context_create(&params, &here.context) : MICA_OK;
+  if (status == MICA_OK) status = mica_context_add_backend(here.context, backend);
+  if (status == MICA_OK) status = mica_device_open(here.context, o.device.c_str(), &here.device);
+  if (status != MICA_OK) throw Failure{status, "the device cannot be opened"};
+  return here;
+}
 
 // A value of an extent: often at its ends.
 int64_t live_of(Rng& rng, int64_t max) {
@@ -41,8 +66,6 @@ class World {
     for (mica_graph* g : graphs_) mica_graph_release(g);
     mica_kv_cache_release(shared_.cache);
     mica_weights_release(shared_.weights);
-    mica_device_release(device_);
-    mica_context_release(context_);
     r_.log = std::move(shared_.log);
     r_.pieces = std::move(shared_.pieces);
   }
@@ -111,11 +134,9 @@ class World {
   }
 
   void open() {
-    mica_context_params params = MICA_CONTEXT_PARAMS_INIT;
-    params.n_threads = n_threads_;
-    check(mica_context_create(&params, &context_));
-    check(mica_context_add_backend(context_, conformance::guarded(o_.backend, o_.role)));
-    check(mica_device_open(context_, o_.device.c_str(), &device_));
+    const Opened here = opened(o_, n_threads_);
+    context_ = here.context;
+    device_ = here.device;
     check(mica_weights_create(device_, &shared_.weights));
     if (shared_.layers.empty()) return;
     mica_kv_params kv = MICA_KV_PARAMS_INIT;
@@ -296,7 +317,7 @@ class World {
              c.dtype,
              false,
              true,
-             {},
+             std::move(c.bytes),
              std::move(c.values),
              std::move(c.steps),
              {c.head_dim, c.n_kv_heads, 1, 1}};
@@ -351,6 +372,7 @@ RunResult run(const RunSettings& settings) {
   conformance::take_numerics(settings.role);
   conformance::guards_complaint(settings.role);
   conformance::impose_numerics(settings.role, settings.imposed);
+  impose_cells(settings.cells);
   try {
     World world(settings, result);
     world.all();

@@ -1,6 +1,7 @@
 // Makes and runs a random case on one device, watched by tests/conformance/guard.h.
 #pragma once
 #include "tests/conformance/guard.h"
+#include "tests/fuzz/graph_cells.h"
 #include "tests/fuzz/graph_maker.h"
 
 namespace mica::fuzz {
@@ -11,7 +12,7 @@ struct Seen {
   mica_dtype dtype;
   bool exact = false;  // the reference's bits are asked for
   bool is_cells = false;
-  std::vector<unsigned char> bytes;   // none of cells
+  std::vector<unsigned char> bytes;
   std::vector<double> values, steps;  // of cells: the distance to the next value in the dtype
   int64_t dim[4] = {1, 1, 1, 1};
 };
@@ -25,6 +26,7 @@ struct RunSettings {
   bool unfused = false;
   bool build_only = false;
   conformance::NodeNumerics imposed;
+  const Cells* cells = nullptr;  // of ref: that it stores instead of its own
 };
 
 struct RunResult {
