@@ -180,8 +180,15 @@ void cases_matmul_add(CaseList& list) {
   for (const Tokens t : {kNoneOfMany, kMostOfMany, kNoneOfOne})
     add_matmul_add(list, MICA_Q8_0, t, 96, 33, true);
   add_matmul_add(list, MICA_F16, kOne, 4096, kLong, false);
-  // The product and the residual seen in another shape; x of three dimensions, no row of it live.
+  // The product and the residual seen in another shape; a residual whose rows have gaps; x of three
+  // dimensions, no row of it live.
   for (const mica_dtype d : {MICA_F32, MICA_Q8_0}) {
+    add(list, "matmul_add", std::string("residual_slice.") + name_of(d), [=](CaseBuilder& b) {
+      const int64_t dim[] = {48, 5}, start[] = {2, 0};
+      const mica_tensor wide = b.input("r", MICA_F32, {51, 5});
+      b.output(mica_add(b.graph(), mica_view(b.graph(), wide, 2, dim, start),
+                        linear(b, "w", d, b.input("x", MICA_F32, {64, 5}), 64, 48)));
+    });
     add(list, "matmul_add", std::string("reshaped.") + name_of(d), [=](CaseBuilder& b) {
       const int64_t heads[] = {16, 3, 5};
       const mica_tensor y = linear(b, "w", d, b.input("x", MICA_F32, {64, 5}), 64, 48);

@@ -216,6 +216,29 @@ inline mica_status kv_append_one_per_mille(Run& r) {
 }
 inline mica_status extent_ignored_add(Run& r) { return extent_ignored(r); }
 inline mica_status extent_ignored_copy(Run& r) { return extent_ignored(r); }
+// Reads from where a view's base begins.
+inline mica_status copy_view_offset(Run& r) {
+  const mica_b_value& view = r.partition.values[r.node.input[0]];
+  uint64_t base = view.offset;
+  for (uint32_t i = 1; i < r.partition.n_values; ++i) {
+    const mica_b_value& v = r.partition.values[i];
+    const bool holds = v.storage == view.storage && v.buffer == view.buffer &&
+                       v.offset <= view.offset && v.offset + v.bytes >= view.offset + view.bytes;
+    if (holds && v.offset < base) base = v.offset;
+  }
+  r.in[0].data = static_cast<char*>(r.in[0].data) - (view.offset - base);
+  return r.reference();
+}
+// A claimed region knows an operand by its size alone: rows with gaps are read as packed ones.
+inline mica_status fused_add_by_size(Run& r) {
+  if (!r.is_fused()) return r.reference();
+  for (uint32_t k = 0; k < 2; ++k) {
+    HostTensor& x = r.in[k];
+    if (x.elements() != r.call.out.elements() || is_quantized(x.dtype)) continue;
+    for (int i = 1; i < 4; ++i) x.stride[i] = x.stride[i - 1] * x.max_dim[i - 1];
+  }
+  return r.reference();
+}
 // Writes before it has read: wrong where the result lies in an operand's memory.
 inline mica_status add_clears_first(Run& r) {
   each_result(r, [](double, int64_t, int64_t, int64_t, int64_t) { return 0.0; });

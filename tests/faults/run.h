@@ -78,6 +78,16 @@ class Run {
         for (int64_t i1 = 0; i1 < x.dim[1]; ++i1) f(i1, i2, i3);
   }
 
+  // The node is a member of a region that the backend claimed.
+  bool is_fused() const {
+    for (uint32_t i = 0; i < partition.n_regions; ++i) {
+      const mica_b_region& region = partition.regions[i];
+      for (uint32_t k = 0; region.claimed != 0 && k < region.n_members; ++k)
+        if (&partition.nodes[region.members[k]] == &node) return true;
+    }
+    return false;
+  }
+
   const mica_b_partition& partition;
   const mica_b_node& node;
   const OpDef& op;
