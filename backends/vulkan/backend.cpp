@@ -131,9 +131,10 @@ void plan_release(mica_b_plan* plan) {
   if (plan != nullptr) mica::destroy(of(plan).device().allocator, &of(plan));
 }
 
-// Beside buffers. Of a plan: its command buffers, of which a unit takes up to four dispatches with
-// their barriers. Once: the pipelines' code and tables of kernels (kCodeBytes), and, where the
-// host's memory is the device's, the ring that bytes are staged in.
+// In addition to buffers. For a plan: its command buffers, of which a unit takes up to four
+// dispatches with their barriers, and what kernels keep in constant memory (Constants). Once: the
+// pipelines' code (kCodeBytes), and, where the host's memory is the device's, the ring that bytes
+// are staged in.
 constexpr uint64_t kCodeBytes = uint64_t{32} << 20;
 constexpr uint64_t kPlanBytes = uint64_t{256} << 10;
 constexpr uint64_t kUnitBytes = 4096;

@@ -41,8 +41,12 @@ mica_status Constants::find(Device& d, const void* data, uint32_t bytes, uint64_
   return MICA_OK;
 }
 
-void Constants::close() {
-  for (const Block& b : blocks_) buffer_free(b.buffer);
+void Constants::close(uint64_t last_use) {
+  for (const Block& b : blocks_) {
+    Buffer& buffer = of(b.buffer);
+    buffer.last_use = std::max(buffer.last_use, last_use);
+    buffer_free(b.buffer);
+  }
   blocks_.clear();
   entries_.clear();
 }

@@ -225,7 +225,6 @@ void describe(const Device& d, VkPhysicalDevice physical, const char* name, cons
 void close(Device* d) {
   if (d->device != VK_NULL_HANDLE && d->api.vkDestroyDevice != nullptr) {
     settle(*d, d->submitted);
-    d->constants.close();
     d->transfer.close(*d);
     d->pipelines.close();
     if (d->pool != VK_NULL_HANDLE) d->api.vkDestroyCommandPool(d->device, d->pool, nullptr);

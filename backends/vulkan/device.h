@@ -2,7 +2,6 @@
 #pragma once
 #include <atomic>
 
-#include "backends/vulkan/constants.h"
 #include "backends/vulkan/guard_pages.h"
 #include "backends/vulkan/kernel.h"
 #include "backends/vulkan/loader.h"
@@ -13,8 +12,7 @@
 namespace mica::vulkan {
 
 struct Device {
-  explicit Device(const mica_host& h)
-      : host(h), allocator(*h.allocator), constants(allocator), pipelines(allocator) {}
+  explicit Device(const mica_host& h) : host(h), allocator(*h.allocator), pipelines(allocator) {}
 
   mica_host host;
   mica_allocator allocator;
@@ -47,7 +45,6 @@ struct Device {
   std::atomic<uint64_t> submitted{0};
   std::atomic<uint64_t> completed{0};  // as last seen
 
-  Constants constants;
   Pipelines pipelines;
   Transfer transfer;
 

@@ -53,8 +53,9 @@ class Recorder;  // recorder.h
 [[nodiscard]] mica_status dispatch(Recorder& recorder, const Dispatch& d);
 // Between two dispatches of one kernel: the second sees what the first wrote.
 void barrier(Recorder& recorder);
-// Device memory that holds these bytes for as long as the device is open, at a multiple of 16; for
-// tables that a kernel computes on the host. Equal bytes are kept once.
+// Device memory that holds these bytes for as long as what is being recorded lives, at a multiple
+// of 16: for arguments beyond push constants and tables that a kernel computes on the host. Equal
+// bytes are kept once.
 [[nodiscard]] mica_status constants(Recorder& recorder, const void* data, uint32_t bytes,
                                     uint64_t& out_address);
 

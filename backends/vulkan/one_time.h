@@ -7,10 +7,12 @@ namespace mica::vulkan {
 // A command buffer that is recorded, submitted and waited for.
 class OneTime {
  public:
-  explicit OneTime(Device& d) : device_(d), recorder_(d, error_) {}
+  explicit OneTime(Device& d)
+      : device_(d), constants_(d.allocator), recorder_(d, constants_, error_) {}
   ~OneTime() {
     if (commands_ != VK_NULL_HANDLE)
       device_.api.vkFreeCommandBuffers(device_.device, device_.pool, 1, &commands_);
+    constants_.close(value_);
   }
   OneTime(const OneTime&) = delete;
   OneTime& operator=(const OneTime&) = delete;
@@ -26,10 +28,9 @@ class OneTime {
     return fail_result(result, "vkAllocateCommandBuffers", error_);
   }
   mica_status run() {
-    uint64_t value = 0;
     MICA_TRY(recorder_.end());
-    MICA_TRY(submit_commands(device_, &commands_, 1, value, error_));
-    MICA_TRY(wait_value(device_, value, error_));
+    MICA_TRY(submit_commands(device_, &commands_, 1, value_, error_));
+    MICA_TRY(wait_value(device_, value_, error_));
     return check_messages(device_, error_);
   }
   Recorder& recorder() { return recorder_; }
@@ -38,7 +39,9 @@ class OneTime {
  private:
   Device& device_;
   Error error_;
+  Constants constants_;
   Recorder recorder_;
+  uint64_t value_ = 0;  // of its submission
   VkCommandBuffer commands_ = VK_NULL_HANDLE;
 };
 

@@ -20,9 +20,11 @@ constexpr size_t kAhead = 2;  // parts on the queue at a time: it never runs dry
 }  // namespace
 
 Plan::~Plan() {
-  if (next_ > 0) settle(device_, parts_[next_ - 1].value);
+  const uint64_t last_use = next_ > 0 ? parts_[next_ - 1].value : 0;
+  settle(device_, last_use);
   for (const Part& part : parts_)
     device_.api.vkFreeCommandBuffers(device_.device, device_.pool, 1, &part.commands);
+  constants_.close(last_use);
 }
 
 mica_status Plan::record_unit(Recorder& recorder, const mica_b_unit& unit, const uint64_t* bases,
@@ -52,7 +54,7 @@ mica_status Plan::compile(mica_b_buffer* const* buffers, Error& error) {
     if (!bases.push(buffers[i] != nullptr ? of(buffers[i]).address : 0) ||
         !buffers_.push(buffers[i] != nullptr ? &of(buffers[i]) : nullptr))
       return error.out_of_memory("a plan");
-  Recorder recorder(device_, error);
+  Recorder recorder(device_, constants_, error);
   MICA_TRY(begin_part(recorder, error));
   double work = 0;
   for (uint32_t i = 0; i < partition_.n_units; ++i) {

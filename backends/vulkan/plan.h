@@ -9,7 +9,8 @@ namespace mica::vulkan {
 class Plan {
  public:
   Plan(Device& d, const mica_b_partition& p)
-      : device_(d), partition_(p), buffers_(d.allocator), parts_(d.allocator) {}
+      : device_(d), partition_(p), buffers_(d.allocator), constants_(d.allocator),
+        parts_(d.allocator) {}
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -34,6 +35,7 @@ class Plan {
   Device& device_;
   const mica_b_partition& partition_;
   Vec<Buffer*> buffers_;
+  Constants constants_;
   Vec<Part> parts_;
   size_t next_ = 0;  // part to be submitted
   bool in_flight_ = false;
