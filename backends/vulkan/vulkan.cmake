@@ -43,7 +43,8 @@ function(vulkan_module name source defines)
   set(header ${PROJECT_BINARY_DIR}/vulkan/${name}.spv.h)
   add_custom_command(OUTPUT ${header}
     COMMAND ${MICA_GLSLANG} --target-env vulkan1.2 -g0 --quiet -I${PROJECT_SOURCE_DIR}
-            -I${vulkan_dir} ${defines} --depfile ${header}.d --vn spv_${name} -o ${header} ${source}
+            -I${vulkan_dir} -I${PROJECT_SOURCE_DIR}/core/include ${defines}
+            --depfile ${header}.d --vn spv_${name} -o ${header} ${source}
     DEPENDS ${source} DEPFILE ${header}.d VERBATIM COMMENT "Shader ${name}")
 endfunction()
 

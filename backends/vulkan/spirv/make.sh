@@ -20,7 +20,7 @@ while read -r source; do
       case $word in -D*) defines="$defines $word" ;; esac
     done
     # shellcheck disable=SC2086  # words of their own
-    "$glslang" --quiet --target-env vulkan1.2 -g0 -I. -Ibackends/vulkan $defines \
+    "$glslang" --quiet --target-env vulkan1.2 -g0 -I. -Ibackends/vulkan -Icore/include $defines \
       --depfile "$out/$module.d" -o "$out/$module.spv" "$source"
     # Make's syntax, one line: the module, a colon, its sources.
     sed 's/^[^:]*://; s/\\$//' "$out/$module.d" | tr -s ' \n' '\n\n' |

@@ -31,20 +31,23 @@ uint tid() { return gl_LocalInvocationID.x; }
 uint max_seqs() { return push.seqs_tokens & 0xffffu; }
 uint n_tokens() { return live_count(push.live, push.seqs_tokens >> 16); }
 
-// --- the table (mica/kv_cache.h) -----------------------------------------------------------------
+// --- the table (mica/kv_table.h) -----------------------------------------------------------------
 
 uint table_count(uint word, uint most) {
   return uint(clamp(I32P(push.table).v[word], 0, int(most)));
 }
 uint n_seqs() { return table_count(0u, max_seqs()); }
-uint n_entries() { return table_count(2u + max_seqs() + n_seqs(), push.max_entries); }
+uint n_entries() {
+  return table_count(MICA_KV_TABLE_STARTS(max_seqs()) + n_seqs(), push.max_entries);
+}
 // Begin and end of a sequence's tokens, and of its entries.
 uvec2 seq_tokens(uint i_seq, uint n) {
-  const uint begin = table_count(1u + i_seq, n);
-  return uvec2(begin, max(begin, table_count(2u + i_seq, n)));
+  const uint word = MICA_KV_TABLE_SPANS + i_seq;
+  const uint begin = table_count(word, n);
+  return uvec2(begin, max(begin, table_count(word + 1u, n)));
 }
 uvec2 seq_entries(uint i_seq, uint n) {
-  const uint word = 2u + max_seqs() + i_seq;
+  const uint word = MICA_KV_TABLE_STARTS(max_seqs()) + i_seq;
   const uint begin = table_count(word, n);
   return uvec2(begin, max(begin, table_count(word + 1u, n)));
 }
@@ -54,11 +57,15 @@ struct Entry {
   int base, div;
 };
 Entry entry_at(uint i) {
-  const uint64_t words = push.table + (3u + 2u * max_seqs() + 6u * i) * 4u;
-  const int page = I32P(words).v[0], first = I32P(words).v[1], n = I32P(words).v[2];
-  Entry e = Entry(uint(page), uint(first), uint(n), I32P(words).v[3], I32P(words).v[4]);
-  const bool wrong = page < 0 || uint(page) >= push.n_pages || first < 0 || first > 64 || n < 0 ||
-                     n > 64 - first || e.div < 1;
+  const uint word = MICA_KV_TABLE_ENTRIES(max_seqs()) + MICA_KV_ENTRY_WORDS * i;
+  I32P words = I32P(push.table + word * 4u);
+  const int page = words.v[MICA_KV_ENTRY_PAGE];
+  const int first = words.v[MICA_KV_ENTRY_FIRST_CELL], n = words.v[MICA_KV_ENTRY_N_CELLS];
+  Entry e = Entry(uint(page), uint(first), uint(n), words.v[MICA_KV_ENTRY_BASE],
+                  words.v[MICA_KV_ENTRY_DIV]);
+  const bool wrong = page < 0 || uint(page) >= push.n_pages || first < 0 ||
+                     first > MICA_KV_PAGE_CELLS || n < 0 || n > MICA_KV_PAGE_CELLS - first ||
+                     e.div < 1;
   if (wrong) e = Entry(0u, 0u, 0u, 0, 1);
   return e;
 }

@@ -1,4 +1,6 @@
 // Pages of the KV cache, as backends/vulkan/kv.h says.
+#include "mica/kv_table.h"
+
 struct Page {
   uint dtype;
   uint row_elems;  // of a stored row
@@ -14,12 +16,12 @@ Page page_of(uint dtype, uint head_dim) {
     p.n_blocks = (head_dim + 31u) / 32u;
     p.row_elems = p.n_blocks * 32u;
     p.row_bytes = p.n_blocks * (dtype == MICA_Q8_0 ? 32u : 16u);
-    p.head_bytes = 64u * (p.row_bytes + p.n_blocks * 2u);
+    p.head_bytes = MICA_KV_PAGE_CELLS * (p.row_bytes + p.n_blocks * 2u);
   } else {
     p.n_blocks = 0u;
     p.row_elems = (head_dim + 7u) / 8u * 8u;
     p.row_bytes = p.row_elems * (dtype == MICA_F32 ? 4u : 2u);
-    p.head_bytes = 64u * p.row_bytes;
+    p.head_bytes = MICA_KV_PAGE_CELLS * p.row_bytes;
   }
   return p;
 }
@@ -29,5 +31,5 @@ uint64_t head_at(Page p, uint64_t state, uint i_page, uint n_kv_heads, uint i_kv
   return state + (uint64_t(i_page) * n_kv_heads + i_kv_head) * p.head_bytes;
 }
 uint scale_at(Page p, uint cell, uint block) {
-  return 64u * p.row_bytes + (cell * p.n_blocks + block) * 2u;
+  return MICA_KV_PAGE_CELLS * p.row_bytes + (cell * p.n_blocks + block) * 2u;
 }

@@ -43,7 +43,7 @@ Unit find_unit(bool by_token, uint key) {
   Unit u;
   if (!has(kManySeqs)) {
     // No load waits for another.
-    const uint all_entries = table_count(3u + max_seqs(), push.max_entries);
+    const uint all_entries = table_count(MICA_KV_TABLE_STARTS(max_seqs()) + 1u, push.max_entries);
     u.tokens = seq_tokens(0u, n);
     if (count == 0u) u.tokens = uvec2(0u);
     u.entries = seq_entries(0u, all_entries);

@@ -60,8 +60,9 @@ void main() {
   const int slot = I32P(push.slots).v[token];
   if (slot < 0 || uint(slot) >= push.n_cells) return;
   const uint64_t row = push.rows + token * push.s_token + i_head * push.s_head;
-  const uint64_t head = head_at(p, push.state, uint(slot) / 64u, push.n_kv_heads, i_head);
-  const uint cell = uint(slot) % 64u;
+  const uint64_t head =
+      head_at(p, push.state, uint(slot) / MICA_KV_PAGE_CELLS, push.n_kv_heads, i_head);
+  const uint cell = uint(slot) % MICA_KV_PAGE_CELLS;
   if (p.n_blocks != 0u) {
     store_quantized(p, row, piece, head, cell);
   } else {

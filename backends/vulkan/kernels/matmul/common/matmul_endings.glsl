@@ -26,9 +26,9 @@ void put_cell(uint i, uint m, uint n, float v) {
   if (slot < 0 || uint(slot) >= Table(p.table).n_cells[i - 1u]) return;
   const uint head_dim = head_dim_of(i), dtype = cell_type(i);
   const Page page = page_of(dtype, head_dim);
-  const uint64_t head = head_at(page, i == 1u ? p.y[1] : p.y[2], uint(slot) / 64u,
+  const uint64_t head = head_at(page, i == 1u ? p.y[1] : p.y[2], uint(slot) / MICA_KV_PAGE_CELLS,
                                 (i == 1u ? p.n[1] : p.n[2]) / head_dim, n / head_dim);
-  store_float(dtype, head + uint(slot) % 64u * page.row_bytes, n % head_dim, v);
+  store_float(dtype, head + uint(slot) % MICA_KV_PAGE_CELLS * page.row_bytes, n % head_dim, v);
 }
 
 // A pair of rows of one weight: biases, RoPE if the pair is one of it, and to their places.
