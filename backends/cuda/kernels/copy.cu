@@ -1,7 +1,7 @@
 // copy: values packed, in the same or another dtype, from any strides, and from packed weights.
-#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/plain_rows.cuh"
 #include "backends/cuda/quant/weight_type.h"
+#include "backends/gpu/layouts.h"
 #include "ops/copy_args.h"
 
 namespace mica::cuda {
@@ -237,7 +237,7 @@ mica_status record(const Call& call, Recorder& recorder) {
 }
 
 constexpr Kernel kRows[] = {
-    {"copy", "", supports, numerics_exact, workspace, record, takes_weight}};
+    {"copy", "", supports, numerics_exact, workspace, record, gpu::takes_weight<kLayoutRows8>}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -1,7 +1,7 @@
 // get_rows: rows of a table by their numbers, as F32. A table in any layout of weights, plain or
 // quantized values of the step.
-#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/quant/weight_type.h"
+#include "backends/gpu/layouts.h"
 
 namespace mica::cuda {
 namespace {
@@ -32,7 +32,8 @@ mica_status record(const Call& c, Recorder& r) {
   return type.get_rows(r, a);
 }
 
-constexpr Kernel rows[] = {{"get_rows", "", supports, numerics, nullptr, record, takes_weight}};
+constexpr Kernel rows[] = {
+    {"get_rows", "", supports, numerics, nullptr, record, gpu::takes_weight<kLayoutRows8>}};
 
 }  // namespace
 }  // namespace mica::cuda

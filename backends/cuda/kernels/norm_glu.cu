@@ -1,6 +1,6 @@
 // norm_glu: core/fusions/norm_glu.cpp's region, of a few rows, in one kernel.
-#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused.cuh"
+#include "backends/gpu/layouts.h"
 
 namespace mica::cuda {
 namespace {
@@ -35,7 +35,8 @@ mica_status record(const Call& c, Recorder& r) {
   return launch_fused(r, a);
 }
 
-constexpr Kernel rows[] = {{"norm_glu", "", supports, numerics, nullptr, record, takes_weight}};
+constexpr Kernel rows[] = {
+    {"norm_glu", "", supports, numerics, nullptr, record, gpu::takes_weight<kLayoutRows8>}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -1,7 +1,7 @@
 // norm_matmul: core/fusions/norm_matmul.cpp's region, of a few rows, in one kernel; and that
 // kernel, which the other regions of matmuls use too.
-#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
+#include "backends/gpu/layouts.h"
 
 namespace mica::cuda {
 namespace {
@@ -26,7 +26,8 @@ mica_status record(const Call& c, Recorder& r) {
   return launch_fused(r, a);
 }
 
-constexpr Kernel rows[] = {{"norm_matmul", "", supports, numerics, nullptr, record, takes_weight}};
+constexpr Kernel rows[] = {
+    {"norm_matmul", "", supports, numerics, nullptr, record, gpu::takes_weight<kLayoutRows8>}};
 
 }  // namespace
 

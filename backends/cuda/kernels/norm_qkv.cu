@@ -4,9 +4,9 @@
 #include <algorithm>
 
 #include "backends/cuda/kernels/attention/kv_block.cuh"
-#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
+#include "backends/gpu/layouts.h"
 #include "backends/gpu/norm_qkv.h"
 #include "ops/rope.h"
 
@@ -273,7 +273,8 @@ mica_status record(const Call& c, Recorder& r) {
                 dim3(kBlockThreads), 0, blocks);
 }
 
-constexpr Kernel rows[] = {{"norm_qkv", "", supports, numerics, workspace, record, takes_both}};
+constexpr Kernel rows[] = {{"norm_qkv", "", supports, numerics, workspace, record,
+                            gpu::takes_both<kLayoutRows8, kLayoutKvPage>}};
 
 }  // namespace
 }  // namespace mica::cuda

@@ -23,7 +23,7 @@ const char* supports(const Call& c) {
   const Call &add = c.members[kAdd], &norm = c.members[kNorm];
   for (const Tensor* t : {&add.in[0], &add.in[1], &norm.in[1], &norm.out}) {
     if (t->dtype != MICA_F32) return "a tensor is not F32";
-    if (const char* why = plain_operand(*t); why != nullptr) return why;
+    if (const char* why = sized_operand(*t); why != nullptr) return why;
     if (t->rank > 2 || t->dim[2] != 1 || t->dim[3] != 1) return "x has several slices";
     if (t->stride[0] != 4) return "the elements of a row are not adjacent";
   }

@@ -1,6 +1,5 @@
 // argmax: the lowest index of a row's largest element. Long rows are cut into pieces.
 #include "backends/vulkan/kernels/common/launch.h"
-#include "backends/vulkan/layout.h"
 
 MICA_VULKAN_SHADER(argmax)
 
@@ -19,7 +18,6 @@ struct Push {
 };
 
 const char* supports(const Call& c) {
-  if (c.in[0].layout != kLayoutPlain) return "x is a repacked weight";
   for (int i = 0; i < 4; ++i)
     if (c.in[0].dim[i] > INT32_MAX) return "a dimension of 2^31 or more";
   return nullptr;

@@ -30,9 +30,6 @@ bool fits(const Tensor& t) {
 }
 
 const char* supports(const Call& call) {
-  for (uint32_t i = 0; i < 2; ++i)
-    if (call.in[i].layout != 0)
-      return "an input is a weight in the layout of matmul: mica_copy it first";
   return fits(call.in[0]) && fits(call.in[1]) && fits(call.out) ? nullptr
                                                                 : "a tensor has more than 8 GiB";
 }

@@ -1,6 +1,6 @@
 // copy: values packed, in the same or another dtype, bit by bit as the reference does; of a packed
 // weight through the blocks that files have.
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/kernels/common/weight.h"
 #include "mica/dtype.h"
@@ -60,12 +60,9 @@ struct PlanesPush {
   uint32_t n_row_blocks, dtype;
 };
 
-bool is_packed_weight(const Tensor& x) {
-  return x.storage == MICA_B_WEIGHT && x.layout == kLayoutPlanes;
-}
+bool is_packed_weight(const Tensor& x) { return x.layout == kLayoutPlanes; }
 
 const char* supports(const Call& c) {
-  if (c.in[0].layout != kLayoutPlain && !is_packed_weight(c.in[0])) return "x is a page of a cache";
   for (int i = 0; i < 4; ++i)
     if (c.in[0].dim[i] > UINT32_MAX) return "a dimension of 2^32 or more";
   if (cut_of(c).n > UINT32_MAX) return "2^32 elements or more";
@@ -134,7 +131,8 @@ mica_status record(const Call& c, Recorder& recorder) {
   return record_plain(blocks, recorder);
 }
 
-constexpr Kernel kKernels[] = {{"copy", "", supports, numerics, workspace, record, takes_weight}};
+constexpr Kernel kKernels[] = {
+    {"copy", "", supports, numerics, workspace, record, gpu::takes_weight<kLayoutPlanes>}};
 
 }  // namespace
 }  // namespace mica::vulkan

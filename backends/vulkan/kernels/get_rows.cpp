@@ -1,5 +1,5 @@
 // get_rows: rows of a table by index, decoded to F32; reads weights in both layouts.
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/kernels/common/weight.h"
 
@@ -19,9 +19,6 @@ struct Push {
 
 const char* supports(const Call& c) {
   const Tensor& table = c.in[0];
-  if (table.storage == MICA_B_STATE) return "the table is a page of a cache";
-  if (table.layout != kLayoutPlain && table.layout != kLayoutPlanes)
-    return "the table is in a layout of another kernel";
   if (table.dim[0] > INT32_MAX || table.dim[1] > INT32_MAX || c.in[1].dim[0] > INT32_MAX)
     return "the table has a dimension of 2^31 or more";
   return nullptr;
@@ -54,7 +51,8 @@ mica_status record(const Call& c, Recorder& recorder) {
                 {kThreads, 1, 1, static_cast<uint32_t>(table.dtype), wide}, push, groups);
 }
 
-constexpr Kernel kRows[] = {{"get_rows", "", supports, numerics, nullptr, record, takes_weight}};
+constexpr Kernel kRows[] = {
+    {"get_rows", "", supports, numerics, nullptr, record, gpu::takes_weight<kLayoutPlanes>}};
 
 }  // namespace
 }  // namespace mica::vulkan

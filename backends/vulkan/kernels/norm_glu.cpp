@@ -1,5 +1,5 @@
 // norm_glu: core/fusions/norm_glu.cpp's region, in one dispatch of few columns, in three of more.
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 #include "ops/norm_args.h"
 
@@ -49,7 +49,8 @@ mica_status record(const Call& c, Recorder& recorder) {
   return record_fused(caps_of(c.members[kNorm]), fused_of(c), c.workspace, recorder);
 }
 
-constexpr Kernel kRows[] = {{"norm_glu", "", supports, numerics, workspace, record, takes_weight}};
+constexpr Kernel kRows[] = {
+    {"norm_glu", "", supports, numerics, workspace, record, gpu::takes_weight<kLayoutPlanes>}};
 
 }  // namespace
 }  // namespace mica::vulkan

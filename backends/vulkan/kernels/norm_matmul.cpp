@@ -1,6 +1,6 @@
 // norm_matmul: core/fusions/norm_matmul.cpp's region: of few columns a dispatch for each type of
 // weights, all of one wave.
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 #include "ops/norm_args.h"
 
@@ -58,7 +58,7 @@ mica_status record(const Call& c, Recorder& recorder) {
 }
 
 constexpr Kernel kRows[] = {
-    {"norm_matmul", "", supports, numerics, workspace, record, takes_weight}};
+    {"norm_matmul", "", supports, numerics, workspace, record, gpu::takes_weight<kLayoutPlanes>}};
 
 }  // namespace
 }  // namespace mica::vulkan

@@ -1,15 +1,15 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, with a cache of plain elements: of few columns a
 // dispatch for each type of weights, all of one wave.
-#include "backends/vulkan/kernels/common/layouts.h"
 #include "backends/gpu/norm_qkv.h"
 
 #include <cstddef>
 
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 #include "backends/vulkan/kernels/rope_angle.h"
 #include "backends/vulkan/kv.h"
-#include "ops/rope.h"
 #include "ops/norm_args.h"
+#include "ops/rope.h"
 
 namespace mica::vulkan {
 namespace {
@@ -119,7 +119,8 @@ mica_status record(const Call& c, Recorder& recorder) {
   return record_fused(caps_of(*m.norm), f, c.workspace, recorder);
 }
 
-constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, record, takes_both}};
+constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, record,
+                             gpu::takes_both<kLayoutPlanes, kLayoutKvPage>}};
 
 }  // namespace
 }  // namespace mica::vulkan

@@ -31,7 +31,6 @@ const char* supports(const Call& call) {
   for (uint32_t i = 0; divides && i < a.n_rot / 2; ++i)
     if (std::fabs(rope_turns(a, i)) >= 1)
       return "with frequency factors, a pair turns more than once";
-  if (call.in[kPositions].layout != 0) return "the positions are a weight";
   return float_operand(x);
 }
 

@@ -1,7 +1,6 @@
 // sample: a token of each row of logits (the rule: ops/sample.h). Many workgroups look a row over,
 // one chooses.
 #include "backends/vulkan/kernels/common/launch.h"
-#include "backends/vulkan/layout.h"
 
 MICA_VULKAN_SHADER(sample_look)
 MICA_VULKAN_SHADER(sample_choose)
@@ -36,7 +35,6 @@ uint64_t row_bytes(const Call& c) {
 }
 
 const char* supports(const Call& c) {
-  if (c.in[kLogits].layout != kLayoutPlain) return "logits are a repacked weight";
   if (c.in[kLogits].dim[1] > kFoldGroups) return "more than 65535 rows";
   if (pieces_of(c) > kFoldGroups) return "more than 2^28 tokens";
   return nullptr;

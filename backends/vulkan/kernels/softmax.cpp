@@ -1,6 +1,5 @@
 // softmax of scale * x + mask over rows.
 #include "backends/vulkan/kernels/common/launch.h"
-#include "backends/vulkan/layout.h"
 #include "ops/softmax_args.h"
 
 MICA_VULKAN_SHADER(softmax)
@@ -17,8 +16,6 @@ struct Push {
 };
 
 const char* supports(const Call& c) {
-  if (c.in[0].layout != kLayoutPlain || c.in[1].layout != kLayoutPlain)
-    return "an input is a repacked weight";
   for (int i = 0; i < 4; ++i)
     if (c.in[0].dim[i] > INT32_MAX) return "a dimension of 2^31 or more";
   return nullptr;

@@ -1,6 +1,5 @@
 // top_k: the indices of the k largest elements of each row.
 #include "backends/vulkan/kernels/common/launch.h"
-#include "backends/vulkan/layout.h"
 #include "ops/top_k_args.h"
 
 MICA_VULKAN_SHADER(top_k)
@@ -18,7 +17,6 @@ struct Push {
 };
 
 const char* supports(const Call& c) {
-  if (c.in[0].layout != kLayoutPlain) return "x is a repacked weight";
   for (int i = 0; i < 4; ++i)
     if (c.in[0].dim[i] > INT32_MAX) return "a dimension of 2^31 or more";
   return nullptr;

@@ -4,7 +4,7 @@
 #include "backends/cuda/kernels/attention/attention_decode.cuh"
 #include "backends/cuda/kernels/attention/attention_naive.cuh"
 #include "backends/cuda/kernels/attention/attention_tile.cuh"
-#include "backends/cuda/kernels/layouts.cuh"
+#include "backends/gpu/layouts.h"
 
 namespace mica::cuda {
 namespace {
@@ -182,9 +182,11 @@ mica_status naive_record(const Call& call, Recorder& recorder) {
 
 constexpr Kernel kRows[] = {
     {"attention", "decode", decode_supports, numerics_f32, decode_workspace, decode_record,
-     takes_page},
-    {"attention", "tile", tile_supports, numerics_f32, tile_workspace, tile_record, takes_page},
-    {"attention", "naive", supports, numerics_f32, nullptr, naive_record, takes_page},
+     gpu::takes_page<kLayoutKvPage>},
+    {"attention", "tile", tile_supports, numerics_f32, tile_workspace, tile_record,
+     gpu::takes_page<kLayoutKvPage>},
+    {"attention", "naive", supports, numerics_f32, nullptr, naive_record,
+     gpu::takes_page<kLayoutKvPage>},
 };
 
 }  // namespace

@@ -1,8 +1,8 @@
 // kv_append: rows of K or V into the cells of a cache, converted to its type bit by bit as the
 // reference encoders do.
 #include "backends/cuda/kernels/attention/kv_block.cuh"
-#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/plain_rows.cuh"
+#include "backends/gpu/layouts.h"
 
 namespace mica::cuda {
 namespace {
@@ -139,7 +139,7 @@ mica_status record(const Call& call, Recorder& recorder) {
 }
 
 constexpr Kernel kRows[] = {
-    {"kv_append", "", supports, numerics_exact, nullptr, record, takes_page}};
+    {"kv_append", "", supports, numerics_exact, nullptr, record, gpu::takes_page<kLayoutKvPage>}};
 
 }  // namespace
 }  // namespace mica::cuda

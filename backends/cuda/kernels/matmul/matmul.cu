@@ -1,10 +1,10 @@
 // matmul: which of the kernels multiplies, and bringing x to the form that tiles want. The kernels
 // are in matmul_*.cuh and compiled once a type of weight, in quant/<type>.cu.
-#include "backends/cuda/kernels/layouts.cuh"
 #include "backends/cuda/kernels/matmul/matmul_lt.cuh"
 #include "backends/cuda/kernels/matmul/matmul_stream.cuh"
 #include "backends/cuda/kernels/matmul/matmul_tiles.cuh"
 #include "backends/cuda/kernels/matmul/matmul_wgmma.cuh"
+#include "backends/gpu/layouts.h"
 
 namespace mica::cuda {
 
@@ -243,13 +243,15 @@ mica_status record_naive(const Call& c, Recorder& r) {
 
 constexpr Kernel rows[] = {
     {"matmul", "matvec", supports_matvec, numerics_matvec, workspace_matvec, record_matvec,
-     takes_weight},
-    {"matmul", "cublaslt", supports_lt, numerics_halves, workspace_lt, record_lt, takes_weight},
+     gpu::takes_weight<kLayoutRows8>},
+    {"matmul", "cublaslt", supports_lt, numerics_halves, workspace_lt, record_lt,
+     gpu::takes_weight<kLayoutRows8>},
     {"matmul", "wgmma", supports_wgmma, numerics_halves, workspace_wgmma, record_wgmma,
-     takes_weight},
+     gpu::takes_weight<kLayoutRows8>},
     {"matmul", "tiles", supports_tiles, numerics_tiles, workspace_tiles, record_tiles,
-     takes_weight},
-    {"matmul", "naive", supports_any, numerics_naive, nullptr, record_naive, takes_weight},
+     gpu::takes_weight<kLayoutRows8>},
+    {"matmul", "naive", supports_any, numerics_naive, nullptr, record_naive,
+     gpu::takes_weight<kLayoutRows8>},
 };
 
 }  // namespace

@@ -4,7 +4,7 @@
 // workspace are sized by maxima; who does what is read from the table (attention_units.glsl).
 #include <algorithm>
 
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/kernels/common/paths.h"
 #include "backends/vulkan/kv.h"
@@ -309,9 +309,11 @@ mica_status record_coop(const Call& call, Recorder& recorder) {
 }
 
 constexpr Kernel kKernels[] = {
-    {"attention", "coop", supports_coop, numerics, workspace, record_coop, takes_page},
-    {"attention", "tile", supports, numerics, workspace, record, takes_page},
-    {"attention", "naive", supports_naive, numerics, nullptr, record_naive, takes_page},
+    {"attention", "coop", supports_coop, numerics, workspace, record_coop,
+     gpu::takes_page<kLayoutKvPage>},
+    {"attention", "tile", supports, numerics, workspace, record, gpu::takes_page<kLayoutKvPage>},
+    {"attention", "naive", supports_naive, numerics, nullptr, record_naive,
+     gpu::takes_page<kLayoutKvPage>},
 };
 
 }  // namespace

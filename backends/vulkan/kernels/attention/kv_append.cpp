@@ -1,6 +1,6 @@
 // kv_append: rows of K or V to their cells, encoded bit by bit as ops/dtypes does. A slot that two
 // tokens name gets either row: the cache never makes such slots.
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/kv.h"
 
@@ -59,7 +59,8 @@ mica_status record(const Call& c, Recorder& recorder) {
   return launch(recorder, shader_kv_append, {kThreads, 1, 1}, push, folded_threads(n, kThreads));
 }
 
-constexpr Kernel kKernels[] = {{"kv_append", "", supports, numerics, nullptr, record, takes_page}};
+constexpr Kernel kKernels[] = {
+    {"kv_append", "", supports, numerics, nullptr, record, gpu::takes_page<kLayoutKvPage>}};
 
 }  // namespace
 }  // namespace mica::vulkan

@@ -41,15 +41,12 @@ inline bool fits_32(const Tensor& t) {
   for (int i = 0; i < 4; ++i) last += (t.dim[i] - 1) * (t.stride[i] / elem_bytes(t.dtype));
   return last <= UINT32_MAX && elements_of(t) <= UINT32_MAX;
 }
-// Kernels here read plain rows; only matmul, get_rows and copy read the layouts of weights.
-inline const char* plain_operand(const Tensor& t) {
-  if (t.absent()) return nullptr;
-  if (t.layout != 0) return "an input is a weight in the layout of matmul: mica_copy it first";
+inline const char* sized_operand(const Tensor& t) {
   return fits_32(t) ? nullptr : "a tensor has more than 2^32 elements";
 }
 inline const char* float_operand(const Tensor& t) {
   if (!t.absent() && !is_float(t.dtype)) return "an input is not f32, f16 or bf16";
-  return plain_operand(t);
+  return sized_operand(t);
 }
 inline const char* float_inputs(const Call& call) {
   for (uint32_t i = 0; i < call.n_in; ++i)

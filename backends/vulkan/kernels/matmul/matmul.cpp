@@ -2,7 +2,7 @@
 // slice j / (b / c) of w. Few columns go through teams of invocations that each read whole rows of
 // w, many through tiles, or through matrix units where there are any; the naive variant is one
 // invocation an output.
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_gemm.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_stream.h"
 
@@ -176,13 +176,17 @@ mica_status record(const Call& c, Recorder& recorder) {
 
 constexpr Kernel kRows[] = {
     {"matmul", "stream", stream_supports, numerics_f16_w, stream::workspace, stream::record,
-     takes_weight},
-    {"matmul", "vec", vec::supports, numerics_q8_32, nullptr, vec::record, takes_weight},
-    {"matmul", "gemm", gemm::supports, numerics_f16_w, gemm::workspace, gemm::record, takes_weight},
-    {"matmul", "tile", tile::supports, numerics_f16, tile::workspace, tile::record, takes_weight},
+     gpu::takes_weight<kLayoutPlanes>},
+    {"matmul", "vec", vec::supports, numerics_q8_32, nullptr, vec::record,
+     gpu::takes_weight<kLayoutPlanes>},
+    {"matmul", "gemm", gemm::supports, numerics_f16_w, gemm::workspace, gemm::record,
+     gpu::takes_weight<kLayoutPlanes>},
+    {"matmul", "tile", tile::supports, numerics_f16, tile::workspace, tile::record,
+     gpu::takes_weight<kLayoutPlanes>},
     {"matmul", "vec_float", vec_float::supports, numerics_f32, nullptr, vec_float::record,
-     takes_weight},
-    {"matmul", "naive", naive::supports, numerics_f32, nullptr, naive::record, takes_weight},
+     gpu::takes_weight<kLayoutPlanes>},
+    {"matmul", "naive", naive::supports, numerics_f32, nullptr, naive::record,
+     gpu::takes_weight<kLayoutPlanes>},
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 // matmul_add: core/fusions/matmul_add.cpp's region, in one dispatch of few columns, in three of
 // more.
-#include "backends/vulkan/kernels/common/layouts.h"
+#include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 
 namespace mica::vulkan {
@@ -51,7 +51,7 @@ mica_status record(const Call& c, Recorder& recorder) {
 }
 
 constexpr Kernel kRows[] = {
-    {"matmul_add", "", supports, numerics, workspace, record, takes_weight}};
+    {"matmul_add", "", supports, numerics, workspace, record, gpu::takes_weight<kLayoutPlanes>}};
 
 }  // namespace
 }  // namespace mica::vulkan

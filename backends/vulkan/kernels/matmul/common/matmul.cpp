@@ -11,8 +11,6 @@ constexpr uint64_t kMaxColumns = 8;  // of a workgroup
 const char* matmul_operands(const Call& c) {
   const Tensor& w = c.in[0];
   const Tensor& x = c.in[1];
-  if (w.storage == MICA_B_STATE || x.storage == MICA_B_STATE)
-    return "an operand is a page of a cache";
   if (!is_float(x.dtype)) return "x is not F32, F16 or BF16";
   for (const Tensor* t : {&w, &x})
     for (const int64_t d : t->dim)
