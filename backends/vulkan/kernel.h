@@ -35,7 +35,7 @@ struct Shader {
 };
 
 constexpr uint32_t kMaxPushBytes = 128;
-constexpr uint32_t kMaxSpecs = 16;
+constexpr uint32_t kMaxSpecs = 32;
 
 // One dispatch. Specialization constants have the ids 0, 1, 2, …; by custom 0 to 2 are the
 // workgroup's size.

@@ -5,10 +5,11 @@
 #include <algorithm>
 
 #include "backends/gpu/layouts.h"
+#include "backends/vulkan/kernels/attention/attention_params.h"
 #include "backends/vulkan/kernels/common/launch.h"
 #include "backends/vulkan/kernels/common/paths.h"
 #include "backends/vulkan/kv.h"
-#include "mica/kv_cache.h"
+#include "mica/kv_table.h"
 #include "ops/attention/attention_args.h"
 
 MICA_VULKAN_SHADER(attention_naive)
@@ -22,35 +23,28 @@ namespace mica::vulkan {
 namespace {
 
 enum Input : uint32_t { kQ, kK, kV, kPositions, kTable, kMask, kSinks };
-// As in attention_common.glsl.
-enum Flag : uint32_t {
-  kCausal = 1,
-  kMasked = 2,
-  kMaskF16 = 4,
-  kMaskHeads = 8,
-  kHasSinks = 16,
-  kSoftcap = 32,
-  kManySeqs = 64
-};
 
 constexpr uint32_t kSplitRows = 16;  // a sequence with at most so many rows in a step is split
 constexpr uint32_t kSplitThreads = 128;
 constexpr uint32_t kMergeThreads = 64;
+constexpr uint32_t kNaiveThreads = 64;    // a cell of a page each
 constexpr uint32_t kSharedBytes = 32768;  // every Vulkan device has 16 KiB, all that are used this
 constexpr int64_t kMostDim = 256;         // of a head, but for the naive variant
 constexpr int64_t kMostNaiveDim = 4096;
 constexpr uint32_t kMostCoopDim = 128;  // what a subgroup's registers hold
 
-struct Push {
-  uint64_t q, k, v, positions, table, mask, sinks, y, workspace, live;
-  float scale, softcap;
-  uint32_t window, n_first;
-  uint32_t max_entries, n_pages;
-  uint32_t seqs_tokens;
-  uint32_t mask_columns;
-  uint32_t s_q_head, s_q_token, s_mask_token, s_mask_head;
+// What is left of the push constants is for operands that are still to come.
+static_assert(sizeof(AttentionPush) <= 64 && sizeof(AttentionMergePush) <= 64);
+
+// Specialization constants in the order of their numbers. Each shader reads those that it declares
+// (attention_common.glsl, attention_units.glsl, and its own file).
+struct AttentionSpecs {
+  uint32_t threads, threads_y = 1, threads_z = 1;
+  uint32_t dim_k, dim_v, group, dtype_k, dtype_v, dtype_q, flags;
+  uint32_t unit_rows = 0, split_tokens = 0, chunks = 0, lanes_k = 0, lanes_v = 0;
+  uint32_t step = 0, batch = 0;               // of the split kernel
+  uint32_t thread_rows = 0, tile_step_v = 0;  // of tiles in plain arithmetic
 };
-static_assert(sizeof(Push) == kMaxPushBytes);
 
 // Who multiplies tiles.
 enum class Units { kPlain, kFragments, kMatrix };
@@ -122,7 +116,7 @@ const char* cut_of(const Call& call, Cut& c, Units units = Units::kPlain) {
     return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
   if (c.k.head_bytes > INT32_MAX || c.v.head_bytes > INT32_MAX) return "heads are too large";
   const auto& args = call.arg<mica_attention_args>();
-  if (args.max_seqs > 0xffff || q.dim[2] > 0xffff || q.dim[1] > 0xffff)
+  if (args.max_seqs > kFoldGroups || q.dim[2] > kFoldGroups || q.dim[1] > kFoldGroups)
     return "more than 65535 sequences, tokens or heads";
   c.dim_k = static_cast<uint32_t>(k.dim[0]);
   c.dim_v = static_cast<uint32_t>(v.dim[0]);
@@ -200,46 +194,11 @@ uint64_t workspace(const Call& call) {
   return c.split_units * c.n_kv_heads * c.split_rows * (c.dim_v + 2) * 4;
 }
 
-Push push_of(const Call& call, const Cut& c) {
-  const auto& args = call.arg<mica_attention_args>();
-  const Tensor& q = call.in[kQ];
-  const Tensor& mask = call.in[kMask];
-  Push p{};
-  p.q = q.address;
-  p.k = call.in[kK].address;
-  p.v = call.in[kV].address;
-  p.positions = call.in[kPositions].address;
-  p.table = call.in[kTable].address;
-  p.sinks = call.in[kSinks].absent() ? 0 : call.in[kSinks].address;
-  p.y = call.out.address;
-  p.workspace = call.workspace;
-  p.live = q.live;
-  p.scale = args.scale;
-  p.softcap = args.softcap;
-  p.window = args.window;
-  p.n_first = args.n_first;
-  p.max_entries = c.max_entries;
-  p.n_pages = static_cast<uint32_t>(call.in[kK].dim[2] / kPageCells);
-  p.seqs_tokens = c.max_seqs | c.n_tokens << 16;
-  p.s_q_head = static_cast<uint32_t>(q.stride[1]);
-  p.s_q_token = static_cast<uint32_t>(q.stride[2]);
-  if (mask.absent()) return p;
-  p.mask = mask.address;
-  p.mask_columns = static_cast<uint32_t>(mask.dim[0]);
-  p.s_mask_token = static_cast<uint32_t>(mask.stride[1]);
-  p.s_mask_head = static_cast<uint32_t>(mask.stride[2]);
-  return p;
-}
-
-uint32_t dtypes_of(const Call& call) {
-  return static_cast<uint32_t>(call.in[kK].dtype) | static_cast<uint32_t>(call.in[kV].dtype) << 8 |
-         static_cast<uint32_t>(call.in[kQ].dtype) << 16;
-}
-
 uint32_t flags_of(const Call& call) {
   const auto& args = call.arg<mica_attention_args>();
   const Tensor& mask = call.in[kMask];
   uint32_t flags = args.causal != 0 ? kCausal : 0u;
+  if (args.window != 0) flags |= kWindow;
   if (!mask.absent()) {
     flags |= kMasked;
     if (mask.dtype == MICA_F16) flags |= kMaskF16;
@@ -251,17 +210,73 @@ uint32_t flags_of(const Call& call) {
   return flags;
 }
 
+AttentionParams params_of(const Call& call, const Cut& c) {
+  const auto& args = call.arg<mica_attention_args>();
+  const Tensor& q = call.in[kQ];
+  const Tensor& mask = call.in[kMask];
+  AttentionParams p{};
+  p.sinks = call.in[kSinks].absent() ? 0 : call.in[kSinks].address;
+  p.scale = args.scale;
+  p.softcap = args.softcap;
+  p.window = args.window;
+  p.n_first = args.n_first;
+  p.max_seqs = c.max_seqs;
+  p.n_tokens = c.n_tokens;
+  p.max_entries = c.max_entries;
+  p.n_pages = static_cast<uint32_t>(call.in[kK].dim[2] / kPageCells);
+  p.n_split_units = static_cast<uint32_t>(c.split_units);
+  p.s_q_head = static_cast<uint32_t>(q.stride[1]);
+  p.s_q_token = static_cast<uint32_t>(q.stride[2]);
+  if (mask.absent()) return p;
+  p.mask = mask.address;
+  p.mask_columns = static_cast<uint32_t>(mask.dim[0]);
+  p.s_mask_token = static_cast<uint32_t>(mask.stride[1]);
+  p.s_mask_head = static_cast<uint32_t>(mask.stride[2]);
+  return p;
+}
+
+// `result` is the op's.
+mica_status push_of(const Call& call, const Cut& c, Recorder& recorder, AttentionPush& out) {
+  const AttentionParams params = params_of(call, c);
+  out = {};
+  out.q = call.in[kQ].address;
+  out.k = call.in[kK].address;
+  out.v = call.in[kV].address;
+  out.positions = call.in[kPositions].address;
+  out.table = call.in[kTable].address;
+  out.live = call.in[kQ].live;
+  out.result = call.out.address;
+  return constants(recorder, &params, sizeof params, out.params);
+}
+
+// What all shaders read, and how their units are cut.
+AttentionSpecs specs_of(const Call& call, const Cut& c, uint32_t threads, uint32_t unit_rows) {
+  return {.threads = threads,
+          .dim_k = c.dim_k,
+          .dim_v = c.dim_v,
+          .group = c.group,
+          .dtype_k = static_cast<uint32_t>(call.in[kK].dtype),
+          .dtype_v = static_cast<uint32_t>(call.in[kV].dtype),
+          .dtype_q = static_cast<uint32_t>(call.in[kQ].dtype),
+          .flags = flags_of(call),
+          .unit_rows = unit_rows,
+          .split_tokens = c.split_tokens,
+          .chunks = c.chunks,
+          .lanes_k = c.k.row_elems / 8,
+          .lanes_v = c.v.row_elems / 8};
+}
+
 mica_status record_naive(const Call& call, Recorder& recorder) {
   Cut c;
   (void)cut_of(call, c);
-  return launch(recorder, shader_attention_naive,
-                {64, 1, 1, c.dim_k, c.dim_v, c.group, dtypes_of(call), flags_of(call)},
-                push_of(call, c), Groups{c.n_heads, c.n_tokens, 1});
+  AttentionPush push;
+  MICA_TRY(push_of(call, c, recorder, push));
+  return launch(recorder, shader_attention_naive, specs_of(call, c, kNaiveThreads, 0), push,
+                Groups{c.n_heads, c.n_tokens, 1});
 }
 
-mica_status record_tiles(const Call& call, const Cut& c, const Push& push, Recorder& recorder) {
-  const uint32_t lanes_k = c.k.row_elems / 8, lanes_v = c.v.row_elems / 8;
-  const uint32_t dtypes = dtypes_of(call), flags = flags_of(call);
+mica_status record_tiles(const Call& call, const Cut& c, const AttentionPush& push,
+                         Recorder& recorder) {
   const Groups groups{c.n_kv_heads, static_cast<uint32_t>(c.tiles), 1};
   if (c.units != Units::kPlain) {
     const DeviceCaps& caps = caps_of(call);
@@ -269,36 +284,40 @@ mica_status record_tiles(const Call& call, const Cut& c, const Push& push, Recor
     const uint32_t threads = c.tile_rows / 16 * (plain ? 1 : 32);
     const bool choice = caps.min_subgroup_size != caps.max_subgroup_size;
     return launch(recorder, plain ? shader_attention_coop_plain : shader_attention_coop,
-                  {threads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.tile_rows,
-                   c.split_tokens, c.chunks, lanes_k, lanes_v},
-                  push, groups, !plain && choice ? 32 : 0);
+                  specs_of(call, c, threads, c.tile_rows), push, groups, !plain && choice ? 32 : 0);
   }
-  const uint32_t threads = 16 * c.tile_rows / c.tile_thread_rows;
-  return launch(recorder, shader_attention_tile,
-                {threads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.tile_rows,
-                 c.split_tokens, c.chunks, c.tile_thread_rows, lanes_k, lanes_v, c.tile_step_v},
-                push, groups);
+  AttentionSpecs specs = specs_of(call, c, 16 * c.tile_rows / c.tile_thread_rows, c.tile_rows);
+  specs.thread_rows = c.tile_thread_rows;
+  specs.tile_step_v = c.tile_step_v;
+  return launch(recorder, shader_attention_tile, specs, push, groups);
+}
+
+mica_status record_split(const Call& call, const Cut& c, const AttentionPush& push,
+                         Recorder& recorder) {
+  AttentionSpecs specs = specs_of(call, c, kSplitThreads, c.split_rows);
+  specs.step = c.step;
+  specs.batch = c.batch;
+  AttentionPush partial = push;
+  partial.result = call.workspace;
+  return launch(recorder, shader_attention_split, specs, partial,
+                Groups{c.n_kv_heads, static_cast<uint32_t>(c.split_units), 1});
 }
 
 mica_status record_cut(const Call& call, Units units, Recorder& recorder) {
   Cut c;
   (void)cut_of(call, c, units);
-  const Push push = push_of(call, c);
-  const uint32_t dtypes = dtypes_of(call), flags = flags_of(call);
-  const uint32_t lanes_k = c.k.row_elems / 8, lanes_v = c.v.row_elems / 8;
-  const auto split_units = static_cast<uint32_t>(c.split_units);
+  AttentionPush push;
+  MICA_TRY(push_of(call, c, recorder, push));
   if (c.has_tiles) MICA_TRY(record_tiles(call, c, push, recorder));
-  MICA_TRY(launch(recorder, shader_attention_split,
-                  {kSplitThreads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.split_rows,
-                   c.split_tokens, c.chunks, c.step, lanes_k, lanes_v, c.batch},
-                  push, Groups{c.n_kv_heads, split_units, 1}));
+  MICA_TRY(record_split(call, c, push, recorder));
   barrier(recorder);
-  Push merged = push;
-  merged.mask_columns = split_units;
-  return launch(recorder, shader_attention_merge,
-                {kMergeThreads, 1, 1, c.dim_k, c.dim_v, c.group, dtypes, flags, c.split_rows,
-                 c.split_tokens, c.chunks},
-                merged, Groups{c.n_heads, c.n_tokens, 1});
+  const AttentionMergePush merge = {.partial = call.workspace,
+                                    .result = push.result,
+                                    .table = push.table,
+                                    .live = push.live,
+                                    .params = push.params};
+  return launch(recorder, shader_attention_merge, specs_of(call, c, kMergeThreads, c.split_rows),
+                merge, Groups{c.n_heads, c.n_tokens, 1});
 }
 
 mica_status record(const Call& call, Recorder& recorder) {

@@ -2,34 +2,33 @@
 // pages. Include after common/base.glsl, numbers.glsl and attention_page.glsl.
 //
 // The table is step data and never trusted: numbers out of range are cut, never followed.
+#include "kernels/attention/attention_params.h"
+
+// Numbers as in AttentionSpecs (attention.cpp).
 layout(constant_id = 3) const uint kDimK = 64;
 layout(constant_id = 4) const uint kDimV = 64;
-layout(constant_id = 5) const uint kGroup = 1;         // query heads of a kv head
-layout(constant_id = 6) const uint kDtypes = 0x10101;  // K | V << 8 | q << 16
-layout(constant_id = 7) const uint kFlags = 1;
+layout(constant_id = 5) const uint kGroup = 1;  // query heads of a kv head
+layout(constant_id = 6) const uint kDtypeK = MICA_F16;
+layout(constant_id = 7) const uint kDtypeV = MICA_F16;
+layout(constant_id = 8) const uint kDtypeQ = MICA_F32;
+layout(constant_id = 9) const uint kFlags = 1;
 
-const uint kCausal = 1u, kMasked = 2u, kMaskF16 = 4u, kMaskHeads = 8u, kSinks = 16u;
-const uint kSoftcap = 32u, kManySeqs = 64u;
-
-const uint kDtypeK = kDtypes & 255u;
-const uint kDtypeV = kDtypes >> 8 & 255u;
-const uint kDtypeQ = kDtypes >> 16 & 255u;
-
-layout(push_constant, scalar) uniform Push {
-  uint64_t q, k, v, positions, table, mask, sinks, y, workspace, live;
-  float scale, softcap;
-  uint window, n_first;
-  uint max_entries, n_pages;  // of the table, of the cache
-  uint seqs_tokens;           // most sequences | most tokens << 16
-  uint mask_columns;
-  uint s_q_head, s_q_token, s_mask_token, s_mask_head;  // bytes
-}
-push;
+#ifdef MERGE
+layout(push_constant, scalar) uniform Push { AttentionMergePush push; };
+#else
+layout(push_constant, scalar) uniform Push { AttentionPush push; };
+#endif
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer ParamsP {
+  AttentionParams v;
+};
+// Read once, ahead of all else.
+AttentionParams params = ParamsP(push.params).v;
 
 bool has(uint flag) { return (kFlags & flag) != 0u; }
 uint tid() { return gl_LocalInvocationID.x; }
-uint max_seqs() { return push.seqs_tokens & 0xffffu; }
-uint n_tokens() { return live_count(push.live, push.seqs_tokens >> 16); }
+// One sequence's table is found without waiting for the parameters.
+uint max_seqs() { return has(kManySeqs) ? params.max_seqs : 1u; }
+uint n_tokens() { return live_count(push.live, params.n_tokens); }
 
 // --- the table (mica/kv_table.h) -----------------------------------------------------------------
 
@@ -38,7 +37,7 @@ uint table_count(uint word, uint most) {
 }
 uint n_seqs() { return table_count(0u, max_seqs()); }
 uint n_entries() {
-  return table_count(MICA_KV_TABLE_STARTS(max_seqs()) + n_seqs(), push.max_entries);
+  return table_count(MICA_KV_TABLE_STARTS(max_seqs()) + n_seqs(), params.max_entries);
 }
 // Begin and end of a sequence's tokens, and of its entries.
 uvec2 seq_tokens(uint i_seq, uint n) {
@@ -63,7 +62,7 @@ Entry entry_at(uint i) {
   const int first = words.v[MICA_KV_ENTRY_FIRST_CELL], n = words.v[MICA_KV_ENTRY_N_CELLS];
   Entry e = Entry(uint(page), uint(first), uint(n), words.v[MICA_KV_ENTRY_BASE],
                   words.v[MICA_KV_ENTRY_DIV]);
-  const bool wrong = page < 0 || uint(page) >= push.n_pages || first < 0 ||
+  const bool wrong = page < 0 || uint(page) >= params.n_pages || first < 0 ||
                      first > MICA_KV_PAGE_CELLS || n < 0 || n > MICA_KV_PAGE_CELLS - first ||
                      e.div < 1;
   if (wrong) e = Entry(0u, 0u, 0u, 0, 1);
@@ -79,10 +78,10 @@ ivec4 seen_cells(Entry e, int position) {
     end = clamp((int64_t(position) + 1l) * int64_t(e.div) - int64_t(e.base), 0l, n);
   }
   int64_t begin = 0l, first_end = 0l;
-  if (push.window != 0u) {
-    const int64_t oldest = int64_t(position) - int64_t(push.window) + 1l;
+  if (has(kWindow)) {
+    const int64_t oldest = int64_t(position) - int64_t(params.window) + 1l;
     begin = clamp(oldest * int64_t(e.div) - int64_t(e.base), 0l, end);
-    first_end = clamp(int64_t(push.n_first) * int64_t(e.div) - int64_t(e.base), 0l, begin);
+    first_end = clamp(int64_t(params.n_first) * int64_t(e.div) - int64_t(e.base), 0l, begin);
     if (first_end == begin) begin = first_end = 0l;
   }
   const int cell = int(e.first_cell);
@@ -112,15 +111,15 @@ float tanh_accurate(float x) {
 
 // What the mask adds to a score. `column` is the cell's place among those of its sequence.
 float mask_at(uint token, uint head, uint column) {
-  if (column >= push.mask_columns) return minus_infinity();
-  uint64_t row = push.mask + uint64_t(token) * push.s_mask_token;
-  if (has(kMaskHeads)) row += uint64_t(head) * push.s_mask_head;
+  if (column >= params.mask_columns) return minus_infinity();
+  uint64_t row = params.mask + uint64_t(token) * params.s_mask_token;
+  if (has(kMaskHeads)) row += uint64_t(head) * params.s_mask_head;
   return has(kMaskF16) ? f16_value(uint(U16P(row).v[column])) : F32P(row).v[column];
 }
 
 // A seen cell's product (already times scale) to what the softmax is over.
 float finish_score(float s, uint token, uint head, uint column) {
-  if (has(kSoftcap)) s = push.softcap * tanh_accurate(s / push.softcap);
+  if (has(kSoftcap)) s = params.softcap * tanh_accurate(s / params.softcap);
   if (has(kMasked)) {
     const float bias = mask_at(token, head, column);
     s = bias == minus_infinity() ? bias : s + bias;  // a hidden cell's score may be anything
@@ -144,9 +143,11 @@ bool is_hidden(ivec4 seen, int cell, uint token, uint head, uint column) {
   return has(kMasked) && mask_at(token, head, column + uint(cell)) == minus_infinity();
 }
 
+#ifndef MERGE
 uint64_t q_row(uint token, uint head) {
-  return push.q + uint64_t(token) * push.s_q_token + uint64_t(head) * push.s_q_head;
+  return push.q + uint64_t(token) * params.s_q_token + uint64_t(head) * params.s_q_head;
 }
+#endif
 
 // --- loads of 8 elements -------------------------------------------------------------------------
 // A row of a page is lanes of 8 elements. Those of lane l of Q4_0 are 4 low and 4 high nibbles.

@@ -4,8 +4,8 @@
 //
 // A fragment's elements have no place that a shader may know, so scores go through shared memory,
 // where K has been: as F32, then, in the same rows, as weights, the upper parts and the lower.
-layout(constant_id = 11) const uint kLanesK = 8;  // of a stored row
-layout(constant_id = 12) const uint kLanesV = 8;
+layout(constant_id = 13) const uint kLanesK = 8;  // of a stored row
+layout(constant_id = 14) const uint kLanesV = 8;
 #include "kernels/common/fragments.glsl"
 #ifdef COOP
 #define frag_scale(c, x) c = c * (x)
@@ -88,8 +88,9 @@ void load_q(Unit u, uint first_row, uint n_rows, uint i_kv_head) {
 // x >= y. Positions are in [low, high].
 ivec2 page_range(Entry e, int low, int high) {
   ivec2 range = ivec2(seen_cells(e, low).z, seen_cells(e, high).w);
-  const bool first = push.n_first != 0u && int64_t(push.n_first) * int64_t(e.div) > int64_t(e.base);
-  if (push.window == 0u || first) range.x = int(e.first_cell);
+  const bool first =
+      params.n_first != 0u && int64_t(params.n_first) * int64_t(e.div) > int64_t(e.base);
+  if (!has(kWindow) || first) range.x = int(e.first_cell);
   return range;
 }
 
@@ -166,10 +167,10 @@ void multiply_keys() {
 
 // Four cells' scores as the softmax wants them.
 vec4 finished(uvec4 bits, ivec4 seen, int cell) {
-  vec4 s = uintBitsToFloat(bits) * push.scale;
+  vec4 s = uintBitsToFloat(bits) * params.scale;
   if (has(kSoftcap)) {
     [[unroll]] for (uint i = 0u; i < 4u; ++i) s[i] =
-        push.softcap * tanh_accurate(s[i] / push.softcap);
+        params.softcap * tanh_accurate(s[i] / params.softcap);
   }
   s *= kLog2E;
   if (seen.z != 0 || seen.w != 64) {
@@ -300,9 +301,9 @@ void finish_rows(uint first_row, uint i_kv_head) {
     const uvec2 place = place_of(i);
     float sum = 0.0, times = 1.0;
     FRAG_UNROLL for (uint j = 0u; j < kFragFolds; ++j) sum += totals[place.x * kFragFolds + j];
-    if (has(kSinks)) {
+    if (has(kHasSinks)) {
       const uint head = i_kv_head * kGroup + (first_row + place.x) % kGroup;
-      const float sink = F32P(push.sinks).v[head] * kLog2E;
+      const float sink = F32P(params.sinks).v[head] * kLog2E;
       const float top = max(sink, largest[i]);
       times = power_of(largest[i], top);
       sum = sum * times + power_of(sink, top - kWeightShift);
@@ -326,7 +327,8 @@ void store_results(Unit u, uint first_row, uint n_rows, uint i_kv_head) {
       const uint d = begin * 16u + i % 16u * 4u;
       if (row >= n_rows || d >= kDimV) continue;
       const uint head = i_kv_head * kGroup + row % kGroup;
-      const uint64_t y = push.y + (uint64_t(unit_token(u, row)) * n_heads + head) * kDimV * 4ul;
+      const uint64_t y =
+          push.result + (uint64_t(unit_token(u, row)) * n_heads + head) * kDimV * 4ul;
       const vec4 x = uintBitsToFloat(pool_k[i_row * kPitchS + i % 16u]) * factor[i_row];
       if (kDimV % 4u == 0u) {
         F32x4P(y).v[d / 4u] = x;

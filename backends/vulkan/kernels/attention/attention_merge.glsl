@@ -1,5 +1,5 @@
 // What the chunks of split sequences found, put together; and zeros for tokens of no sequence. A
-// workgroup a query head and token. push.mask_columns is here the number of split units.
+// workgroup a query head and token.
 
 void main() {
   const uint i_head = gl_WorkGroupID.x, n_heads = gl_NumWorkGroups.x;
@@ -7,15 +7,15 @@ void main() {
   if (token >= n_tokens()) return;
   const Unit u = find_unit(true, token);
   if (u.found && !is_split(u.tokens)) return;
-  const uint64_t y = push.y + (uint64_t(token) * n_heads + i_head) * kDimV * 4ul;
+  const uint64_t y = push.result + (uint64_t(token) * n_heads + i_head) * kDimV * 4ul;
   const uint row = (token - u.tokens.x) * kGroup + i_head % kGroup;
   const uint first = u.first + row / kUnitRows * u.n_chunks;
-  const uint n = u.found && first + u.n_chunks <= push.mask_columns ? u.n_chunks : 0u;
+  const uint n = u.found && first + u.n_chunks <= params.n_split_units ? u.n_chunks : 0u;
   const uint row_floats = kDimV + 2u;
   const uint64_t step = uint64_t(n_heads / kGroup) * (kUnitRows * row_floats * 4u);
-  const uint64_t results = result_at(first, n_heads / kGroup, i_head / kGroup) +
+  const uint64_t results = push.partial + partial_offset(first, n_heads / kGroup, i_head / kGroup) +
                            uint64_t(row % kUnitRows * row_floats * 4u);
-  const float sink = has(kSinks) ? F32P(push.sinks).v[i_head] : minus_infinity();
+  const float sink = has(kHasSinks) ? F32P(params.sinks).v[i_head] : minus_infinity();
   float largest = sink;
   for (uint i = 0u; i < n; ++i) {
     const float top = F32P(results + i * step).v[kDimV];

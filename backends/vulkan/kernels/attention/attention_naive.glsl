@@ -14,7 +14,7 @@ float element(Page p, uint64_t head, uint cell, uint i) {
 float raw_score(Page p, uint64_t head, uint cell, uint64_t q) {
   float sum = 0.0;
   for (uint i = 0u; i < kDimK; ++i) {
-    sum += push.scale * load_float(kDtypeQ, q, i) * element(p, head, cell, i);
+    sum += params.scale * load_float(kDtypeQ, q, i) * element(p, head, cell, i);
   }
   return sum;
 }
@@ -35,8 +35,8 @@ void main() {
   const uint64_t q = q_row(token, i_head);
   const Page pk = page_k(), pv = page_v();
   for (uint i = tid(); i < kDimV; i += gl_WorkGroupSize.x) sums[i] = 0.0;
-  float largest = has(kSinks) ? F32P(push.sinks).v[i_head] : minus_infinity();
-  float denominator = has(kSinks) ? 1.0 : 0.0;
+  float largest = has(kHasSinks) ? F32P(params.sinks).v[i_head] : minus_infinity();
+  float denominator = has(kHasSinks) ? 1.0 : 0.0;
   uint column = 0u;
   for (uint i = entries.x; i < entries.y; ++i) {
     const Entry e = entry_at(i);
@@ -78,7 +78,7 @@ void main() {
       sums[d] = sum;
     }
   }
-  const uint64_t y = push.y + (uint64_t(token) * gl_NumWorkGroups.x + i_head) * kDimV * 4ul;
+  const uint64_t y = push.result + (uint64_t(token) * gl_NumWorkGroups.x + i_head) * kDimV * 4ul;
   for (uint d = tid(); d < kDimV; d += gl_WorkGroupSize.x) {
     F32P(y).v[d] = denominator == 0.0 ? 0.0 : sums[d] / denominator;
   }

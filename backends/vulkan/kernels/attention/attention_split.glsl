@@ -1,10 +1,10 @@
 // Few rows against a chunk of the entries, for one kv head: K and V are read once from memory, each
 // row by neighbouring invocations ("lanes" of 8 elements), with nothing but what is summed in
 // shared memory. Rows go in fours, so that one vec4 has an element's products with four rows.
-layout(constant_id = 11) const uint kStep = 64;   // cells at once: divides 64
-layout(constant_id = 12) const uint kLanesK = 8;  // of a stored row
-layout(constant_id = 13) const uint kLanesV = 8;
-layout(constant_id = 14) const uint kBatch = 4;  // loads in flight
+layout(constant_id = 13) const uint kLanesK = 8;  // of a stored row
+layout(constant_id = 14) const uint kLanesV = 8;
+layout(constant_id = 15) const uint kStep = 64;  // cells at once: divides 64
+layout(constant_id = 16) const uint kBatch = 4;  // loads in flight
 
 const uint kQuads = kUnitRows / 4u;
 const uint kSize = gl_WorkGroupSize.x;
@@ -35,7 +35,7 @@ void load_queries(Unit u, uint first_row, uint i_kv_head) {
     vec4 x = vec4(0.0);
     [[unroll]] for (uint k = 0u; k < 4u; ++k) {
       const uint d = element_of(kDtypeK, lane, j + k);
-      if (row < n_rows && d < kDimK) x[k] = load_float(kDtypeQ, q, d) * push.scale;
+      if (row < n_rows && d < kDimK) x[k] = load_float(kDtypeQ, q, d) * params.scale;
     }
     query[i] = x;
   }
@@ -302,5 +302,5 @@ void main() {
     }
     column += e.n_cells;
   }
-  store_results(result_at(i_unit, n_kv_heads, i_kv_head), now);
+  store_results(push.result + partial_offset(i_unit, n_kv_heads, i_kv_head), now);
 }

@@ -1,10 +1,10 @@
 // Many rows against all entries of their sequence, a page of 64 cells at a time: two products of
 // tiles in F32 with the softmax between them. Invocation (tx, ty) has kTileRows rows from
 // ty * kTileRows on, of the scores 4 cells from tx * 4 on, and of the sums 4 elements of each 64.
-layout(constant_id = 11) const uint kTileRows = 4;  // of an invocation: a multiple of 4
-layout(constant_id = 12) const uint kLanesK = 8;    // of a stored row
-layout(constant_id = 13) const uint kLanesV = 8;
-layout(constant_id = 14) const uint kStepV = 16;  // cells of V at once: divides 64
+layout(constant_id = 13) const uint kLanesK = 8;  // of a stored row
+layout(constant_id = 14) const uint kLanesV = 8;
+layout(constant_id = 17) const uint kTileRows = 4;  // of an invocation: a multiple of 4
+layout(constant_id = 18) const uint kStepV = 16;    // cells of V at once: divides 64
 
 const uint kSize = gl_WorkGroupSize.x;  // 16 * kUnitRows / kTileRows
 const uint kQuads = kTileRows / 4u;
@@ -44,7 +44,7 @@ void load_qk(Unit u, uint first_row, uint n_rows, uint i_kv_head, Page p, uint64
     const uint64_t q = q_row(unit_token(u, row), i_kv_head * kGroup + row % kGroup);
     for (uint j = 0u; j < 8u; ++j) {
       const uint d = element_of(kDtypeK, lane, j);
-      const float x = inside && d < kDimK ? load_float(kDtypeQ, q, d) * push.scale : 0.0;
+      const float x = inside && d < kDimK ? load_float(kDtypeQ, q, d) * params.scale : 0.0;
       put((i % 2u * 8u + j) * kRowStride, i / 2u, x);
     }
   }
@@ -196,13 +196,13 @@ void store_results(Unit u, uint first_row, uint n_rows, uint i_kv_head, uint tx,
     float sum = 0.0;
     for (uint x = 0u; x < 16u; ++x) sum += pool[(i_row * 17u + x) / 4u][(i_row * 17u + x) % 4u];
     float factor = 1.0;
-    if (has(kSinks)) {
-      const float sink = F32P(push.sinks).v[head];
+    if (has(kHasSinks)) {
+      const float sink = F32P(params.sinks).v[head];
       const float top = max(sink, largest[i_row]);
       factor = weight_of(largest[i_row], top);
       sum = sum * factor + weight_of(sink, top);
     }
-    const uint64_t y = push.y + (uint64_t(unit_token(u, row)) * n_heads + head) * kDimV * 4ul;
+    const uint64_t y = push.result + (uint64_t(unit_token(u, row)) * n_heads + head) * kDimV * 4ul;
     for (uint part = 0u; part < kParts; ++part) {
       for (uint j = 0u; j < 4u; ++j) {
         const uint d = part * 64u + tx * 4u + j;

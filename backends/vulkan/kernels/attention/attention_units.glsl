@@ -4,9 +4,9 @@
 // A sequence of few tokens in this step is split: its entries are cut in chunks, units are (rows,
 // chunk), and what they find is merged. Of the others a unit has all entries. The cut depends on
 // the table and on what is fixed when a plan is made.
-layout(constant_id = 8) const uint kUnitRows = 4;
-layout(constant_id = 9) const uint kSplitTokens = 1;  // at most, to be split
-layout(constant_id = 10) const uint kChunks = 16;     // wanted of a step, all sequences together
+layout(constant_id = 10) const uint kUnitRows = 4;
+layout(constant_id = 11) const uint kSplitTokens = 1;  // at most, to be split
+layout(constant_id = 12) const uint kChunks = 16;      // wanted of a step, all sequences together
 
 struct Unit {
   uvec2 tokens, entries;  // of the sequence
@@ -43,7 +43,7 @@ Unit find_unit(bool by_token, uint key) {
   Unit u;
   if (!has(kManySeqs)) {
     // No load waits for another.
-    const uint all_entries = table_count(MICA_KV_TABLE_STARTS(max_seqs()) + 1u, push.max_entries);
+    const uint all_entries = table_count(MICA_KV_TABLE_STARTS(max_seqs()) + 1u, params.max_entries);
     u.tokens = seq_tokens(0u, n);
     if (count == 0u) u.tokens = uvec2(0u);
     u.entries = seq_entries(0u, all_entries);
@@ -94,8 +94,8 @@ Unit find_unit(bool by_token, uint key) {
   return u;
 }
 
-// Where a split unit's results are: kUnitRows rows of {kDimV sums, largest, denominator}.
-uint64_t result_at(uint unit, uint n_kv_heads, uint i_kv_head) {
-  return push.workspace +
-         (uint64_t(unit) * n_kv_heads + i_kv_head) * (kUnitRows * (kDimV + 2u) * 4u);
+// Where a split unit's partial results are, behind those of the units before it: kUnitRows rows of
+// {kDimV sums, largest, denominator}.
+uint64_t partial_offset(uint unit, uint n_kv_heads, uint i_kv_head) {
+  return (uint64_t(unit) * n_kv_heads + i_kv_head) * (kUnitRows * (kDimV + 2u) * 4u);
 }
