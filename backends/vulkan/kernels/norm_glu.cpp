@@ -34,8 +34,8 @@ Fused fused_of(const Call& c) {
   const Matmuls matmuls = {&c.members[kGate], &c.members[kUp]};
   Fused f;
   f.streams = fused_streams(matmuls, 2);
-  f.ending = Ending::glu;
-  f.detail = c.members[kAct].op == MICA_OP_gelu ? 1 : 0;
+  f.ending.ending = kGlu;
+  f.ending.gelu = c.members[kAct].op == MICA_OP_gelu ? 1 : 0;
   set_fused_norm(f, c.members[kNorm]);
   set_fused_weight(f, 0, c.members[kGate], c.members[kMul].out.address);
   set_fused_weight(f, 1, c.members[kUp], 0);

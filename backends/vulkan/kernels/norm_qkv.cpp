@@ -2,8 +2,6 @@
 // dispatch for each type of weights, all of one wave.
 #include "backends/gpu/norm_qkv.h"
 
-#include <cstddef>
-
 #include "backends/gpu/layouts.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 #include "backends/vulkan/kernels/rope_angle.h"
@@ -16,18 +14,7 @@ namespace {
 
 using Members = gpu::QkvMembers;
 using enum gpu::QkvRole;
-constexpr uint32_t kMaxPairs = 512;       // that RoPE turns in a head
-constexpr int64_t kMaxHeadDim = 1 << 15;  // 15 bits of Fused::detail
-
-// As matmul_endings.glsl has it.
-struct Table {
-  uint64_t bias[kProjections];
-  uint64_t factors;
-  uint32_t n_cells[2];
-  float magnitude;
-  uint32_t unused;
-  uint64_t turns[kMaxPairs];
-};
+constexpr uint32_t kMaxPairs = 512;  // that RoPE turns in a head
 
 const char* rope_supports(const Members& m) {
   const Call& rope = *m.rope[kQ];
@@ -49,7 +36,7 @@ const char* append_supports(const Call& append) {
   if (!kv_page(state.dtype, state.dim[0], state.dim[1], page) || page.elem_bytes == 0)
     return "the cache is not of F32, F16 or BF16";
   if (rows.dtype != MICA_F32) return "what is appended is not F32";
-  if (rows.dim[0] % 8 != 0 || rows.dim[0] >= kMaxHeadDim) return "heads are not multiples of 8";
+  if (rows.dim[0] % 8 != 0) return "heads are not multiples of 8";
   return state.dim[2] > INT32_MAX ? "the cache is too large" : nullptr;
 }
 
@@ -72,32 +59,36 @@ const char* supports(const Call& c) {
 
 uint32_t numerics(const Call& c) { return fused_numerics(Members(c).matmul, kProjections); }
 
-void set_rope(Fused& f, Table& table, const Call& rope) {
-  const auto& args = rope.arg<mica_rope_args>();
-  f.push.a = rope.in[1].address;
-  f.n_pairs = args.n_rot / 2;
-  if (args.pairing == MICA_ROPE_HALF_SPLIT) f.detail |= 1;
-  if (rope.n_in > 2 && !rope.in[2].absent()) table.factors = rope.in[2].address;
-  table.magnitude = rope_magnitude(args);
-  for (uint32_t i = 0; i < f.n_pairs; ++i) table.turns[i] = fixed_point(rope_turns(args, i));
-}
-
-// All but the table.
+// All but the addresses of RoPE's turns.
 Fused fused_of(const Members& m) {
   Fused f;
   f.streams = fused_streams(m.matmul, kProjections);
-  f.ending = Ending::qkv;
-  f.head_dim = static_cast<uint32_t>(m.head_dim(kK));
-  f.detail = static_cast<uint32_t>(m.append[kK]->in[0].dtype) << 1 |
-             static_cast<uint32_t>(m.append[kV]->in[0].dtype) << 9 |
-             static_cast<uint32_t>(m.head_dim(kV)) << 17;
-  f.push.b = m.append[kK]->in[2].address;
+  f.ending.ending = kQkv;
+  f.ending.head_dim = static_cast<uint32_t>(m.head_dim(kK));
+  f.ending.head_dim_v = static_cast<uint32_t>(m.head_dim(kV));
+  f.ending.cell_k = static_cast<uint32_t>(m.append[kK]->in[0].dtype);
+  f.ending.cell_v = static_cast<uint32_t>(m.append[kV]->in[0].dtype);
+  f.params.slots = m.append[kK]->in[2].address;
   set_fused_norm(f, *m.norm);
   for (int i = kQ; i <= kV; ++i) {
     const uint64_t y = i == kQ ? m.q().address : m.append[i]->in[0].address;
     set_fused_weight(f, static_cast<uint32_t>(i), *m.matmul[i], y);
+    if (m.bias[i] != nullptr) f.params.bias[i] = m.bias[i]->in[1].address;
+    if (i != kQ) f.params.n_cells[i - 1] = static_cast<uint32_t>(m.append[i]->in[0].dim[2]);
   }
   return f;
+}
+
+mica_status set_rope(Fused& f, const Call& rope, Recorder& recorder) {
+  const auto& args = rope.arg<mica_rope_args>();
+  f.ending.n_pairs = args.n_rot / 2;
+  f.ending.half_split = args.pairing == MICA_ROPE_HALF_SPLIT ? 1 : 0;
+  f.params.positions = rope.in[1].address;
+  if (rope.n_in > 2 && !rope.in[2].absent()) f.params.factors = rope.in[2].address;
+  f.params.magnitude = rope_magnitude(args);
+  uint64_t turns[kMaxPairs];
+  for (uint32_t i = 0; i < f.ending.n_pairs; ++i) turns[i] = fixed_point(rope_turns(args, i));
+  return constants(recorder, turns, f.ending.n_pairs * 8, f.params.turns);
 }
 
 uint64_t workspace(const Call& c) {
@@ -108,14 +99,7 @@ uint64_t workspace(const Call& c) {
 mica_status record(const Call& c, Recorder& recorder) {
   const Members m(c);
   Fused f = fused_of(m);
-  Table table = {};
-  for (int i = kQ; i <= kV; ++i) {
-    if (m.bias[i] != nullptr) table.bias[i] = m.bias[i]->in[1].address;
-    if (i != kQ) table.n_cells[i - 1] = static_cast<uint32_t>(m.append[i]->in[0].dim[2]);
-  }
-  if (m.rope[kQ] != nullptr) set_rope(f, table, *m.rope[kQ]);
-  const auto bytes = static_cast<uint32_t>(offsetof(Table, turns) + f.n_pairs * sizeof(uint64_t));
-  MICA_TRY(constants(recorder, &table, bytes, f.push.table));
+  if (m.rope[kQ] != nullptr) MICA_TRY(set_rope(f, *m.rope[kQ], recorder));
   return record_fused(caps_of(*m.norm), f, c.workspace, recorder);
 }
 

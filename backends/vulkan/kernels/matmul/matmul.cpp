@@ -48,12 +48,10 @@ mica_status record(const Call& c, Recorder& recorder) {
   push.n_blocks = t.n_blocks;
   const Shader* shader = caps.dot ? weight_shader(kWeightShaders_matmul_vec_dot, c.in[0].dtype)
                                   : weight_shader(kWeightShaders_matmul_vec, c.in[0].dtype);
-  return record_matmul(
-      recorder, *shader, t.required_subgroup,
-      {t.threads, 1, 1, t.team, t.rows, t.columns,
-       matmul_chunk(caps, t, kUnitBytes, t.rows * t.columns, push.k / 32),
-       static_cast<uint32_t>(x.dtype), rows_of_fours(x) ? 1u : 0u, t.reduce, t.subgroup},
-      push, uint64_t{push.n_blocks} * push.n_slices);
+  MatmulVecSpecs specs = t.specs(x, rows_of_fours(x));
+  specs.chunk = matmul_chunk(caps, t, kUnitBytes, t.rows * t.columns, push.k / 32);
+  return launch(recorder, *shader, specs, push, folded(uint64_t{push.n_blocks} * push.n_slices),
+                t.required_subgroup);
 }
 
 }  // namespace vec
@@ -140,12 +138,11 @@ mica_status record(const Call& c, Recorder& recorder) {
   MatmulPush push = matmul_push(c);
   const MatmulTeams t = matmul_teams(caps_of(c), c, (push.k + 7) / 8);
   push.n_blocks = t.n_blocks;
-  const uint32_t w_wide = rows_of_eights(w) ? 2 : rows_of_fours(w) ? 1 : 0;
-  return record_matmul(
-      recorder, shader_matmul_vec_float, t.required_subgroup,
-      {t.threads, 1, 1, t.team, t.rows, t.columns, static_cast<uint32_t>(w.dtype),
-       static_cast<uint32_t>(x.dtype), rows_of_fours(x) ? 1u : 0u, t.reduce, t.subgroup, w_wide},
-      push, uint64_t{push.n_blocks} * push.n_slices);
+  MatmulVecSpecs specs = t.specs(x, rows_of_fours(x));
+  specs.w_dtype = static_cast<uint32_t>(w.dtype);
+  specs.w_wide = rows_of_eights(w) ? 2 : rows_of_fours(w) ? 1 : 0;
+  return launch(recorder, shader_matmul_vec_float, specs, push,
+                folded(uint64_t{push.n_blocks} * push.n_slices), t.required_subgroup);
 }
 
 }  // namespace vec_float

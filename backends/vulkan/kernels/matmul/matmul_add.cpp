@@ -6,7 +6,7 @@
 namespace mica::vulkan {
 namespace {
 
-enum Member { kMatmul, kAdd };
+enum Member { kMatmul, kSum };
 
 // The input of the sum that is not the matmul's value: that one has no memory.
 const Tensor& residual_of(const Call& add) {
@@ -14,7 +14,7 @@ const Tensor& residual_of(const Call& add) {
 }
 
 const char* supports(const Call& c) {
-  const Call &matmul = c.members[kMatmul], &add = c.members[kAdd];
+  const Call &matmul = c.members[kMatmul], &add = c.members[kSum];
   const Call* const matmuls[] = {&matmul};
   if (const char* why = fused_matmuls_support(matmuls, 1); why != nullptr) return why;
   if (matmul.out.address != 0) return "the product is used elsewhere too";
@@ -30,16 +30,16 @@ uint32_t numerics(const Call& c) {
 }
 
 Fused fused_of(const Call& c) {
-  const Call &matmul = c.members[kMatmul], &add = c.members[kAdd];
+  const Call &matmul = c.members[kMatmul], &add = c.members[kSum];
   const Call* const matmuls[] = {&matmul};
   const Tensor& residual = residual_of(add);
   Fused f;
   f.streams = fused_streams(matmuls, 1);
-  f.ending = Ending::add;
+  f.ending.ending = kAdd;
   set_fused_x(f, matmul.in[1]);
   set_fused_weight(f, 0, matmul, add.out.address);
-  f.push.a = residual.address;
-  f.push.s_a = static_cast<uint32_t>(residual.stride[1]);
+  f.params.residual = residual.address;
+  f.params.s_residual = static_cast<uint32_t>(residual.stride[1]);
   return f;
 }
 

@@ -20,6 +20,17 @@ const char* matmul_operands(const Call& c);
 // All but n_blocks.
 MatmulPush matmul_push(const Call& c);
 
+// Specialization constants of matmul_vec.comp and matmul_vec_float.comp, in the order of their
+// numbers; each reads those that it declares.
+struct MatmulVecSpecs {
+  uint32_t threads, threads_y = 1, threads_z = 1;
+  uint32_t team = 0, rows = 0, columns = 0;
+  uint32_t chunk = 0;  // of packed weights
+  uint32_t x_dtype = 0, x_wide = 0;
+  uint32_t reduce = 0, subgroup = 0;
+  uint32_t w_dtype = 0, w_wide = 0;  // of plain rows
+};
+
 // How a workgroup of matmul_vec.comp or matmul_vec_float.comp is cut.
 struct MatmulTeams {
   uint32_t threads, team, rows, columns;
@@ -27,6 +38,17 @@ struct MatmulTeams {
   uint32_t reduce;
   uint32_t n_blocks;  // workgroups of a slice
   uint32_t n_rows() const { return threads / team * rows; }
+  // What they say of the constants.
+  MatmulVecSpecs specs(const Tensor& x, bool x_wide) const {
+    return {.threads = threads,
+            .team = team,
+            .rows = rows,
+            .columns = columns,
+            .x_dtype = static_cast<uint32_t>(x.dtype),
+            .x_wide = x_wide ? 1u : 0u,
+            .reduce = reduce,
+            .subgroup = subgroup};
+  }
 };
 // `n_items`: what the lanes of a team share of a row.
 MatmulTeams matmul_teams(const DeviceCaps& caps, const Call& c, uint64_t n_items);

@@ -10,10 +10,10 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 #include "kernels/numbers.glsl"
 #include "quant/weight.glsl"
 
-layout(constant_id = 3) const uint ROWS = 1;
-layout(constant_id = 4) const uint SPLITS = 1;
-layout(constant_id = 5) const uint BN = 64;  // what n_pad and m_pad are multiples of
-layout(constant_id = 6) const uint BM = 16;
+layout(constant_id = 4) const uint ROWS = 1;
+layout(constant_id = 22) const uint SPLITS = 1;
+layout(constant_id = 23) const uint BN = 64;  // what n_pad and m_pad are multiples of
+layout(constant_id = 24) const uint BM = 16;
 const uint W_KIND = 0, TEAM = 1, SUBGROUP = 1, REDUCE = 1, COLUMNS = 1;
 #include "kernels/matmul/common/matmul_fused.glsl"
 const uint SUMS = ROWS;
@@ -25,7 +25,7 @@ void main() {
   const uint team = uint(item % n_teams());
   const uint64_t m = item / n_teams();
   if (m >= live_count(p.live, p.m)) return;
-  const float factor = F32P(p.x).v[uint(m)];
+  const float factor = F32P(x_address).v[uint(m)];
   const uint m_pad = (p.m + BM - 1u) / BM * BM;
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     const Place at = place_of(team, r);
@@ -39,7 +39,5 @@ void main() {
     }
     sums[r] *= factor;
   }
-  float residual = 0.0;
-  if (ENDING == kAdd) residual = F32P(p.a + m * p.s_a).v[place_of(team, 0u).n];
-  end_item(team, 0u, uint(m), 0u, 1.0, residual);
+  end_item(team, 0u, uint(m), 0u, 1.0, fetch_ahead(team, 0u, uint(m), 1u));
 }

@@ -20,7 +20,7 @@ bool packed(const Tensor& w) { return w.layout == kLayoutPlanes; }
 uint32_t teams_for(uint32_t n, uint32_t rows) { return (n + rows - 1) / rows; }
 
 uint32_t n_teams(const Fused& f, uint32_t rows) {
-  if (f.ending == Ending::glu) return teams_for(2 * f.push.n[0], rows);
+  if (f.ending.ending == kGlu) return teams_for(2 * f.push.n[0], rows);
   uint32_t n = 0;
   for (const uint32_t n_rows : f.push.n) n += teams_for(n_rows, rows);
   return n;
@@ -38,12 +38,11 @@ MatmulTeams fused_teams(const DeviceCaps& caps, const Fused& f, uint32_t n_items
     const uint32_t each = t.threads / t.team;
     return (n_teams(f, t.rows) + each - 1) / each * passes;
   };
-  const bool pairs = f.ending == Ending::glu || f.ending == Ending::qkv;
   const uint32_t cores = caps.n_cores != 0 ? caps.n_cores : 32;
   t.team = t.reduce != 0 ? t.team : t.subgroup;
   t.rows = t.columns <= 4 ? 4 : 2;
   if (t.rows == 4 && blocks() < kGroupsForFour * cores) t.rows = 2;
-  if (!pairs && blocks() * 2 < 3 * cores) t.rows = 1;
+  if (!f.has_pairs() && blocks() * 2 < 3 * cores) t.rows = 1;
   while (t.team * 2 <= t.threads && t.team * 2 <= n_items && blocks() * 2 < 3 * cores) t.team *= 2;
   t.n_blocks = blocks();
   return t;
@@ -68,35 +67,22 @@ uint32_t weights_width(const Fused& f) {
   return width;
 }
 
-// Weights that are all of one type.
+// Weights that are all of one type. f.push is complete.
 mica_status record_type(const DeviceCaps& caps, const Fused& f, const Tensor& w,
                         Recorder& recorder) {
   const uint32_t n_items = packed(w) ? f.push.k / 32 : (f.push.k + 7) / 8;
   const MatmulTeams t = fused_teams(caps, f, n_items);
-  const uint32_t has_norm = f.push.norm != 0 ? 1 : 0;
-  const auto type = static_cast<uint32_t>(w.dtype);
-  const uint32_t chunk_or_kinds =
-      packed(w) ? matmul_chunk(caps, t, kUnitBytes, (t.rows + has_norm) * t.columns, n_items)
-                : type | weights_width(f) << 8;
-  const Shader* shader = !packed(w) ? &shader_matmul_vec_float_fused
-                         : caps.dot ? weight_shader(kWeightShaders_matmul_vec_fused_dot, w.dtype)
-                                    : weight_shader(kWeightShaders_matmul_vec_fused, w.dtype);
-  const uint32_t specs[] = {t.threads,
-                            1,
-                            1,
-                            t.team,
-                            t.rows,
-                            t.columns,
-                            chunk_or_kinds,
-                            static_cast<uint32_t>(f.x->dtype),
-                            fused_x_is_wide(f) ? 1u : 0u,
-                            t.reduce,
-                            t.subgroup,
-                            static_cast<uint32_t>(f.ending),
-                            has_norm,
-                            f.detail,
-                            f.head_dim,
-                            f.n_pairs};
+  FusedSpecs specs = {.vec = t.specs(*f.x, fused_x_is_wide(f)), .ending = f.ending};
+  const Shader* shader = &shader_matmul_vec_float_fused;
+  if (packed(w)) {
+    shader = caps.dot ? weight_shader(kWeightShaders_matmul_vec_fused_dot, w.dtype)
+                      : weight_shader(kWeightShaders_matmul_vec_fused, w.dtype);
+    const uint32_t sums = (t.rows + f.ending.norm) * t.columns;
+    specs.vec.chunk = matmul_chunk(caps, t, kUnitBytes, sums, n_items);
+  } else {
+    specs.vec.w_dtype = static_cast<uint32_t>(w.dtype);
+    specs.vec.w_wide = weights_width(f);
+  }
   return launch(recorder, *shader, specs, f.push, folded(t.n_blocks), t.required_subgroup);
 }
 
@@ -145,37 +131,38 @@ uint32_t fused_numerics(const Call* const matmuls[], uint32_t n) {
   return packed(matmuls[0]->in[0]) ? MICA_NUM_Q8_32 : MICA_NUM_F32;
 }
 
-bool fused_x_is_wide(const Fused& f) { return rows_of_fours(*f.x) && f.push.norm % 16 == 0; }
+bool fused_x_is_wide(const Fused& f) { return rows_of_fours(*f.x) && f.params.norm % 16 == 0; }
 
 void set_fused_x(Fused& f, const Tensor& x) {
   f.x = &x;
-  f.push.x = x.address;
+  f.params.x = x.address;
   f.push.live = x.rank == 2 ? x.live : 0;
   f.push.k = static_cast<uint32_t>(x.dim[0]);
   f.push.m = static_cast<uint32_t>(x.dim[1]);
-  f.push.s_x = static_cast<uint32_t>(x.stride[1]);
+  f.params.s_x = static_cast<uint32_t>(x.stride[1]);
 }
 
 void set_fused_norm(Fused& f, const Call& norm) {
   set_fused_x(f, norm.in[0]);
-  f.push.norm = norm.in[1].address;
-  f.push.eps = norm.arg<mica_rms_norm_args>().eps;
+  f.ending.norm = 1;
+  f.params.norm = norm.in[1].address;
+  f.params.eps = norm.arg<mica_rms_norm_args>().eps;
 }
 
 void set_fused_weight(Fused& f, uint32_t i, const Call& matmul, uint64_t y) {
   f.w[i] = &matmul.in[0];
   f.push.w[i] = matmul.in[0].address;
   f.push.n[i] = static_cast<uint32_t>(matmul.in[0].dim[1]);
-  f.push.y[i] = y;
+  f.params.y[i] = y;
 }
 
 uint64_t fused_workspace(const DeviceCaps& caps, const Fused& f) {
   return f.streams ? stream_workspace(caps, f) : 0;
 }
 
-mica_status record_fused(const DeviceCaps& caps, const Fused& f, uint64_t workspace,
-                         Recorder& recorder) {
+mica_status record_fused(const DeviceCaps& caps, Fused f, uint64_t workspace, Recorder& recorder) {
   if (f.streams) return record_stream(caps, f, workspace, recorder);
+  MICA_TRY(constants(recorder, &f.params, sizeof f.params, f.push.params));
   for (uint32_t i = 0; i < kFusedWeights; ++i) {
     if (f.push.n[i] == 0) continue;
     bool done = false;

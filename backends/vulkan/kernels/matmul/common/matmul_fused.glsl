@@ -1,37 +1,33 @@
-// What the fused forms of matmul_vec.comp and matmul_vec_float.comp have in matmul.glsl's stead: up
+// What the fused forms of matmul_vec.comp and matmul_vec_float.comp have instead of matmul.glsl: up
 // to three weights of one type at once, an rms_norm of x ahead, and what is done with the sums.
 // Include after base.glsl, numbers.glsl and weight.glsl.
 //
 // The norm's factor is one for all of a row, so x is multiplied by the norm's weight alone, and the
 // sums by the factor, which their team knows by then: beside them it adds up the squares of x.
 #include "kernels/common/load4.glsl"
+#include "kernels/matmul/common/matmul_fused_params.h"
 
-layout(push_constant, scalar) uniform Push {
-  uint64_t x;
-  uint64_t norm;   // the norm's weight, F32
-  uint64_t live;   // of m
-  uint64_t w[3];   // weights
-  uint64_t table;  // Table; ENDING 3
-  uint64_t y[3];   // results F32 [n, m]; ENDING 3: Q's result, the states of K and V
-  uint64_t a;      // ENDING 1: what is added; 3: positions
-  uint64_t b;      // ENDING 3: slots
-  uint k, m;       // elements of a row, columns
-  uint s_x;        // bytes from a column to the next
-  float eps;
-  uint n[3];  // rows of the weights; 0: there is none
-  uint s_a;   // as s_x
-}
-p;
+layout(push_constant, scalar) uniform Push { FusedPush p; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer ParamsP {
+  FusedParams v;
+};
+// What the loads of x need is read once, ahead of all else; the rest only where it is needed, so
+// that it takes no registers before.
+uint64_t x_address = ParamsP(p.params).v.x;
+uint64_t norm_address = ParamsP(p.params).v.norm;
+uint x_stride = ParamsP(p.params).v.s_x;
 
-const uint kStore = 0;
-const uint kAdd = 1;
-const uint kGlu = 2;  // act(first) * second
-const uint kQkv = 3;  // biases, RoPE, and K and V to the cache
-layout(constant_id = 11) const uint ENDING = 0;
-layout(constant_id = 12) const uint NORM = 0;      // 1: there is one
-layout(constant_id = 13) const uint DETAIL = 0;    // of the ending
-layout(constant_id = 14) const uint HEAD_DIM = 2;  // of Q and K
-layout(constant_id = 15) const uint N_PAIRS = 0;   // that RoPE turns in a head
+// Numbers as in FusedSpecs (matmul_fused.h).
+layout(constant_id = 13) const uint ENDING = kStore;
+layout(constant_id = 14) const uint NORM = 0;  // 1: there is one
+layout(constant_id = 15) const uint GELU = 0;  // of kGlu; 0: SiLU
+// Of kQkv.
+layout(constant_id = 16) const uint HEAD_DIM = 2;    // of Q and K
+layout(constant_id = 17) const uint HEAD_DIM_V = 2;  // of V
+layout(constant_id = 18) const uint N_PAIRS = 0;     // that RoPE turns in a head
+layout(constant_id = 19) const uint HALF_SPLIT = 0;  // 1: pairs are half of what is turned apart
+layout(constant_id = 20) const uint CELL_K = 0;      // mica_dtype
+layout(constant_id = 21) const uint CELL_V = 0;
 
 struct Slice {
   uint block;
@@ -39,14 +35,14 @@ struct Slice {
   bool runs;  // false: nothing to do
 };
 Slice find_slice(uint64_t item) { return Slice(uint(item), live_count(p.live, p.m), true); }
-uint64_t x_row(Slice s, uint m) { return p.x + uint64_t(m) * p.s_x; }
+uint64_t x_row(Slice s, uint m) { return x_address + uint64_t(m) * x_stride; }
 
 // Elements e … e + 3 of a row of x, times the norm's weight; `squares` grows by theirs.
 vec4 load_x(uint dtype, uint64_t row, uint e, bool wide, inout float squares) {
   vec4 v = load4(dtype, row, e, p.k, wide);
   if (NORM != 0) {
     squares += dot(v, v);
-    v *= load4(MICA_F32, p.norm, e, p.k, wide);
+    v *= load4(MICA_F32, norm_address, e, p.k, wide);
   }
   return v;
 }
@@ -79,7 +75,7 @@ Place place_of(uint team, uint r) {
     const uint end0 = teams_of(p.n[0]), end1 = end0 + teams_of(p.n[1]);
     at.i = team < end0 ? 0u : team < end1 ? 1u : 2u;
     at.n = (team - (at.i == 0u ? 0u : at.i == 1u ? end0 : end1)) * ROWS + r;
-    if (ENDING == kQkv && (DETAIL & 1u) != 0u && at.i != 2u) {
+    if (ENDING == kQkv && HALF_SPLIT != 0 && at.i != 2u) {
       const uint head = at.n / HEAD_DIM, i = at.n % HEAD_DIM / 2u;
       if (i < N_PAIRS) at.n = head * HEAD_DIM + i + (r & 1u) * N_PAIRS;
     }

@@ -3,36 +3,43 @@
 // more of them through matrix units where there are any (matmul_stream.h).
 #pragma once
 #include "backends/vulkan/kernels/matmul/common/matmul.h"
+#include "backends/vulkan/kernels/matmul/common/matmul_fused_params.h"
 
 namespace mica::vulkan {
 
 constexpr uint32_t kFusedWeights = 3;
 
-// As matmul_fused.glsl has them.
-enum class Ending : uint32_t { store, add, glu, qkv };
+// What is left of the push constants is for operands that are still to come.
+static_assert(sizeof(FusedPush) <= 64);
 
-struct FusedPush {
-  uint64_t x, norm, live;
-  uint64_t w[kFusedWeights];
-  uint64_t table;
-  uint64_t y[kFusedWeights];
-  uint64_t a, b;
-  uint32_t k, m, s_x;
-  float eps;
-  uint32_t n[kFusedWeights];
-  uint32_t s_a;
+// What is done with the sums, as matmul_fused.glsl's specialization constants say it.
+struct EndingSpecs {
+  uint32_t ending = kStore;
+  uint32_t norm = 0;
+  uint32_t gelu = 0;                      // of kGlu; 0: SiLU
+  uint32_t head_dim = 2, head_dim_v = 2;  // of kQkv, as all that follow: of Q and K, of V
+  uint32_t n_pairs = 0, half_split = 0;   // that RoPE turns in a head, and how they lie
+  uint32_t cell_k = 0, cell_v = 0;        // mica_dtype
 };
-static_assert(sizeof(FusedPush) == kMaxPushBytes);
+// In the order of their numbers; each shader reads those that it declares.
+struct FusedSpecs {
+  MatmulVecSpecs vec;
+  EndingSpecs ending;
+  uint32_t splits = 1, tile_n = 0, tile_m = 0;  // of matmul_end.comp
+};
 
 // One region's work. Where weights are of several types, each type is a dispatch of its own; they
 // need no barrier between them. Of a weight that is absent n is 0.
 struct Fused {
-  FusedPush push{};
+  FusedPush push{};  // but for the address of the parameters
+  FusedParams params{};
   const Tensor* x = nullptr;
   const Tensor* w[kFusedWeights] = {};
-  Ending ending = Ending::store;
-  uint32_t detail = 0, head_dim = 2, n_pairs = 0;
+  EndingSpecs ending;
   bool streams = false;  // fused_streams of its matmuls
+
+  // Rows come in pairs that belong together.
+  bool has_pairs() const { return ending.ending == kGlu || ending.ending == kQkv; }
 };
 
 // Why the matmuls of a region, or its norm, cannot be parts of it; nullptr: they can.
@@ -46,7 +53,6 @@ void set_fused_x(Fused& f, const Tensor& x);
 void set_fused_norm(Fused& f, const Call& norm);
 void set_fused_weight(Fused& f, uint32_t i, const Call& matmul, uint64_t y);
 uint64_t fused_workspace(const DeviceCaps& caps, const Fused& f);  // addresses are not used
-mica_status record_fused(const DeviceCaps& caps, const Fused& f, uint64_t workspace,
-                         Recorder& recorder);
+mica_status record_fused(const DeviceCaps& caps, Fused f, uint64_t workspace, Recorder& recorder);
 
 }  // namespace mica::vulkan

@@ -76,8 +76,8 @@ Cut cut_of(const DeviceCaps& caps, const Fused& f) {
 
 MatmulPush push_of(const Fused& f) {
   MatmulPush p{};
-  p.x = f.push.x;
-  p.s_x[0] = f.push.s_x;
+  p.x = f.params.x;
+  p.s_x[0] = f.params.s_x;
   p.live = f.push.live;
   p.live_dim = 1;
   p.k = f.push.k;
@@ -92,9 +92,10 @@ mica_status round_columns(const DeviceCaps& caps, const Fused& f, const Cut& cut
   push.w[0] = workspace;
   push.w[1] = cut.m_pad;
   push.w[2] = cut.k_pad;
-  push.w[3] = f.push.norm;
-  if (f.push.norm != 0) std::memcpy(&push.r2, &f.push.eps, sizeof push.r2);
-  return record_matmul_rows(caps, f.x->dtype, fused_x_is_wide(f), f.push.norm != 0, push, recorder);
+  push.w[3] = f.params.norm;
+  const bool norm = f.ending.norm != 0;
+  if (norm) std::memcpy(&push.r2, &f.params.eps, sizeof push.r2);
+  return record_matmul_rows(caps, f.x->dtype, fused_x_is_wide(f), norm, push, recorder);
 }
 
 mica_status multiply(const DeviceCaps& caps, const Fused& f, uint32_t i, const Cut& cut,
@@ -122,19 +123,21 @@ mica_status multiply(const DeviceCaps& caps, const Fused& f, uint32_t i, const C
 
 mica_status end(const Fused& f, const Cut& cut, uint64_t workspace, Recorder& recorder) {
   constexpr uint32_t kThreads = 128;
-  const bool pairs = f.ending == Ending::glu || f.ending == Ending::qkv;
-  const uint32_t rows = pairs ? 2 : 1;
+  FusedSpecs specs = {.vec = {.threads = kThreads, .rows = f.has_pairs() ? 2u : 1u},
+                      .ending = f.ending,
+                      .splits = cut.splits,
+                      .tile_n = cut.tile.n,
+                      .tile_m = cut.tile.m};
+  specs.ending.norm = 0;  // it is done
+  FusedParams params = f.params;
+  params.x = workspace + cut.factors;
   FusedPush push = f.push;
-  push.x = workspace + cut.factors;
+  MICA_TRY(constants(recorder, &params, sizeof params, push.params));
   uint64_t n_teams = 0;
   for (uint32_t i = 0; i < kFusedWeights; ++i) {
     push.w[i] = workspace + cut.products[i];
-    n_teams += div_up(push.n[i], rows);
+    n_teams += div_up(push.n[i], specs.vec.rows);
   }
-  const uint32_t specs[] = {kThreads,   1,          1,          rows,
-                            cut.splits, cut.tile.n, cut.tile.m, 0,
-                            0,          0,          0,          static_cast<uint32_t>(f.ending),
-                            0,          f.detail,   f.head_dim, f.n_pairs};
   return launch(recorder, shader_matmul_end, specs, push,
                 folded_threads(n_teams * f.push.m, kThreads));
 }

@@ -201,7 +201,6 @@ void main() {
   Raw raw[ROWS];
 #if defined(FUSED)
   [[unroll]] for (uint r = 0; r < ROWS; ++r) row[r] = w_row(place_of(n0 / ROWS, r));
-  const float residual = residual_ahead(n0 / ROWS, lane, m0, n_live);
 #else
   [[unroll]] for (uint r = 0; r < ROWS; ++r) row[r] = w_row(s, min(n0 + r, p.n - 1u));
 #endif
@@ -210,6 +209,9 @@ void main() {
   if (unit < n_units) {
     [[unroll]] for (uint r = 0; r < ROWS; ++r) raw[r] = load_raw(row[r], unit);
   }
+#if defined(FUSED)
+  const Ahead ahead = fetch_ahead(n0 / ROWS, lane, m0, n_live);
+#endif
   for (uint chunk = 0; chunk < n_units; chunk += CHUNK) {
     const uint end = min(chunk + CHUNK, n_units);
     if (chunk > 0u) barrier();
@@ -235,7 +237,7 @@ void main() {
   }
   reduce_sums(thread, lane);
 #if defined(FUSED)
-  end_team(n0 / ROWS, lane, m0, n_live, residual);
+  end_team(n0 / ROWS, lane, m0, n_live, ahead);
 #else
   [[unroll]] for (uint m = 0; m < COLUMNS; ++m) {
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {

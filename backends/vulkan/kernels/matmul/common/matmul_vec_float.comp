@@ -13,23 +13,16 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 layout(constant_id = 3) const uint TEAM = 32;  // a power of two
 layout(constant_id = 4) const uint ROWS = 2;   // of w, a team
 layout(constant_id = 5) const uint COLUMNS = 1;
-#if defined(FUSED)
-layout(constant_id = 6) const uint KINDS = 0;  // W_KIND, W_WIDE << 8
-#else
-layout(constant_id = 6) const uint W_KIND = 0;  // mica_dtype
-#endif
 layout(constant_id = 7) const uint X_TYPE = 0;
 layout(constant_id = 8) const uint X_WIDE = 0;  // load4's
 layout(constant_id = 9) const uint REDUCE = 0;  // reduce.glsl's
 layout(constant_id = 10) const uint SUBGROUP = 32;
-// W_WIDE: load4's; 2: 16 bytes of 16-bit types too.
+layout(constant_id = 11) const uint W_KIND = 0;  // mica_dtype
+layout(constant_id = 12) const uint W_WIDE = 0;  // load4's; 2: 16 bytes of 16-bit types too
 #if defined(FUSED)
-const uint W_KIND = KINDS & 255u;
-const uint W_WIDE = KINDS >> 8;
 #include "kernels/matmul/common/matmul_fused.glsl"
 const uint SUMS = ROWS * COLUMNS + NORM * COLUMNS;
 #else
-layout(constant_id = 11) const uint W_WIDE = 0;
 #include "kernels/matmul/common/matmul.glsl"
 const uint SUMS = ROWS * COLUMNS;
 #endif
@@ -65,7 +58,7 @@ void main() {
   uint64_t row[ROWS];
 #if defined(FUSED)
   [[unroll]] for (uint r = 0; r < ROWS; ++r) row[r] = w_row(place_of(n0 / ROWS, r));
-  const float residual = residual_ahead(n0 / ROWS, lane, m0, min(s.m - m0, COLUMNS));
+  const Ahead ahead = fetch_ahead(n0 / ROWS, lane, m0, min(s.m - m0, COLUMNS));
 #else
   [[unroll]] for (uint r = 0; r < ROWS; ++r) row[r] = w_row(s, min(n0 + r, p.n - 1u));
 #endif
@@ -91,7 +84,7 @@ void main() {
   }
   reduce_sums(thread, lane);
 #if defined(FUSED)
-  end_team(n0 / ROWS, lane, m0, min(s.m - m0, COLUMNS), residual);
+  end_team(n0 / ROWS, lane, m0, min(s.m - m0, COLUMNS), ahead);
 #else
   [[unroll]] for (uint m = 0; m < COLUMNS; ++m) {
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
