@@ -1,17 +1,15 @@
 // norm_qkv: an rms_norm, the projections of Q, K and V with their biases, RoPE of Q and K, and both
 // appends to the cache. Members in this order, those in brackets only where the graph has them:
-//   rms_norm            of x [n_embd, n_tokens] by a weight [n_embd]
-//   matmul Q  [add Q]   matmul: in[0] a weight [n_embd, n_heads * head_dim], in[1] the norm
-//   matmul K  [add K]   add: in[0] the whole matmul, in[1] a weight [N]; an add belongs to the
-//   matmul V  [add V]   matmul just before it
-//   [rope Q] [rope K]   both or neither, with equal args, positions and factors; in[0] is the value
-//                       before it seen as [head_dim, n_heads, n_tokens], head_dim the same in both
-//   kv_append K         in[0] state, in[1] rows [head_dim, n_kv_heads, n_tokens]: K's last value
-//   kv_append V         reshaped, of rope K its very shape; in[2] slots, the same input in both
-// n_tokens is x's everywhere.
+//   rms_norm                     of x [n_embd, n_tokens] by a weight [n_embd]
+//   matmul Q  [add Q]  [rope Q]  matmul: in[0] a weight [n_embd, N], in[1] the norm
+//   matmul K  [add K]  [rope K]  add: in[0] the whole matmul, in[1] a weight [N]
+//   matmul V  [add V]            rope: in[0] the value before it as [head_dim, n_heads, n_tokens]
+//   kv_append K                  in[0] state, in[1] rows [head_dim, n_kv_heads, n_tokens]: K's last
+//   kv_append V                  value reshaped, of rope K its very shape; in[2] slots, one input
+// An add and a rope belong to the matmul before them. Each rope has args, positions, factors and a
+// head_dim of its own. n_tokens is x's everywhere.
 // 6 to 11 members; the last two are always the appends. Q's last value (rope Q, or add Q, or matmul
 // Q) has memory, and so has the norm's output when something else reads it too; no other value has.
-#include <cstring>
 #include <utility>
 
 #include "core/fusions/norm.h"
@@ -45,12 +43,6 @@ Chain follow(const FusionView& view, uint32_t matmul) {
   }
   if (view.is(next, MICA_OP_kv_append) && view.takes_whole(next, 1, last)) c.append = next;
   return c;
-}
-
-bool same_angles(const FusionView& view, uint32_t a, uint32_t b) {
-  const mica_b_node &x = view.node(a), &y = view.node(b);
-  return x.input[1] == y.input[1] && x.input[2] == y.input[2] && x.args_size == y.args_size &&
-         std::memcmp(x.args, y.args, x.args_size) == 0;
 }
 
 // The two nodes of one mica_kv_append: K's first; a layer's K lies before its V.
@@ -90,16 +82,13 @@ const char* why_not(const FusionView& view, const Chain& q, const Chain& k, cons
   if (!is_pair(view, k.append, v.append)) return "K and V are not of one mica_kv_append";
   if (!splits_rows(view, k.append, 1, k.matmul) || !splits_rows(view, v.append, 1, v.matmul))
     return "the rows appended are not the heads of one token each";
-  if ((q.rope == MICA_B_NONE) != (k.rope == MICA_B_NONE)) return "RoPE is of Q or of K alone";
-  if (q.rope == MICA_B_NONE) return nullptr;
-  if (!same_angles(view, q.rope, k.rope)) return "RoPE of Q and of K differ";
-  if (!splits_rows(view, q.rope, 0, q.matmul) || !splits_rows(view, k.rope, 0, k.matmul))
-    return "what RoPE turns are not the heads of one token each";
-  if (!view.same_shape(view.node(k.rope).output, view.node(k.append).input[1]))
-    return "K is appended in other heads than RoPE turned";
-  if (view.input(q.rope, 0).dim[0] != view.input(k.rope, 0).dim[0])
-    return "RoPE turns heads of Q and of K of different sizes";
-  return nullptr;
+  for (const Chain* c : {&q, &k})
+    if (c->rope != MICA_B_NONE && !splits_rows(view, c->rope, 0, c->matmul))
+      return "what RoPE turns are not the heads of one token each";
+  return k.rope == MICA_B_NONE ||
+                 view.same_shape(view.node(k.rope).output, view.node(k.append).input[1])
+             ? nullptr
+             : "K is appended in other heads than RoPE turned";
 }
 
 uint32_t match(const FusionView& view, uint32_t node, uint32_t* members, const char** near_miss) {
@@ -122,8 +111,8 @@ uint32_t match(const FusionView& view, uint32_t node, uint32_t* members, const c
   *near_miss =
       q == nullptr ? "no projection of the norm can be told to be Q" : why_not(view, *q, *k, *v);
   if (*near_miss != nullptr) return 0;
-  const uint32_t all[] = {node,    q->matmul, q->bias, k->matmul, k->bias,  v->matmul,
-                          v->bias, q->rope,   k->rope, k->append, v->append};
+  const uint32_t all[] = {node,    q->matmul, q->bias, q->rope,   k->matmul, k->bias,
+                          k->rope, v->matmul, v->bias, k->append, v->append};
   uint32_t n_members = 0;
   for (const uint32_t m : all)
     if (m != MICA_B_NONE) members[n_members++] = m;

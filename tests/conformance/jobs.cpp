@@ -12,6 +12,7 @@ namespace mica::conformance {
 #undef MICA_CASE_FAMILY
 void cases_operands(CaseList& list);
 void cases_regions(CaseList& list);
+void cases_qkv(CaseList& list);
 void cases_whole_graphs(CaseList& list);
 void cases_exact(CaseList& list);
 void cases_alias(CaseList& list);
@@ -103,6 +104,7 @@ CaseList all_cases() {
 #undef MICA_CASE_FAMILY
   cases_operands(list);
   cases_regions(list);
+  cases_qkv(list);
   cases_whole_graphs(list);
   cases_exact(list);
   cases_alias(list);

@@ -1,6 +1,6 @@
 // The fusions' patterns as cases: small graphs that contain one region each, with all its options.
 // A device that claims the fusion runs them fused, and member by member when told so; both are
-// compared with the reference's members. Op is the fusion's name.
+// compared with the reference's members. Op is the fusion's name. norm_qkv's: qkv_cases.cpp.
 #include "tests/conformance/case.h"
 
 namespace mica::conformance {
@@ -221,162 +221,6 @@ void cases_add_norm(CaseList& list) {
             });
 }
 
-// --- norm_qkv -----------------------------------------------------------------------------------
-
-struct Qkv {
-  mica_dtype q = MICA_F32, k = MICA_F32, v = MICA_F32, cache_k = MICA_F32, cache_v = MICA_F32;
-  uint32_t n_heads = 4, n_kv_heads = 2, head_dim_k = 32, head_dim_v = 32;
-  int64_t n_embd = 96;
-  bool bias = false, norm_is_read = false, q_is_read = false;
-  // RoPE turns heads so many times as large as those of attention and cache; n_rot stays.
-  uint32_t larger_q = 1, larger_k = 1;
-  bool split_rows = false;  // V's rows are seen as [head_dim, 2 n_kv_heads, …] on their way
-  enum { kNone, kAdjacent, kHalfSplit, kPartial, kYarn, kFactors } rope = kAdjacent;
-};
-
-// A prompt, single tokens, two sequences at once.
-std::vector<Step> steps(bool single) {
-  if (single) return {{{{0, 1}}, {}}, {{{0, 1}}, {}}, {{{0, 1}}, {}}};
-  return {{{{0, 5}}, {}}, {{{0, 1}}, {}}, {{{1, 3}}, {}}, {{{0, 1}, {1, 2}}, {}}, {{{0, 21}}, {}}};
-}
-
-mica_rope_params rope_params(CaseBuilder& b, const Qkv& s) {
-  mica_rope_params p = MICA_ROPE_PARAMS_INIT;
-  p.pairing =
-      s.rope == Qkv::kHalfSplit || s.rope == Qkv::kYarn ? MICA_ROPE_HALF_SPLIT : MICA_ROPE_ADJACENT;
-  if (s.larger_q != s.larger_k) p.n_rot = s.head_dim_k;
-  if (s.rope == Qkv::kPartial) {
-    p.n_rot = s.head_dim_k / 2;
-    p.offset = s.head_dim_k / 4;
-  }
-  if (s.rope == Qkv::kYarn) {
-    p.linear_scale = 0.25f;
-    p.ext_factor = 1;
-    p.n_ctx_orig = 64;
-  }
-  if (s.rope == Qkv::kFactors)
-    p.freq_factors = b.weight("factors", MICA_F32, {s.head_dim_k / 2}, uniform(1, 8));
-  return p;
-}
-
-void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
-  const int64_t max = single ? 1 : 24;
-  mica_kv_layer layer = MICA_KV_LAYER_INIT;
-  layer.n_kv_heads = s.n_kv_heads;
-  layer.head_dim_k = s.head_dim_k;
-  layer.head_dim_v = s.head_dim_v;
-  layer.dtype_k = s.cache_k;
-  layer.dtype_v = s.cache_v;
-  mica_kv_params params = MICA_KV_PARAMS_INIT;
-  params.n_layers = 1;
-  params.layers = &layer;
-  params.n_cells = 256;
-  params.max_seqs = 2;
-  params.max_step_tokens = static_cast<uint32_t>(max);
-  mica_kv_cache* cache = b.cache(params, steps(single));
-  mica_graph* g = b.graph();
-  const mica_kv kv = mica_graph_kv(g, cache, 0, b.n_tokens());
-  const mica_tensor x = b.input("x", MICA_F32, {s.n_embd, max}, normal(), b.n_tokens());
-  const mica_tensor h = norm(b, x, s.n_embd);
-  const auto project = [&](const char* name, mica_dtype dtype, uint32_t n_heads, uint32_t dim) {
-    const int64_t n = int64_t{n_heads} * dim, heads[] = {dim, n_heads, max};
-    mica_tensor y = linear(b, name, dtype, h, s.n_embd, n);
-    if (s.bias) y = mica_add(g, y, b.weight((std::string(name) + ".bias").c_str(), MICA_F32, {n}));
-    return mica_reshape(g, y, 3, heads);
-  };
-  mica_tensor q = project("q", s.q, s.n_heads / s.larger_q, s.head_dim_k * s.larger_q);
-  mica_tensor k = project("k", s.k, s.n_kv_heads / s.larger_k, s.head_dim_k * s.larger_k);
-  mica_tensor v = project("v", s.v, s.n_kv_heads, s.head_dim_v);
-  const auto seen_as = [&](mica_tensor t, uint32_t dim, uint32_t n_heads) {
-    const int64_t heads[] = {dim, n_heads, max};
-    return mica_reshape(g, t, 3, heads);
-  };
-  if (s.rope != Qkv::kNone) {
-    const mica_rope_params rope = rope_params(b, s);
-    q = mica_rope(g, q, kv.positions, &rope);
-    k = mica_rope(g, k, kv.positions, &rope);
-  }
-  if (s.larger_q > 1) q = seen_as(q, s.head_dim_k, s.n_heads);
-  if (s.larger_k > 1) k = seen_as(k, s.head_dim_k, s.n_kv_heads);
-  if (s.split_rows) {
-    v = seen_as(v, s.head_dim_v / 2, 2 * s.n_kv_heads);
-    v = seen_as(v, s.head_dim_v, s.n_kv_heads);
-  }
-  mica_kv_append(g, &kv, k, v);
-  b.far_output(mica_attention(g, q, &kv, nullptr));
-  if (s.q_is_read) b.output(mica_copy(g, q));
-  if (s.norm_is_read) b.output(mica_copy(g, h));
-}
-
-void add_qkv(CaseList& list, const std::string& name, const Qkv& s) {
-  for (const bool single : {true, false})
-    add(list, "norm_qkv", name + (single ? ".m1" : ".ragged"),
-        [=](CaseBuilder& b) { build_qkv(b, s, single); });
-}
-
-void cases_norm_qkv(CaseList& list) {
-  Qkv s;
-  s.q_is_read = true;
-  const char* const ropes[] = {"none", "adjacent", "half_split", "partial", "yarn", "factors"};
-  for (int i = 0; i < 6; ++i)
-    for (const bool bias : {false, true}) {
-      s.rope = static_cast<decltype(s.rope)>(i);
-      s.bias = bias;
-      add_qkv(list, std::string("f32.rope_") + ropes[i] + (bias ? ".bias" : ""), s);
-    }
-  s.bias = false;
-  s.rope = Qkv::kAdjacent;
-  for (const mica_dtype d : {MICA_F32, MICA_Q8_0})
-    for (const bool half_split : {false, true}) {
-      Qkv r = s;
-      r.q = r.k = r.v = d;
-      r.rope = half_split ? Qkv::kHalfSplit : Qkv::kAdjacent;
-      const std::string name = std::string(name_of(d)) + (half_split ? ".half_split" : "");
-      r.split_rows = true;
-      add_qkv(list, name + ".v_split", r);
-      r.larger_k = 2;
-      add_qkv(list, name + ".k_reheaded", r);
-      r.larger_q = 2;
-      add_qkv(list, name + ".q_and_k_reheaded", r);
-      r.larger_k = 1;
-      add_qkv(list, name + ".q_reheaded", r);
-    }
-  s.norm_is_read = true;
-  add_qkv(list, "f32.norm_is_read", s);
-  s.norm_is_read = s.q_is_read = false;
-  add_qkv(list, "f32.only_attention", s);
-  s.q_is_read = true;
-  for (const mica_dtype d : {MICA_F16, MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q8_0}) {
-    s.q = s.k = s.v = d;
-    s.cache_k = s.cache_v = MICA_F16;
-    add_qkv(list, std::string(name_of(d)) + ".kv_f16", s);
-  }
-  s.n_embd = 256;
-  s.q = s.k = MICA_Q4_K;
-  s.v = MICA_Q6_K;
-  for (const mica_dtype d : {MICA_F16, MICA_Q8_0, MICA_Q4_0}) {
-    s.cache_k = s.cache_v = d;
-    add_qkv(list, std::string("q4_k.q6_k.kv_") + name_of(d), s);
-  }
-  s.bias = true;
-  s.cache_k = MICA_Q8_0;
-  s.cache_v = MICA_F16;
-  s.rope = Qkv::kHalfSplit;
-  add_qkv(list, "q4_k.q6_k.bias.half_split.kv_q8_0_f16", s);
-  s.bias = false;
-  s.rope = Qkv::kAdjacent;
-  s.n_kv_heads = 1;
-  s.head_dim_k = s.head_dim_v = 64;
-  add_qkv(list, "mqa.q4_k.q6_k.head_64", s);
-  s.n_kv_heads = 4;
-  s.head_dim_k = 48;
-  s.head_dim_v = 80;
-  s.cache_k = s.cache_v = MICA_F16;
-  add_qkv(list, "mha.q4_k.q6_k.head_48_80", s);
-  s.head_dim_k = s.head_dim_v = 24;  // of no whole group of 16 rows
-  add_qkv(list, "mha.q4_k.q6_k.head_24", s);
-}
-
 }  // namespace
 
 void cases_regions(CaseList& list) {
@@ -385,7 +229,6 @@ void cases_regions(CaseList& list) {
   cases_reshaped_glu(list);
   cases_matmul_add(list);
   cases_add_norm(list);
-  cases_norm_qkv(list);
 }
 
 }  // namespace mica::conformance

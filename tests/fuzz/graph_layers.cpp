@@ -24,6 +24,16 @@ mica_rope_params Maker::layer_rope(std::string& text) {
   return p;
 }
 
+// Mostly the cache's, as in a model; now and then others for Q or K alone.
+mica_tensor Maker::layer_positions(const mica_kv& kv, std::string& text) {
+  text = "kv.positions ";
+  if (!rng_.chance(10)) return kv.positions;
+  const int64_t n_tokens = s_.extents[static_cast<size_t>(tokens_)].max;
+  const Item own = input(MICA_I32, {n_tokens}, {Fill::kIntegers, -20, 300}, tokens_);
+  text = use(own) + " ";
+  return own.t;
+}
+
 void Maker::append(int i, const mica_kv& kv, const Item& h) {
   const mica_kv_layer& l = s_.layers[static_cast<size_t>(i)];
   const int64_t n = l.n_kv_heads, dk = l.head_dim_k, dv = l.head_dim_v;
@@ -37,10 +47,11 @@ void Maker::append(int i, const mica_kv& kv, const Item& h) {
   const bool halved = rotate && dk % 4 == 0 && rng_.chance(12);
   k = heads(k, halved ? dk / 2 : dk, halved ? n * 2 : n, rng_.chance(8));
   if (rotate) {
-    std::string text = "kv.positions ";
+    std::string text;
+    const mica_tensor positions = layer_positions(kv, text);
     const mica_rope_params params =
         halved ? mica_rope_params MICA_ROPE_PARAMS_INIT : layer_rope(text);
-    k = rotated(k, kv.positions, params, text);
+    k = rotated(k, positions, params, text);
   }
   if (halved) k = reshaped(k, {dk, n, n_tokens});
   v = heads(v, dv, n, rng_.chance(8));
@@ -120,10 +131,13 @@ void Maker::layer(int i) {
     const bool halved = rotate && l.head_dim_k % 4 == 0 && rng_.chance(12);
     q = heads(q, halved ? l.head_dim_k / 2 : l.head_dim_k, halved ? n_heads * 2 : n_heads,
               rng_.chance(8));
-    std::string text = "kv.positions ";
-    const mica_rope_params params =
-        halved ? mica_rope_params MICA_ROPE_PARAMS_INIT : layer_rope(text);
-    if (rotate) q = rotated(q, kv.positions, params, text);
+    if (rotate) {
+      std::string text;
+      const mica_tensor positions = layer_positions(kv, text);
+      const mica_rope_params params =
+          halved ? mica_rope_params MICA_ROPE_PARAMS_INIT : layer_rope(text);
+      q = rotated(q, positions, params, text);
+    }
     if (halved) q = reshaped(q, {l.head_dim_k, n_heads, n_tokens});
   };
   if (q_first) make_q();

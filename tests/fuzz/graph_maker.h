@@ -103,6 +103,7 @@ class Maker {
   void append(int i, const mica_kv& kv, const Item& h);
   Item heads(const Item& h, int64_t head_dim, int64_t n_heads, bool other_heads);
   mica_rope_params layer_rope(std::string& text);
+  mica_tensor layer_positions(const mica_kv& kv, std::string& text);
   void attend(int i, const mica_kv& kv, const Item& q);
 
   Shared& s_;

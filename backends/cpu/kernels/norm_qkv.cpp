@@ -1,6 +1,8 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, of packed weights. For one token a turn makes whole
 // heads, rotates them and appends them: no barrier. For several, Q lands in its own memory and K
 // and V in the workspace; then they are rotated, token by token, and appended, kv head by kv head.
+#include "backends/norm_qkv.h"
+
 #include "backends/cpu/kernels/attention/kv_append.h"
 #include "backends/cpu/kernels/norm_rows16.h"
 #include "backends/cpu/kernels/rope.h"
@@ -8,63 +10,17 @@
 MICA_CPU_BEGIN
 namespace rows16 {
 
-enum { kQ, kK, kV, kProjections };
+using Qkv = QkvMembers<Call>;
 
-namespace {  // no symbol that a linker may take from another instruction set
-// The members by their roles.
-struct Qkv {
-  const Call* norm;
-  const Call* matmul[kProjections];
-  const Call* bias[kProjections];    // nullptr: none
-  const Call* rope[kProjections];    // of Q and K, or nullptr
-  const Call* append[kProjections];  // of K and V
+static Normed normed_of(const Qkv& m) { return Normed(*m.norm, m.matmul, kProjections); }
+static int64_t n_heads(const Qkv& m, int i) { return div_up_i64(m.n_rows(i), m.head_dim(i)); }
 
-  explicit Qkv(const Call& c) : norm(c.members), matmul{}, bias{}, rope{}, append{} {
-    uint32_t at = 1;
-    for (int i = 0; i < kProjections; ++i) {
-      matmul[i] = &c.members[at++];
-      if (c.members[at].op == MICA_OP_add) bias[i] = &c.members[at++];
-    }
-    if (c.members[at].op == MICA_OP_rope) {
-      rope[kQ] = &c.members[at++];
-      rope[kK] = &c.members[at++];
-    }
-    append[kK] = &c.members[at++];
-    append[kV] = &c.members[at];
-  }
-  Normed normed() const { return Normed(*norm, matmul, kProjections); }
-  const Tensor& q() const {
-    return rope[kQ] != nullptr   ? rope[kQ]->out
-           : bias[kQ] != nullptr ? bias[kQ]->out
-                                 : matmul[kQ]->out;
-  }
-  // Elements of a head. Without RoPE it does not matter what a head of Q is: K's will do.
-  int64_t head_dim(int i) const {
-    return i == kQ && rope[kQ] != nullptr ? rope[kQ]->in[kX].dim[0]
-                                          : append[i == kQ ? kK : i]->in[kRows].dim[0];
-  }
-  int64_t n_rows(int i) const { return matmul[i]->in[0].dim[1]; }
-  int64_t n_heads(int i) const { return div_up_i64(n_rows(i), head_dim(i)); }
-  int64_t n_tokens() const { return norm->in[0].dim[1]; }
-};
-}  // namespace
-
-// A projection's row is the heads of one token, and RoPE and cache agree on what a head is.
-static const char* heads_support(const Qkv& m) {
-  for (int i = kQ; i <= kV; ++i) {
-    const Tensor* const seen[] = {m.rope[i] != nullptr ? &m.rope[i]->in[kX] : nullptr,
-                                  m.append[i] != nullptr ? &m.append[i]->in[kRows] : nullptr};
-    for (const Tensor* t : seen) {
-      if (t == nullptr) continue;
-      if (t->dim[2] != m.n_tokens() || t->dim[0] * t->dim[1] != m.n_rows(i))
-        return "what is turned or appended is not a token's heads";
-      if (i == kK && t->dim[0] != m.head_dim(kK))
-        return "K is appended in other heads than RoPE turned";
-    }
-  }
-  return m.rope[kQ] == nullptr || m.head_dim(kQ) == m.head_dim(kK)
-             ? nullptr
-             : "RoPE turns heads of Q and of K of different sizes";
+// Whether one rotation does for Q and K, as it does in most models.
+static bool same_rotation(const Qkv& m) {
+  const Call *q = m.rope[kQ], *k = m.rope[kK];
+  return q != nullptr && k != nullptr && q->in[kPositions].data == k->in[kPositions].data &&
+         q->in[kFactors].data == k->in[kFactors].data &&
+         __builtin_memcmp(q->args, k->args, sizeof(mica_rope_args)) == 0;
 }
 
 static const char* append_supports(const Call& append) {
@@ -76,7 +32,7 @@ static const char* append_supports(const Call& append) {
 
 static const char* supports(const Call& c) {
   const Qkv m(c);
-  if (const char* no = heads_support(m)) return no;
+  if (const char* no = m.heads_support()) return no;
   for (int i = kQ; i <= kV; ++i) {
     if (m.head_dim(i) % kGroupRows != 0) return "heads are not multiples of 16";
     if (m.bias[i] != nullptr && m.bias[i]->in[1].dtype != MICA_F32) return "a bias is not F32";
@@ -102,7 +58,7 @@ static int64_t raw_bytes(const Qkv& m, int i) {
 static uint64_t workspace(const Call& c) {
   const Qkv m(c);
   if (m.n_tokens() == 1) return 0;
-  const uint64_t panels = (normed_workspace(m.normed()) + 63) / 64 * 64;
+  const uint64_t panels = (normed_workspace(normed_of(m)) + 63) / 64 * 64;
   return panels + static_cast<uint64_t>(raw_bytes(m, kK) + raw_bytes(m, kV));
 }
 
@@ -120,12 +76,16 @@ static int64_t append_bytes(const Qkv& m) {
   return max_i64(aligned(append_scratch_bytes(*m.append[kK])),
                  aligned(append_scratch_bytes(*m.append[kV])));
 }
+// Q's rotation is done with when K's begins.
 static int64_t rope_bytes(const Qkv& m) {
-  return m.rope[kQ] != nullptr ? aligned(rope_scratch_bytes(*m.rope[kQ])) : 0;
+  int64_t most = 0;
+  for (const Call* rope : m.rope)
+    if (rope != nullptr) most = max_i64(most, aligned(rope_scratch_bytes(*rope)));
+  return most;
 }
 static uint64_t scratch_bytes(const Call& c) {
   const Qkv m(c);
-  return static_cast<uint64_t>(aligned(normed_scratch(m.normed())) + rope_bytes(m) +
+  return static_cast<uint64_t>(aligned(normed_scratch(normed_of(m))) + rope_bytes(m) +
                                append_bytes(m) + 4 * largest_head(m));
 }
 // The column's part is last: nothing else depends on its size.
@@ -148,7 +108,16 @@ static Tensor raw_rows(const Qkv& m, const Normed& w, int i, char* base) {
   return t;
 }
 
-static int64_t single_heads(const Qkv& m) { return m.n_heads(kQ) + m.n_heads(kK) + m.n_heads(kV); }
+static int64_t single_heads(const Qkv& m) {
+  return n_heads(m, kQ) + n_heads(m, kK) + n_heads(m, kV);
+}
+
+// Of a token's elements those that are of projections with RoPE.
+static int64_t turned_rows(const Qkv& m) {
+  int64_t n = 0;
+  for (int i = kQ; i <= kK; ++i) n += m.rope[i] != nullptr ? m.n_rows(i) : 0;
+  return n;
+}
 
 static int64_t items(const Call& c, uint32_t phase) {
   const Qkv m(c);
@@ -159,7 +128,7 @@ static int64_t items(const Call& c, uint32_t phase) {
     for (const Call* matmul : m.matmul) n += phase_items(*matmul, 1);
     return n;
   }
-  if (phase == 2) return m.rope[kQ] != nullptr ? m.n_tokens() : 0;
+  if (phase == 2) return turned_rows(m) != 0 ? m.n_tokens() : 0;
   return m.append[kK]->in[kState].dim[1] + m.append[kV]->in[kState].dim[1];
 }
 static int64_t grain(const Call& c, uint32_t phase) {
@@ -171,7 +140,7 @@ static int64_t grain(const Call& c, uint32_t phase) {
   }
   if (phase == 0) return column_grain(*m.norm);
   if (phase == 1) return Problem(*m.matmul[kQ]).tile_grain();
-  if (phase == 2) return max_i64(1, 16384 / max_i64(1, m.n_rows(kQ) + m.n_rows(kK)));
+  if (phase == 2) return max_i64(1, 16384 / max_i64(1, turned_rows(m)));
   return max_i64(1, 4096 / max_i64(1, m.head_dim(kK) * m.n_tokens()));
 }
 
@@ -184,7 +153,7 @@ MICA_INLINE void add_bias(const Call* bias, int64_t row, int64_t n, float* y) {
 
 // Head `head` of projection i for a single token.
 static void run_head(const Qkv& m, const SingleColumn& column, int i, int64_t head,
-                     Rotation<ElemF32>* rotation, const Scratch& s) {
+                     const Rotation<ElemF32>* rotation, const Scratch& s) {
   const int64_t first = head * m.head_dim(i);
   const int64_t n = min_i64(m.head_dim(i), m.n_rows(i) - first);
   float* y = i == kQ ? reinterpret_cast<float*>(m.q().data) + first : s.head;
@@ -194,7 +163,7 @@ static void run_head(const Qkv& m, const SingleColumn& column, int i, int64_t he
     __builtin_memcpy(y + k, lanes, static_cast<size_t>(group.n) * sizeof(float));
     add_bias(m.bias[i], first + k, group.n, y + k);
   }
-  if (m.rope[i] != nullptr) rotation->head(y, y);
+  if (rotation != nullptr) rotation->head(y, y);
   if (m.append[i] == nullptr) return;
   KvPage page;
   if (!state_page(*m.append[i], &page)) return;
@@ -202,29 +171,31 @@ static void run_head(const Qkv& m, const SingleColumn& column, int i, int64_t he
 }
 
 static void run_single_token(const Qkv& m, int64_t first, int64_t end, char* scratch) {
-  const Normed w = m.normed();
+  const Normed w = normed_of(m);
   const Scratch s = carve_scratch(m, scratch);
   int i = kQ;
   int64_t head = first;
-  while (head >= m.n_heads(i)) head -= m.n_heads(i++);
+  while (head >= n_heads(m, i)) head -= n_heads(m, i++);
   const Group at = group_of(*m.matmul[i], w.p[i], 0, head * m.head_dim(i) / kGroupRows);
   const SingleColumn column(w, at.data, first == 0, s.column);
-  if (m.rope[i] != nullptr) {
-    Rotation<ElemF32> rotation(*m.rope[i], s.rope);
-    rotation.at(*reinterpret_cast<const int32_t*>(m.rope[i]->in[kPositions].data));
-    for (; first < end && i != kV; ++first) {
-      run_head(m, column, i, head, &rotation, s);
-      if (++head == m.n_heads(i)) head = 0, ++i;
-    }
-  }
+  Rotation<ElemF32> rotation;
+  const Call* turned = nullptr;  // what `rotation` is of
   for (; first < end; ++first) {
-    run_head(m, column, i, head, nullptr, s);
-    if (++head == m.n_heads(i)) head = 0, ++i;
+    const Call* rope = m.rope[i];
+    if (rope != nullptr && rope != turned) {
+      if (turned == nullptr || !same_rotation(m)) {
+        rotation = Rotation<ElemF32>(*rope, s.rope);
+        rotation.at(*reinterpret_cast<const int32_t*>(rope->in[kPositions].data));
+      }
+      turned = rope;
+    }
+    run_head(m, column, i, head, rope != nullptr ? &rotation : nullptr, s);
+    if (++head == n_heads(m, i)) head = 0, ++i;
   }
 }
 
 static void run_projections(const Call& c, const Qkv& m, int64_t first, int64_t end) {
-  const Normed w = m.normed();
+  const Normed w = normed_of(m);
   int64_t before = 0;
   for (int k = 0; k < kProjections; ++k) {
     const int64_t n = w.p[k].n_groups * w.p[k].column_tiles();
@@ -244,23 +215,29 @@ static void run_projections(const Call& c, const Qkv& m, int64_t first, int64_t 
   }
 }
 
-// Q in its memory and K in the workspace, in place.
+// Rows of Q in its memory or of K in the workspace, in place.
+static void rotate_row(const Qkv& m, int i, const Rotation<ElemF32>& rotation, float* row) {
+  for (int64_t k = 0; k < m.n_rows(i); k += m.head_dim(i)) rotation.head(row + k, row + k);
+}
+
 static void rotate_tokens(const Call& c, const Qkv& m, int64_t first, int64_t end, char* scratch) {
-  const Normed w = m.normed();
-  const Tensor k = raw_rows(m, w, kK, c.workspace);
-  Rotation<ElemF32> rotation(*m.rope[kQ], carve_scratch(m, scratch).rope);
-  const int32_t* positions = reinterpret_cast<const int32_t*>(m.rope[kQ]->in[kPositions].data);
-  for (int64_t token = first; token < end; ++token) {
-    rotation.at(positions[token]);
-    float* q = reinterpret_cast<float*>(m.q().data) + token * m.n_rows(kQ);
-    for (int64_t i = 0; i < m.n_rows(kQ); i += m.head_dim(kQ)) rotation.head(q + i, q + i);
-    float* at = reinterpret_cast<float*>(k.data + token * k.stride[2]);
-    for (int64_t i = 0; i < m.n_rows(kK); i += m.head_dim(kK)) rotation.head(at + i, at + i);
+  const Tensor k = raw_rows(m, normed_of(m), kK, c.workspace);
+  float* const base[] = {reinterpret_cast<float*>(m.q().data), reinterpret_cast<float*>(k.data)};
+  const bool together = same_rotation(m);
+  for (int i = kQ; i <= kK; ++i) {
+    if (m.rope[i] == nullptr || (i == kK && together)) continue;
+    Rotation<ElemF32> rotation(*m.rope[i], carve_scratch(m, scratch).rope);
+    const int32_t* positions = reinterpret_cast<const int32_t*>(m.rope[i]->in[kPositions].data);
+    for (int64_t token = first; token < end; ++token) {
+      rotation.at(positions[token]);
+      for (int j = i; j <= (together ? kK : i); ++j)
+        rotate_row(m, j, rotation, base[j] + token * m.n_rows(j));
+    }
   }
 }
 
 static void append_tokens(const Call& c, const Qkv& m, int64_t first, int64_t end, char* scratch) {
-  const Normed w = m.normed();
+  const Normed w = normed_of(m);
   const int64_t n_k = m.append[kK]->in[kState].dim[1];
   char* const s = carve_scratch(m, scratch).append;
   if (first < n_k) {
@@ -277,7 +254,7 @@ static void run(const Call& c, uint32_t phase, int64_t first, int64_t end, char*
   if (m.n_tokens() == 1) return run_single_token(m, first, end, scratch);
   if (phase == 0) {
     char* const row = carve_scratch(m, scratch).column;
-    return round_columns(m.normed(), c.workspace, first, end, row);
+    return round_columns(normed_of(m), c.workspace, first, end, row);
   }
   if (phase == 1) return run_projections(c, m, first, end);
   if (phase == 2) return rotate_tokens(c, m, first, end, scratch);

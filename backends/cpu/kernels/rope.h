@@ -3,62 +3,35 @@
 #pragma once
 #include "backends/cpu/simd/simd.h"
 #include "ops/rope.h"
-#include "ops/rope_args.h"
+#include "ops/rope_angles.h"
 
 MICA_CPU_BEGIN
 namespace {
 
 enum RopeInput { kX, kPositions, kFactors };
 
-constexpr double kPi = 3.14159265358979323846;
-
-// How much of pair i turns at its original speed (YaRN).
-struct YarnRamp {
-  double low, width, ext_factor;
-};
-static inline YarnRamp yarn_ramp(const mica_rope_args& a) {
-  const double per = a.n_rot / (2.0 * __builtin_log(static_cast<double>(a.base)));
-  const double low = __builtin_floor(per * __builtin_log(a.n_ctx_orig / (2 * kPi * a.beta_fast)));
-  const double high = __builtin_ceil(per * __builtin_log(a.n_ctx_orig / (2 * kPi * a.beta_slow)));
-  const double first = low > 0 ? low : 0;
-  const double last = high < a.n_rot - 1.0 ? high : a.n_rot - 1.0;
-  return {first, last - first > 0.001 ? last - first : 0.001, a.ext_factor};
-}
-static inline double yarn_mix(const YarnRamp& ramp, int64_t i) {
-  const double x = (static_cast<double>(i) - ramp.low) / ramp.width;
-  return ramp.ext_factor * (1.0 - (x < 0 ? 0 : x > 1 ? 1 : x));
-}
-
-// Angle per position of each pair.
-static inline void frequencies(const Call& call, double* out) {
+// Radians per position of each pair.
+static inline void rope_frequencies(const Call& call, double* out) {
   const mica_rope_args& a = *static_cast<const mica_rope_args*>(call.args);
   const float* factors = reinterpret_cast<const float*>(call.in[kFactors].data);
+  const RopeScale scale = rope_scale(a);
   const int64_t n_pairs = a.n_rot / 2;
   // Powers by repeated products: 1e-16 a step, and later pairs turn slower.
-  const double ratio = __builtin_pow(static_cast<double>(a.base), -2.0 / a.n_rot);
-  const YarnRamp ramp = a.ext_factor != 0.0f ? yarn_ramp(a) : YarnRamp{};
+  const double ratio = rope_power(a, 1);
   double power = 1.0;
   for (int64_t i = 0; i < n_pairs; ++i, power *= ratio) {
     const double original = factors != nullptr ? power / static_cast<double>(factors[i]) : power;
-    const double scaled = static_cast<double>(a.linear_scale) * original;
-    const double mix = a.ext_factor != 0.0f ? yarn_mix(ramp, i) : 0.0;
-    out[i] = scaled * (1.0 - mix) + original * mix;
+    out[i] = original * rope_slowdown(scale, i);
   }
-}
-
-static inline double magnitude_of(const mica_rope_args& a) {
-  const double m = a.attn_factor;
-  if (a.ext_factor == 0.0f) return m;
-  return m * (1.0 + 0.1 * __builtin_log(1.0 / static_cast<double>(a.linear_scale)));
 }
 
 // m cos(t) and m sin(t). t = k pi / 2 + r, |r| <= pi / 4, by three parts of pi / 2: the first two
 // have 33 bits, so their products with k < 2^20 are exact. The Taylor series end below 1e-13.
-static inline void cos_sin(const double* freq, double position, double m, int64_t n, float* out_cos,
-                           float* out_sin) {
+static inline void cos_sin(const double* radians, double position, double m, int64_t n,
+                           float* out_cos, float* out_sin) {
   constexpr double kRound = 0x1.8p52;
   for (int64_t i = 0; i < n; ++i) {
-    const double t = position * freq[i];
+    const double t = position * radians[i];
     const double shifted = t * 0.63661977236758134308 + kRound;
     int64_t quadrant;
     __builtin_memcpy(&quadrant, &shifted, 8);
@@ -87,16 +60,16 @@ static inline void cos_sin(const double* freq, double position, double m, int64_
 
 // A thread's memory for n_pairs.
 struct RopeScratch {
-  double* freq;  // [n_pairs]
-  float* cos;    // [n_pairs]; pairs side by side: each twice, sines with their sign, [n_rot]
+  double* radians;  // [n_pairs], per position
+  float* cos;       // [n_pairs]; pairs side by side: each twice, sines with their sign, [n_rot]
   float* sin;
 };
 static inline int64_t padded_pairs(int64_t n_pairs) { return div_up_i64(n_pairs, 16) * 16; }
 static inline RopeScratch carve(int64_t n_pairs, char* base) {
   const int64_t n = padded_pairs(n_pairs);
-  double* freq = reinterpret_cast<double*>(base);
-  float* cos = reinterpret_cast<float*>(freq + n);
-  return {freq, cos, cos + 2 * n};
+  double* radians = reinterpret_cast<double*>(base);
+  float* cos = reinterpret_cast<float*>(radians + n);
+  return {radians, cos, cos + 2 * n};
 }
 
 // cos: c0 c0 c1 c1 …; sin: -s0 s0 -s1 s1 …, from the back, in place.
@@ -157,21 +130,23 @@ static inline uint64_t rope_scratch_bytes(const Call& call) {
 template <class E>
 struct Rotation {
   using T = typename E::T;
-  const mica_rope_args& a;
-  int64_t head_dim;
-  RopeScratch s;
-  double m;
+  const mica_rope_args* args = nullptr;
+  int64_t head_dim = 0;
+  RopeScratch s{};
+  double m = 0;
 
+  Rotation() = default;
   Rotation(const Call& call, char* scratch)
-      : a(*static_cast<const mica_rope_args*>(call.args)), head_dim(call.in[kX].dim[0]),
-        s(carve(a.n_rot / 2, scratch)), m(magnitude_of(a)) {
-    frequencies(call, s.freq);
+      : args(static_cast<const mica_rope_args*>(call.args)), head_dim(call.in[kX].dim[0]),
+        s(carve(args->n_rot / 2, scratch)), m(rope_magnitude(*args)) {
+    rope_frequencies(call, s.radians);
   }
   void at(int32_t position) {
-    cos_sin(s.freq, position, m, a.n_rot / 2, s.cos, s.sin);
-    if (a.pairing == MICA_ROPE_ADJACENT) spread(a.n_rot / 2, s);
+    cos_sin(s.radians, position, m, args->n_rot / 2, s.cos, s.sin);
+    if (args->pairing == MICA_ROPE_ADJACENT) spread(args->n_rot / 2, s);
   }
   void head(const T* from, T* to) const {
+    const mica_rope_args& a = *args;
     const int64_t behind = a.offset + a.n_rot;
     if (from != to) {
       __builtin_memmove(to, from, a.offset * sizeof(T));

@@ -7,15 +7,14 @@
 #include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
 #include "backends/gpu/layouts.h"
-#include "backends/gpu/norm_qkv.h"
+#include "backends/norm_qkv.h"
 #include "ops/rope.h"
 
 namespace mica::cuda {
 namespace {
 
 constexpr int kMaxPairs = 128;  // that RoPE turns in a head
-using Members = gpu::QkvMembers;
-using enum gpu::QkvRole;
+using Members = QkvMembers<Call>;
 
 struct Cells {
   char* state;
@@ -27,29 +26,34 @@ struct Cells {
   }
 };
 
+// RoPE of Q or of K.
+struct Turns {
+  const int32_t* positions;
+  const float* factors;  // nullptr: none
+  double magnitude;
+  double radians[kMaxPairs];  // per position, before the frequency factor
+};
+
 struct QkvArgs : FusedArgs {
   const float* bias[kProjections];  // nullptr: none
   const int32_t* slots;
-  const int32_t* positions;
-  const float* factors;       // nullptr: none
   Cells cells[kProjections];  // of K and V; where the segment has no `out`
   int32_t head_dim[kProjections];
-  int32_t n_pairs;  // 0: no RoPE
-  int32_t adjacent;
-  double magnitude;
-  double turn[kMaxPairs];  // angle per position, before the frequency factor
+  int32_t n_pairs[kProjections];  // 0: no RoPE
+  int32_t adjacent[kProjections];
+  Turns turns[kV];  // of Q and K
 };
 
 // Pairs (i, i + n_pairs) of a head lie in two groups: these follow one another in the flat order.
 __device__ inline bool is_split(const QkvArgs& a, int segment) {
-  return a.n_pairs != 0 && a.adjacent == 0 && segment != kV;
+  return a.n_pairs[segment] != 0 && a.adjacent[segment] == 0;
 }
 
 __device__ inline FlatGroup flat_group(const QkvArgs& a, int flat) {
   const int segment = flat >= a.segment[kV].first ? kV : flat >= a.segment[kK].first ? kK : kQ;
   const int i = flat - a.segment[segment].first;
   if (!is_split(a, segment)) return {segment, i};
-  const int head_groups = a.head_dim[segment] / 8, half_groups = a.n_pairs / 8;
+  const int head_groups = a.head_dim[segment] / 8, half_groups = a.n_pairs[segment] / 8;
   const int head = i / head_groups, j = i - head * head_groups;
   const int place = j < 2 * half_groups ? j / 2 + (j & 1) * half_groups : j;
   return {segment, head * head_groups + place};
@@ -84,35 +88,40 @@ __device__ inline Couple couple_of(const QkvArgs& a, const StreamPlace& here, in
   const int item = i % 8, couple = i / 8 % n_couples, first = here.first + here.round + 2 * couple;
   const FlatGroup even = flat_group(a, first), odd = flat_group(a, first + 1);
   const int head_groups = a.head_dim[even.segment] / 8;
-  const bool crossed = is_split(a, even.segment) && even.group % head_groups < a.n_pairs / 8 * 2;
+  const bool crossed =
+      is_split(a, even.segment) && even.group % head_groups < a.n_pairs[even.segment] / 8 * 2;
   const int g0 = crossed ? 0 : item / 4, row0 = crossed ? item : 2 * (item % 4);
   const int g1 = crossed ? 1 : g0, row1 = crossed ? item : row0 + 1;
   Couple c = {even.segment, i / 8 / n_couples, {2 * couple + g0, 2 * couple + g1}, {row0, row1}};
   c.n[0] = (g0 == 0 ? even.group : odd.group) * 8 + row0;
   c.n[1] = (g1 == 0 ? even.group : odd.group) * 8 + row1;
-  const int elem = c.n[0] % a.head_dim[c.segment], pair = a.adjacent != 0 ? elem / 2 : elem;
-  c.pair = c.segment != kV && pair < a.n_pairs ? pair : -1;
+  const int elem = c.n[0] % a.head_dim[c.segment];
+  const int pair = a.adjacent[c.segment] != 0 ? elem / 2 : elem;
+  c.pair = pair < a.n_pairs[c.segment] ? pair : -1;
   return c;
 }
 
 // What a couple needs from memory; settle() turns the position into its angle.
 struct QkvEarly {
-  int32_t slot, position, pair;  // pair: as in Couple
+  int32_t slot, position, segment, pair;  // segment, pair: as in Couple
   float cosine, sine;
   __device__ void settle(const QkvArgs& a) {
     if (pair < 0) return;
-    double turn = a.turn[pair];
-    if (a.factors != nullptr) turn /= static_cast<double>(a.factors[pair]);
-    cos_sin(static_cast<double>(position) * turn, a.magnitude, cosine, sine);
+    const Turns& t = a.turns[segment];
+    double radians = t.radians[pair];
+    if (t.factors != nullptr) radians /= static_cast<double>(t.factors[pair]);
+    cos_sin(static_cast<double>(position) * radians, t.magnitude, cosine, sine);
   }
 };
 __device__ inline QkvEarly early_of(const QkvArgs& a, const Couple& c) {
-  return {c.segment != kQ ? a.slots[c.m] : 0, c.pair >= 0 ? a.positions[c.m] : 0, c.pair, 1, 0};
+  const int32_t slot = c.segment != kQ ? a.slots[c.m] : 0;
+  const int32_t position = c.pair >= 0 ? a.turns[c.segment].positions[c.m] : 0;
+  return {slot, position, c.segment, c.pair, 1, 0};
 }
 template <int kRows>
 __device__ inline QkvEarly early_of(const QkvArgs& a, const StreamPlace& here) {
   const int i = static_cast<int>(threadIdx.x);
-  if (i >= here.round_groups(kRoundGroups<kRows>) / 2 * 8 * a.m) return {-1, 0, -1, 1, 0};
+  if (i >= here.round_groups(kRoundGroups<kRows>) / 2 * 8 * a.m) return {-1, 0, kQ, -1, 1, 0};
   return early_of(a, couple_of<kRows>(a, here, i));
 }
 
@@ -201,7 +210,7 @@ const char* rope_supports(const Call& rope) {
 const char* supports(const Call& c) {
   const Members m(c);
   if (const char* why = norm_supports(*m.norm); why != nullptr) return why;
-  if (const char* why = gpu::qkv_heads_support(m); why != nullptr) return why;
+  if (const char* why = m.heads_support(); why != nullptr) return why;
   for (int i = kQ; i <= kV; ++i) {
     if (const char* why = segment_supports(*m.matmul[i], *m.matmul[kQ]); why != nullptr) return why;
     if (m.head_dim(i) % 16 != 0) return "heads are not multiples of 16";
@@ -213,8 +222,9 @@ const char* supports(const Call& c) {
     if (!page_of(*m.append[i], page)) return "the state is not a cache of this backend";
     if (m.append[i]->in[1].dtype != MICA_F32) return "what is appended is not F32";
   }
-  if (m.rope[kQ] != nullptr)
-    if (const char* why = rope_supports(*m.rope[kQ]); why != nullptr) return why;
+  for (const Call* rope : m.rope)
+    if (const char* why = rope != nullptr ? rope_supports(*rope) : nullptr; why != nullptr)
+      return why;
   if (m.q().dtype != MICA_F32) return "Q is not F32";
   return fits(c, *m.matmul[kQ]);
 }
@@ -224,16 +234,18 @@ uint64_t workspace(const Call& c) {
 }
 uint32_t numerics(const Call& c) { return segment_numerics(c.members[1]); }
 
-void set_rope(QkvArgs& a, const Call& rope) {
+void set_rope(QkvArgs& a, int i, const Call& rope) {
   const auto& args = rope.arg<mica_rope_args>();
-  a.positions = reinterpret_cast<const int32_t*>(rope.in[1].address);
-  a.factors = rope.n_in > 2 && !rope.in[2].absent()
+  Turns& t = a.turns[i];
+  t.positions = reinterpret_cast<const int32_t*>(rope.in[1].address);
+  t.factors = rope.n_in > 2 && !rope.in[2].absent()
                   ? reinterpret_cast<const float*>(rope.in[2].address)
                   : nullptr;
-  a.n_pairs = static_cast<int32_t>(args.n_rot / 2);
-  a.adjacent = args.pairing == MICA_ROPE_ADJACENT ? 1 : 0;
-  a.magnitude = magnitude_of(args);
-  for (int i = 0; i < a.n_pairs; ++i) a.turn[i] = angle_per_position(args, i);
+  t.magnitude = rope_magnitude(args);
+  a.n_pairs[i] = static_cast<int32_t>(args.n_rot / 2);
+  a.adjacent[i] = args.pairing == MICA_ROPE_ADJACENT ? 1 : 0;
+  const RopeScale scale = rope_scale(args);
+  for (int pair = 0; pair < a.n_pairs[i]; ++pair) t.radians[pair] = rope_radians(args, scale, pair);
 }
 
 mica_status record(const Call& c, Recorder& r) {
@@ -251,6 +263,7 @@ mica_status record(const Call& c, Recorder& r) {
     if (!add_segment(a, *m.matmul[i], out)) return MICA_INTERNAL;
     a.head_dim[i] = static_cast<int32_t>(m.head_dim(i));
     if (m.bias[i] != nullptr) a.bias[i] = reinterpret_cast<const float*>(m.bias[i]->in[1].address);
+    if (m.rope[i] != nullptr) set_rope(a, i, *m.rope[i]);
     if (i == kQ) continue;
     const Call& append = *m.append[i];
     page_of(append, a.cells[i].page);
@@ -261,7 +274,6 @@ mica_status record(const Call& c, Recorder& r) {
     blocks.rows[i - kK] = out;
     blocks.n[i - kK] = static_cast<int32_t>(a.segment[i].n);
   }
-  if (m.rope[kQ] != nullptr) set_rope(a, *m.rope[kQ]);
   const mica_status status = launch_args(r, a);
   if (status != MICA_OK || free == c.workspace) return status;
   blocks.slots = a.slots, blocks.live = a.live, blocks.n_tokens = a.m;

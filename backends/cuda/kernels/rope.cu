@@ -15,7 +15,7 @@ constexpr int kHeads = 8;  // of one block
 enum RopeInput { kX, kPositions, kFactors };
 
 struct RopeArgs {
-  double turn[kPairs];  // angle per position, before the frequency factor
+  double radians[kPairs];  // per position, before the frequency factor
   Tensor x, out;
   uint64_t positions, factors;  // 0: none
   double magnitude;
@@ -58,10 +58,10 @@ __global__ void __launch_bounds__(kThreads) rope_tokens(const __grid_constant__ 
   for (int64_t token = blockIdx.x; token < n_tokens; token += gridDim.x) {
     const double position = reinterpret_cast<const int32_t*>(a.positions)[token];
     for (int i = static_cast<int>(threadIdx.x); i < a.n; i += kThreads) {
-      double turn = a.turn[i];
+      double radians = a.radians[i];
       if (a.factors != 0)
-        turn /= static_cast<double>(reinterpret_cast<const float*>(a.factors)[a.first + i]);
-      cos_sin(position * turn, a.magnitude, cosine[i], sine[i]);
+        radians /= static_cast<double>(reinterpret_cast<const float*>(a.factors)[a.first + i]);
+      cos_sin(position * radians, a.magnitude, cosine[i], sine[i]);
     }
     __syncthreads();
     const char* x = reinterpret_cast<const char*>(a.x.address) + token * a.x.stride[2] +
@@ -95,16 +95,17 @@ mica_status record(const Call& call, Recorder& recorder) {
   a.out = call.out;
   a.positions = call.in[kPositions].address;
   a.factors = call.n_in > kFactors && !call.in[kFactors].absent() ? call.in[kFactors].address : 0;
-  a.magnitude = magnitude_of(args);
+  a.magnitude = rope_magnitude(args);
   a.n_pairs = static_cast<int>(args.n_rot / 2);
   a.offset = static_cast<int>(args.offset);
   a.adjacent = args.pairing == MICA_ROPE_ADJACENT;
+  const RopeScale scale = rope_scale(args);
   dim3 grid = grid_for(call, a.x.dim[2], 16);
   grid.y = static_cast<unsigned>((a.x.dim[1] + kHeads - 1) / kHeads);
   for (a.first = 0; a.first < a.n_pairs; a.first += kPairs) {
     a.n = a.n_pairs - a.first < kPairs ? a.n_pairs - a.first : kPairs;
     a.copies = a.first == 0;
-    for (int i = 0; i < a.n; ++i) a.turn[i] = angle_per_position(args, a.first + i);
+    for (int i = 0; i < a.n; ++i) a.radians[i] = rope_radians(args, scale, a.first + i);
     const mica_status status = launch(recorder, rope_tokens, grid, dim3(kThreads), 0, a);
     if (status != MICA_OK) return status;
   }

@@ -1,38 +1,10 @@
-// Angles of rotary position embedding. Frequencies are computed in double when a step is compiled;
-// sines and cosines in double on the device.
+// Sines and cosines of rotary position embedding, in double on the device. The frequencies,
+// ops/rope_angles.h, are computed when a step is compiled.
 #pragma once
-#include <cmath>
-
 #include "backends/cuda/kernel.h"
-#include "ops/rope_args.h"
+#include "ops/rope_angles.h"
 
 namespace mica::cuda {
-
-constexpr double kPi = 3.14159265358979323846;
-
-// How much of pair i turns at its original speed (YaRN, arXiv 2309.00071).
-inline double yarn_mix(const mica_rope_args& a, int i) {
-  const double per = a.n_rot / (2.0 * log(static_cast<double>(a.base)));
-  const auto correction = [&](double beta) { return per * log(a.n_ctx_orig / (2 * kPi * beta)); };
-  const double low = fmax(0.0, floor(correction(a.beta_fast)));
-  const double high = fmin(a.n_rot - 1.0, ceil(correction(a.beta_slow)));
-  const double ramp = (i - low) / fmax(high - low, 0.001);
-  return static_cast<double>(a.ext_factor) * (1.0 - fmin(1.0, fmax(0.0, ramp)));
-}
-
-inline double angle_per_position(const mica_rope_args& a, int i) {
-  const double power = pow(static_cast<double>(a.base), -2.0 * i / a.n_rot);
-  const double scaled = static_cast<double>(a.linear_scale) * power;
-  if (a.ext_factor == 0.0f) return scaled;
-  const double mix = yarn_mix(a, i);
-  return scaled * (1.0 - mix) + power * mix;
-}
-
-inline double magnitude_of(const mica_rope_args& a) {
-  const double m = a.attn_factor;
-  if (a.ext_factor == 0.0f) return m;
-  return m * (1.0 + 0.1 * log(1.0 / static_cast<double>(a.linear_scale)));
-}
 
 #ifdef __CUDACC__
 // m cos(t) and m sin(t). t = k pi / 2 + r, |r| <= pi / 4, by three parts of pi / 2, of which the

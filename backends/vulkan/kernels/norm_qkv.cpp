@@ -1,8 +1,7 @@
 // norm_qkv: core/fusions/norm_qkv.cpp's region, with a cache of plain elements: of few columns a
 // dispatch for each type of weights, all of one wave.
-#include "backends/gpu/norm_qkv.h"
-
 #include "backends/gpu/layouts.h"
+#include "backends/norm_qkv.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
 #include "backends/vulkan/kernels/rope_angle.h"
 #include "backends/vulkan/kv.h"
@@ -12,21 +11,18 @@
 namespace mica::vulkan {
 namespace {
 
-using Members = gpu::QkvMembers;
-using enum gpu::QkvRole;
+using Members = QkvMembers<Call>;
 constexpr uint32_t kMaxPairs = 512;  // that RoPE turns in a head
 
-const char* rope_supports(const Members& m) {
-  const Call& rope = *m.rope[kQ];
+const char* rope_supports(const Call& rope) {
   const auto& args = rope.arg<mica_rope_args>();
   if (rope.in[0].dtype != MICA_F32) return "RoPE is not of F32";
   if (args.offset != 0) return "RoPE does not begin at a head's first element";
   if (args.n_rot > 2 * kMaxPairs) return "RoPE turns more than 1024 elements of a head";
-  const bool factors = rope.n_in > 2 && !rope.in[2].absent();
-  for (uint32_t i = 0; factors && i < args.n_rot / 2; ++i)
-    if (std::fabs(rope_turns(args, i)) >= 1)
-      return "with frequency factors, a pair turns more than once";
-  return nullptr;
+  if (rope.in[0].dim[0] % 8 != 0) return "heads are not multiples of 8";
+  return rope.n_in > 2 && !rope.in[2].absent() && !revolves_once(args)
+             ? "with frequency factors, a pair turns more than once"
+             : nullptr;
 }
 
 const char* append_supports(const Call& append) {
@@ -43,7 +39,7 @@ const char* append_supports(const Call& append) {
 const char* supports(const Call& c) {
   const Members m(c);
   if (const char* why = fused_norm_supports(*m.norm); why != nullptr) return why;
-  if (const char* why = gpu::qkv_heads_support(m); why != nullptr) return why;
+  if (const char* why = m.heads_support(); why != nullptr) return why;
   if (const char* why = fused_matmuls_support(m.matmul, kProjections); why != nullptr) return why;
   for (int i = kQ; i <= kV; ++i) {
     if (m.matmul[i]->in[0].dim[1] % 2 != 0) return "a projection has an odd number of rows";
@@ -52,20 +48,19 @@ const char* supports(const Call& c) {
   }
   for (int i = kK; i <= kV; ++i)
     if (const char* why = append_supports(*m.append[i]); why != nullptr) return why;
-  if (m.rope[kQ] != nullptr)
-    if (const char* why = rope_supports(m); why != nullptr) return why;
+  for (const Call* rope : m.rope)
+    if (const char* why = rope != nullptr ? rope_supports(*rope) : nullptr; why != nullptr)
+      return why;
   return m.q().dtype == MICA_F32 ? nullptr : "Q is not F32";
 }
 
 uint32_t numerics(const Call& c) { return fused_numerics(Members(c).matmul, kProjections); }
 
-// All but the addresses of RoPE's turns.
+// All but the addresses of RoPE's frequencies.
 Fused fused_of(const Members& m) {
   Fused f;
   f.streams = fused_streams(m.matmul, kProjections);
   f.ending.ending = kQkv;
-  f.ending.head_dim = static_cast<uint32_t>(m.head_dim(kK));
-  f.ending.head_dim_v = static_cast<uint32_t>(m.head_dim(kV));
   f.ending.cell_k = static_cast<uint32_t>(m.append[kK]->in[0].dtype);
   f.ending.cell_v = static_cast<uint32_t>(m.append[kV]->in[0].dtype);
   f.params.slots = m.append[kK]->in[2].address;
@@ -73,22 +68,24 @@ Fused fused_of(const Members& m) {
   for (int i = kQ; i <= kV; ++i) {
     const uint64_t y = i == kQ ? m.q().address : m.append[i]->in[0].address;
     set_fused_weight(f, static_cast<uint32_t>(i), *m.matmul[i], y);
+    f.ending.head_dim[i] = static_cast<uint32_t>(m.head_dim(i));
     if (m.bias[i] != nullptr) f.params.bias[i] = m.bias[i]->in[1].address;
     if (i != kQ) f.params.n_cells[i - 1] = static_cast<uint32_t>(m.append[i]->in[0].dim[2]);
   }
   return f;
 }
 
-mica_status set_rope(Fused& f, const Call& rope, Recorder& recorder) {
+mica_status set_rope(Fused& f, int i, const Call& rope, Recorder& recorder) {
   const auto& args = rope.arg<mica_rope_args>();
-  f.ending.n_pairs = args.n_rot / 2;
-  f.ending.half_split = args.pairing == MICA_ROPE_HALF_SPLIT ? 1 : 0;
-  f.params.positions = rope.in[1].address;
-  if (rope.n_in > 2 && !rope.in[2].absent()) f.params.factors = rope.in[2].address;
-  f.params.magnitude = rope_magnitude(args);
-  uint64_t turns[kMaxPairs];
-  for (uint32_t i = 0; i < f.ending.n_pairs; ++i) turns[i] = fixed_point(rope_turns(args, i));
-  return constants(recorder, turns, f.ending.n_pairs * 8, f.params.turns);
+  f.ending.n_pairs[i] = args.n_rot / 2;
+  f.ending.half_split[i] = args.pairing == MICA_ROPE_HALF_SPLIT ? 1 : 0;
+  RopeParams& p = f.params.rope[i];
+  p.positions = rope.in[1].address;
+  if (rope.n_in > 2 && !rope.in[2].absent()) p.factors = rope.in[2].address;
+  p.magnitude = static_cast<float>(rope_magnitude(args));
+  uint64_t revolutions[kMaxPairs];
+  fixed_revolutions(args, revolutions);
+  return constants(recorder, revolutions, f.ending.n_pairs[i] * 8, p.revolutions);
 }
 
 uint64_t workspace(const Call& c) {
@@ -99,7 +96,8 @@ uint64_t workspace(const Call& c) {
 mica_status record(const Call& c, Recorder& recorder) {
   const Members m(c);
   Fused f = fused_of(m);
-  if (m.rope[kQ] != nullptr) MICA_TRY(set_rope(f, *m.rope[kQ], recorder));
+  for (const int i : {kQ, kK})
+    if (m.rope[i] != nullptr) MICA_TRY(set_rope(f, i, *m.rope[i], recorder));
   return record_fused(caps_of(*m.norm), f, c.workspace, recorder);
 }
 

@@ -10,7 +10,7 @@ layout(constant_id = 2) const uint kHalfSplit = 0;
 layout(constant_id = 3) const uint kFactors = 0;
 
 layout(push_constant, scalar) uniform Push {
-  uint64_t x, y, positions, turns, factors;
+  uint64_t x, y, positions, revolutions, factors;
   uint64_t live;
   uint head_dim, n_heads, n_tokens;
   uint n_rot, offset;
@@ -36,10 +36,10 @@ void main() {
       store_float(kType, y, d, load_float(kType, x, d));
       continue;
     }
-    uint64_t turn = U64P(args.turns).v[i];
-    if (kFactors != 0) turn = divided(turn, F32P(args.factors).v[i]);
+    uint64_t revolutions = U64P(args.revolutions).v[i];
+    if (kFactors != 0) revolutions = divided(revolutions, F32P(args.factors).v[i]);
     const int64_t position = int64_t(I32P(args.positions).v[token]);
-    const vec2 cs = args.magnitude * cos_sin(turn * uint64_t(position));
+    const vec2 cs = args.magnitude * cos_sin(revolutions * uint64_t(position));
     const uint d0 = args.offset + (kHalfSplit != 0 ? i : 2 * i);
     const uint d1 = d0 + (kHalfSplit != 0 ? n_pairs : 1);
     const float x0 = load_float(kType, x, d0), x1 = load_float(kType, x, d1);

@@ -1,5 +1,5 @@
-// Rotary position embedding: frequencies in double on the host, as fractions of a turn in 64-bit
-// fixed point, kept on the device; positions and factors are read there.
+// Rotary position embedding: frequencies in double on the host, as revolutions in 64-bit fixed
+// point, kept on the device; positions and factors are read there.
 #include "ops/rope.h"
 
 #include "backends/vulkan/kernels/common/elements.h"
@@ -15,7 +15,7 @@ enum RopeInput { kX, kPositions, kFactors };
 constexpr uint32_t kThreads = 128;
 
 struct Push {
-  uint64_t x, y, positions, turns, factors, live;
+  uint64_t x, y, positions, revolutions, factors, live;
   uint32_t head_dim, n_heads, n_tokens, n_rot, offset, s1, s2;
   float magnitude;
 };
@@ -28,9 +28,7 @@ const char* supports(const Call& call) {
     return "the elements of x are not adjacent";
   if (a.n_rot / 2 > kRopePairs) return "more than 8192 elements of a head are rotated";
   const bool divides = call.n_in > kFactors && !call.in[kFactors].absent();
-  for (uint32_t i = 0; divides && i < a.n_rot / 2; ++i)
-    if (std::fabs(rope_turns(a, i)) >= 1)
-      return "with frequency factors, a pair turns more than once";
+  if (divides && !revolves_once(a)) return "with frequency factors, a pair turns more than once";
   return float_operand(x);
 }
 
@@ -40,11 +38,11 @@ mica_status record(const Call& call, Recorder& recorder) {
   const bool factors = call.n_in > kFactors && !call.in[kFactors].absent();
   uint64_t table[kRopePairs];
   const uint32_t n_pairs = a.n_rot / 2;
-  for (uint32_t i = 0; i < n_pairs; ++i) table[i] = fixed_point(rope_turns(a, i));
+  fixed_revolutions(a, table);
   uint32_t s[4];
   element_strides(x, s);
   Push push{};
-  MICA_TRY(constants(recorder, table, n_pairs * 8, push.turns));
+  MICA_TRY(constants(recorder, table, n_pairs * 8, push.revolutions));
   push.x = x.address;
   push.y = call.out.address;
   push.positions = call.in[kPositions].address;
@@ -56,7 +54,7 @@ mica_status record(const Call& call, Recorder& recorder) {
   push.n_rot = a.n_rot;
   push.offset = a.offset;
   push.s1 = s[1], push.s2 = s[2];
-  push.magnitude = rope_magnitude(a);
+  push.magnitude = static_cast<float>(rope_magnitude(a));
   const int64_t items = x.dim[0] - a.n_rot + n_pairs;
   return launch(recorder, shader_rope,
                 {kThreads, static_cast<uint32_t>(x.dtype),

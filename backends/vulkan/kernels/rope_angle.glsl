@@ -1,16 +1,16 @@
-// The angle of a pair that RoPE turns: its frequency is a fraction of a turn in 64-bit fixed point,
-// so that times an integer position it wraps as angles do, exactly. Include after base.glsl.
+// The angle of a pair that RoPE turns: its frequency is in revolutions, modulo 1, as 64-bit fixed
+// point, so that times an integer position it wraps as angles do, exactly. Include after base.glsl.
 
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer U64P { uint64_t v[]; };
 
-// turn / factor: a long division by the factor's 24 bits, then its exponent.
-uint64_t divided(uint64_t turn, float factor) {
+// revolutions / factor: a long division by the factor's 24 bits, then its exponent.
+uint64_t divided(uint64_t revolutions, float factor) {
   const uint bits = floatBitsToUint(abs(factor));
   if ((bits >> 23) == 0u || (bits >> 23) == 255u) return 0;  // by 0, subnormals, inf: not an angle
   const int e = int(bits >> 23) - 127;
   const uint64_t m = uint64_t((bits & 0x7fffffu) | 0x800000u);
-  const uint64_t whole = turn / m;
-  const uint64_t part = ((turn - whole * m) << 40) / m;  // 40 bits behind the point
+  const uint64_t whole = revolutions / m;
+  const uint64_t part = ((revolutions - whole * m) << 40) / m;  // 40 bits behind the point
   // (whole + part / 2^40) 2^(23 - e)
   const int shift = 23 - e;
   uint64_t q;
@@ -26,8 +26,8 @@ uint64_t divided(uint64_t turn, float factor) {
   return factor < 0.0 ? uint64_t(-int64_t(q)) : q;
 }
 
-// cos and sin of a fraction of a turn: a quadrant, and the Taylor series within pi / 4 of it, whose
-// rest is below 2e-9.
+// cos and sin of a phase in revolutions: a quadrant, and the Taylor series within pi / 4 of it,
+// whose rest is below 2e-9.
 vec2 cos_sin(uint64_t phase) {
   const uint quadrant = uint((phase + (uint64_t(1) << 61)) >> 62) & 3u;
   const int64_t rest = int64_t(phase - (uint64_t(quadrant) << 62));

@@ -196,15 +196,15 @@ class RandomBlocks {
     if (x.of_state || layer_ == kLayers) return push(b_.norm(x.t), x.of_state);
     const mica_kv kv = b_.kv(layer_);
     const mica_tensor h = b_.norm(x.t);
-    const bool bias = coin(), rope = coin();
+    const bool bias = coin(), rope = coin(), alone = rarely();
     mica_tensor q = b_.heads(b_.biased("q", h, bias), 2);
     if (rarely()) push(b_.linear("o", h));
     mica_tensor k = b_.heads(b_.biased("k", h, bias && !rarely()), 1);
     mica_tensor v = b_.heads(b_.biased("v", h, bias), 1);
     mica_rope_params params = MICA_ROPE_PARAMS_INIT;
-    if (rope) q = mica_rope(b_.g, q, kv.positions, &params);
+    if (rope != alone) q = mica_rope(b_.g, q, kv.positions, &params);
     if (rarely()) params.base = 500;
-    if (rope && !rarely()) k = mica_rope(b_.g, k, kv.positions, &params);
+    if (rope) k = mica_rope(b_.g, k, kv.positions, &params);
     if (rarely()) push(b_.attend(layer_, q));  // of the cells before this step's
     if (rarely()) push(reshape(b_.g, q, {BlockWeights::kEmbd, Blocks::kTokens}));
     mica_kv_append(b_.g, &kv, k, v);

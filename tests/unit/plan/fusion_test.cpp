@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "tests/unit/base/borrowed_backend.h"
 #include "tests/unit/graph/random_blocks.h"
@@ -68,6 +69,19 @@ class FusionTest : public testing::Test {
     mica_kv_append(g.get(), &kv, k, v);
     return b->attend(layer, q);
   }
+  static mica_rope_params default_rope() { return MICA_ROPE_PARAMS_INIT; }
+  // Q and K go through RoPE where they have parameters, K with positions of its own if there are.
+  void ropes(mica_tensor h, std::optional<mica_rope_params> of_q,
+             std::optional<mica_rope_params> of_k, mica_tensor k_positions = {}) {
+    const mica_kv kv = b->kv(0);
+    if (k_positions.graph == 0) k_positions = kv.positions;
+    q = b->heads(b->linear("q", h), 2);
+    mica_tensor k = b->heads(b->linear("k", h), 1);
+    if (of_q) q = mica_rope(g.get(), q, kv.positions, &*of_q);
+    if (of_k) k = mica_rope(g.get(), k, k_positions, &*of_k);
+    mica_kv_append(g.get(), &kv, k, b->heads(b->linear("v", h), 1));
+    output(b->attend(0, q));
+  }
   mica_tensor state_input() {
     ids = input(g.get(), "ids", {3}, {}, MICA_I32);
     rows = input(g.get(), "rows", {BlockWeights::kEmbd, 3});
@@ -97,7 +111,7 @@ TEST_F(FusionTest, ALayerBecomesFiveUnits) {
   output(mica_add(g.get(), b->linear("down", glu), y));
   const mica_plan& p = compile();
   EXPECT_EQ(regions(p),
-            (Lines{"norm_qkv: rms_norm matmul matmul matmul rope rope kv_append kv_append",
+            (Lines{"norm_qkv: rms_norm matmul rope matmul rope matmul kv_append kv_append",
                    "norm_glu: rms_norm matmul matmul silu mul", "matmul_add: matmul add",
                    "matmul_add: matmul add"}));
   EXPECT_EQ(p.units.size(), 5u) << text;
@@ -111,7 +125,7 @@ TEST_F(FusionTest, ALayerBecomesFiveUnits) {
 TEST_F(FusionTest, BiasesFollowTheirMatmul) {
   output(attention(b->norm(x), true, true));
   EXPECT_EQ(regions(compile()),
-            Lines{"norm_qkv: rms_norm matmul add matmul add matmul add rope rope kv_append "
+            Lines{"norm_qkv: rms_norm matmul add rope matmul add rope matmul add kv_append "
                   "kv_append"});
 }
 
@@ -131,24 +145,77 @@ TEST_F(FusionTest, RolesDoNotDependOnBuildOrder) {
   mica_kv_append(g.get(), &kv, k, v);
   output(b->attend(0, q));
   const mica_plan& p = compile();
-  ASSERT_EQ(regions(p), Lines{"norm_qkv: rms_norm matmul matmul add matmul rope rope kv_append "
+  ASSERT_EQ(regions(p), Lines{"norm_qkv: rms_norm matmul rope matmul add rope matmul kv_append "
                               "kv_append"});
   const uint32_t* m = p.regions[0].members;
   EXPECT_EQ(p.values[p.nodes[m[1]].output].dim[0], BlockWeights::kEmbd);  // Q
   EXPECT_LT(m[7], m[8]);                                                  // K, V
-  EXPECT_GT(m[1], m[4]) << "Q was built last";
+  EXPECT_GT(m[1], m[6]) << "Q was built last";
 }
 
-TEST_F(FusionTest, RopesThatDifferKeepQkvApart) {
+// RoPE of Q alone: K's cells hold what was not turned yet.
+TEST_F(FusionTest, RopeOfQAloneClaimsNormQkvOnCpu) {
+  for (const char* name : {"borrowed:f64,fused", "cpu:plain", "cpu:avx2", "cpu:avx512"}) {
+    if (open_device(context, name) == nullptr) continue;
+    open(name);
+    ropes(b->norm(x), default_rope(), std::nullopt);
+    const mica_plan& p = compile();
+    EXPECT_EQ(regions(p), Lines{"norm_qkv: rms_norm matmul rope matmul matmul kv_append kv_append"})
+        << name << "\n"
+        << text;
+    EXPECT_TRUE(has(text, "norm_qkv (7 nodes)")) << text;
+    EXPECT_EQ(storage(p, q), static_cast<uint32_t>(MICA_B_TEMP));
+  }
+}
+
+TEST_F(FusionTest, RopeOfKAlone) {
+  ropes(b->norm(x), std::nullopt, default_rope());
+  EXPECT_EQ(regions(compile()),
+            Lines{"norm_qkv: rms_norm matmul matmul rope matmul kv_append kv_append"});
+}
+
+TEST_F(FusionTest, RopesMayDiffer) {
+  const mica_tensor positions =
+      input(g.get(), "k.positions", {Blocks::kTokens}, b->n_tokens, MICA_I32);
+  mica_rope_params params = default_rope();
+  params.base = 500;
+  params.n_rot = 4;
+  ropes(b->norm(x), default_rope(), params, positions);
+  EXPECT_EQ(regions(compile()),
+            Lines{"norm_qkv: rms_norm matmul rope matmul rope matmul kv_append kv_append"});
+}
+
+TEST_F(FusionTest, RopeOfVIsNoPartOfQkv) {
   const mica_kv kv = b->kv(0);
   const mica_tensor h = b->norm(x);
-  mica_rope_params params = MICA_ROPE_PARAMS_INIT;
-  q = mica_rope(g.get(), b->heads(b->linear("q", h), 2), kv.positions, &params);
-  params.base = 500;
-  const mica_tensor k = mica_rope(g.get(), b->heads(b->linear("k", h), 1), kv.positions, &params);
-  mica_kv_append(g.get(), &kv, k, b->heads(b->linear("v", h), 1));
+  q = b->heads(b->linear("q", h), 2);
+  const mica_tensor v = mica_rope(g.get(), b->heads(b->linear("v", h), 1), kv.positions, nullptr);
+  mica_kv_append(g.get(), &kv, b->heads(b->linear("k", h), 1), v);
   output(b->attend(0, q));
   EXPECT_EQ(regions(compile()), Lines{"norm_matmul: rms_norm matmul matmul matmul"});
+  EXPECT_TRUE(has(text, "V goes through RoPE")) << text;
+}
+
+// What RoPE sees as heads is Q's own matter; of K it is the cache's.
+TEST_F(FusionTest, RopeOfOtherHeads) {
+  constexpr int64_t kDim = BlockWeights::kHeadDim;
+  for (const bool of_q : {true, false}) {
+    open("borrowed:f64,fused");
+    const mica_kv kv = b->kv(0);
+    const mica_tensor h = b->norm(x);
+    const auto turned = [&](mica_tensor y, int64_t n_heads, bool halved) {
+      const int64_t dim = halved ? kDim / 2 : kDim, n = kDim * n_heads / dim;
+      y = mica_rope(g.get(), reshape(g.get(), y, {dim, n, Blocks::kTokens}), kv.positions, nullptr);
+      return reshape(g.get(), y, {kDim, n_heads, Blocks::kTokens});
+    };
+    q = turned(b->linear("q", h), 2, of_q);
+    const mica_tensor k = turned(b->linear("k", h), 1, !of_q);
+    mica_kv_append(g.get(), &kv, k, b->heads(b->linear("v", h), 1));
+    output(b->attend(0, q));
+    compile();
+    EXPECT_EQ(of_q, has(text, "norm_qkv (8 nodes)")) << text;
+    EXPECT_EQ(!of_q, has(text, "K is appended in other heads than RoPE turned")) << text;
+  }
 }
 
 // Where Q is read twice it is an output of the region; its chain ends there.

@@ -11,9 +11,9 @@ layout(local_size_x_id = 0, local_size_y_id = 1, local_size_z_id = 2) in;
 #include "quant/weight.glsl"
 
 layout(constant_id = 4) const uint ROWS = 1;
-layout(constant_id = 22) const uint SPLITS = 1;
-layout(constant_id = 23) const uint BN = 64;  // what n_pad and m_pad are multiples of
-layout(constant_id = 24) const uint BM = 16;
+layout(constant_id = 25) const uint SPLITS = 1;
+layout(constant_id = 26) const uint BN = 64;  // what n_pad and m_pad are multiples of
+layout(constant_id = 27) const uint BM = 16;
 const uint W_KIND = 0, TEAM = 1, SUBGROUP = 1, REDUCE = 1, COLUMNS = 1;
 #include "kernels/matmul/common/matmul_fused.glsl"
 const uint SUMS = ROWS;

@@ -7,21 +7,27 @@
 #include "kernels/common/math.glsl"
 #undef is_nan
 
-layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer TurnsP {
-  uint64_t v[];
-};
-
 // Element n of column m of what is appended: to a cell of K's state or V's.
 void put_cell(bool is_v, uint m, uint n, float v) {
   ParamsP params = ParamsP(p.params);
   const int slot = I32P(params.v.slots).v[m];
   if (slot < 0 || uint(slot) >= (is_v ? params.v.n_cells[1] : params.v.n_cells[0])) return;
-  const uint head_dim = is_v ? HEAD_DIM_V : HEAD_DIM, dtype = is_v ? CELL_V : CELL_K;
+  const uint head_dim = is_v ? HEAD_DIM_V : HEAD_DIM_K, dtype = is_v ? CELL_V : CELL_K;
   const Page page = page_of(dtype, head_dim);
   const uint64_t head =
       head_at(page, is_v ? params.v.y[2] : params.v.y[1], uint(slot) / MICA_KV_PAGE_CELLS,
               (is_v ? p.n[2] : p.n[1]) / head_dim, n / head_dim);
   store_float(dtype, head + uint(slot) % MICA_KV_PAGE_CELLS * page.row_bytes, n % head_dim, v);
+}
+
+// A pair of Q or K as RoPE turns it at its position.
+vec2 turned(uint i, uint pair, uint m, vec2 v) {
+  const RopeParams rope = ParamsP(p.params).v.rope[i];
+  uint64_t revolutions = U64P(rope.revolutions).v[pair];
+  if (rope.factors != 0) revolutions = divided(revolutions, F32P(rope.factors).v[pair]);
+  const int64_t position = int64_t(I32P(rope.positions).v[m]);
+  const vec2 cs = rope.magnitude * cos_sin(revolutions * uint64_t(position));
+  return vec2(v.x * cs.x - v.y * cs.y, v.x * cs.y + v.y * cs.x);
 }
 
 // A pair of rows of one weight: biases, RoPE if the pair is one of it, and to their places.
@@ -31,14 +37,9 @@ void end_pair(Place at0, Place at1, uint m, vec2 v) {
                         : at0.i == 1u ? params.v.bias[1]
                                       : params.v.bias[2];
   if (bias != 0) v += vec2(F32P(bias).v[at0.n], F32P(bias).v[at1.n]);
-  const uint e = at0.n % HEAD_DIM;
-  const uint pair = HALF_SPLIT != 0 ? e : e / 2u;
-  if (N_PAIRS != 0 && at0.i != 2u && pair < N_PAIRS) {
-    uint64_t turn = TurnsP(params.v.turns).v[pair];
-    if (params.v.factors != 0) turn = divided(turn, F32P(params.v.factors).v[pair]);
-    const int position = I32P(params.v.positions).v[m];
-    const vec2 cs = params.v.magnitude * cos_sin(turn * uint64_t(int64_t(position)));
-    v = vec2(v.x * cs.x - v.y * cs.y, v.x * cs.y + v.y * cs.x);
+  if (n_pairs_of(at0.i) != 0u) {
+    const uint e = at0.n % head_dim_of(at0.i), pair = is_half_split(at0.i) ? e : e / 2u;
+    if (pair < n_pairs_of(at0.i)) v = turned(at0.i, pair, m, v);
   }
   if (at0.i == 0u) {
     const uint64_t y = params.v.y[0] + 4ul * p.n[0] * m;

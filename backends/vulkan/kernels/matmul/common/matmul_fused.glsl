@@ -22,12 +22,18 @@ layout(constant_id = 13) const uint ENDING = kStore;
 layout(constant_id = 14) const uint NORM = 0;  // 1: there is one
 layout(constant_id = 15) const uint GELU = 0;  // of kGlu; 0: SiLU
 // Of kQkv.
-layout(constant_id = 16) const uint HEAD_DIM = 2;    // of Q and K
-layout(constant_id = 17) const uint HEAD_DIM_V = 2;  // of V
-layout(constant_id = 18) const uint N_PAIRS = 0;     // that RoPE turns in a head
-layout(constant_id = 19) const uint HALF_SPLIT = 0;  // 1: pairs are half of what is turned apart
-layout(constant_id = 20) const uint CELL_K = 0;      // mica_dtype
-layout(constant_id = 21) const uint CELL_V = 0;
+layout(constant_id = 16) const uint HEAD_DIM_Q = 2;
+layout(constant_id = 17) const uint HEAD_DIM_K = 2;
+layout(constant_id = 18) const uint HEAD_DIM_V = 2;
+layout(constant_id = 19) const uint N_PAIRS_Q = 0;  // that RoPE turns in a head
+layout(constant_id = 20) const uint N_PAIRS_K = 0;
+layout(constant_id = 21) const uint HALF_SPLIT_Q = 0;  // 1: pairs are half of what is turned apart
+layout(constant_id = 22) const uint HALF_SPLIT_K = 0;
+layout(constant_id = 23) const uint CELL_K = 0;  // mica_dtype
+layout(constant_id = 24) const uint CELL_V = 0;
+uint head_dim_of(uint i) { return i == 0u ? HEAD_DIM_Q : i == 1u ? HEAD_DIM_K : HEAD_DIM_V; }
+uint n_pairs_of(uint i) { return i == 0u ? N_PAIRS_Q : i == 1u ? N_PAIRS_K : 0u; }
+bool is_half_split(uint i) { return (i == 0u ? HALF_SPLIT_Q : i == 1u ? HALF_SPLIT_K : 0u) != 0u; }
 
 struct Slice {
   uint block;
@@ -75,9 +81,10 @@ Place place_of(uint team, uint r) {
     const uint end0 = teams_of(p.n[0]), end1 = end0 + teams_of(p.n[1]);
     at.i = team < end0 ? 0u : team < end1 ? 1u : 2u;
     at.n = (team - (at.i == 0u ? 0u : at.i == 1u ? end0 : end1)) * ROWS + r;
-    if (ENDING == kQkv && HALF_SPLIT != 0 && at.i != 2u) {
-      const uint head = at.n / HEAD_DIM, i = at.n % HEAD_DIM / 2u;
-      if (i < N_PAIRS) at.n = head * HEAD_DIM + i + (r & 1u) * N_PAIRS;
+    if (ENDING == kQkv && is_half_split(at.i)) {
+      const uint head_dim = head_dim_of(at.i), n_pairs = n_pairs_of(at.i);
+      const uint head = at.n / head_dim, i = at.n % head_dim / 2u;
+      if (i < n_pairs) at.n = head * head_dim + i + (r & 1u) * n_pairs;
     }
   }
   const uint n = at.i == 0u ? p.n[0] : at.i == 1u ? p.n[1] : p.n[2];

@@ -16,10 +16,11 @@ static_assert(sizeof(FusedPush) <= 64);
 struct EndingSpecs {
   uint32_t ending = kStore;
   uint32_t norm = 0;
-  uint32_t gelu = 0;                      // of kGlu; 0: SiLU
-  uint32_t head_dim = 2, head_dim_v = 2;  // of kQkv, as all that follow: of Q and K, of V
-  uint32_t n_pairs = 0, half_split = 0;   // that RoPE turns in a head, and how they lie
-  uint32_t cell_k = 0, cell_v = 0;        // mica_dtype
+  uint32_t gelu = 0;                 // of kGlu; 0: SiLU
+  uint32_t head_dim[3] = {2, 2, 2};  // of kQkv, as all that follow
+  uint32_t n_pairs[2] = {0, 0};      // that RoPE turns in a head of Q and of K,
+  uint32_t half_split[2] = {0, 0};   // and how they lie
+  uint32_t cell_k = 0, cell_v = 0;   // mica_dtype
 };
 // In the order of their numbers; each shader reads those that it declares.
 struct FusedSpecs {

@@ -23,20 +23,27 @@ struct FusedPush {
   uint32_t unused;
 };
 
+// RoPE of Q or of K.
+struct RopeParams {
+  uint64_t positions;
+  uint64_t factors;      // of frequencies, F32; 0: none
+  uint64_t revolutions;  // of its pairs in a position (rope_angle.glsl)
+  float magnitude;
+  uint32_t unused;
+};
+
 // In constant memory. Addresses are 0 where there is nothing.
 struct FusedParams {
   uint64_t x;
-  uint64_t norm;       // the norm's weight, F32
-  uint64_t y[3];       // results F32 [n, m]; kQkv: Q's result, the states of K and V
-  uint64_t residual;   // kAdd: F32 [n, m]
-  uint64_t positions;  // of kQkv, as all that follow
-  uint64_t slots;
-  uint64_t bias[3];          // F32
-  uint64_t factors;          // of frequencies, F32
-  uint64_t turns;            // of RoPE's pairs in a position (rope_angle.glsl)
+  uint64_t norm;             // the norm's weight, F32
+  uint64_t y[3];             // results F32 [n, m]; kQkv: Q's result, the states of K and V
+  uint64_t residual;         // kAdd: F32 [n, m]
   uint32_t s_x, s_residual;  // bytes from a column to the next
   float eps;
-  float magnitude;      // of RoPE
+  uint32_t unused;
+  uint64_t slots;       // of kQkv, as all that follow
+  uint64_t bias[3];     // F32
+  RopeParams rope[2];   // of Q and K
   uint32_t n_cells[2];  // of the states of K and V
 };
 
