@@ -8,6 +8,9 @@
 namespace mica {
 namespace {
 
+constexpr size_t kMostCompared = 2048;              // a plan of a model has fewer lives
+constexpr uint64_t kMostBytes = uint64_t{1} << 62;  // of an arena, so that no sum below wraps
+
 struct Lifetime {
   uint32_t value;  // root, or MICA_B_NONE for the workspace of `unit`
   uint32_t unit;
@@ -226,9 +229,6 @@ class Planner {
   Vec<uint32_t> lowest_;  // lives that are placed, by offset: the first kMostCompared of them
   Heights heights_;
 };
-
-constexpr size_t kMostCompared = 2048;              // a plan of a model has fewer lives
-constexpr uint64_t kMostBytes = uint64_t{1} << 62;  // of an arena, so that no sum below wraps
 
 }  // namespace
 
