@@ -6,6 +6,7 @@
 
 #include "../llama/cli.h"
 #include "../llama/tokenizer/utf8.h"
+#include "kv.h"
 
 namespace mica_llama::cli {
 namespace {
@@ -58,14 +59,6 @@ void add_arguments(CommandLine& line, Arguments& a) {
            "llama-3.2-1b llama-3.1-8b llama-70b mha-7b");
   line.add("--write", &a.write_path, "write the shape as a GGUF file and measure nothing");
   line.add("--no-warmup", &a.no_warmup, "do not run each test once before");
-}
-
-// Ids spread over the vocabulary; which ones makes no difference to the speed.
-std::vector<int32_t> some_tokens(uint32_t n, uint32_t n_vocab) {
-  std::vector<int32_t> tokens(n);
-  for (uint32_t i = 0; i < n; ++i)
-    tokens[i] = static_cast<int32_t>((uint64_t{i} * 2654435761u + 1) % n_vocab);
-  return tokens;
 }
 
 // A session of `n_seqs` sequences, each with `depth` tokens of its own in the cache.
@@ -294,8 +287,13 @@ int run(const Arguments& a) {
 int main(int argc, char** argv) {
   using namespace mica_llama::cli;
   const auto body = [](int n, char** words) {
+    const std::string_view name = n > 1 ? words[1] : "";
+    if (name == "kv-shift") return run_kv_shift(n - 1, words + 1);
+    if (name == "rope-cache") return run_rope_cache(n - 1, words + 1);
     Arguments arguments;
-    CommandLine line("Tokens per second of prompts and of generation.");
+    CommandLine line(
+        "Tokens per second of prompts and of generation. First word kv-shift or rope-cache: what "
+        "moving cached tokens costs.");
     add_arguments(line, arguments);
     return line.parse(n, words, "bench") ? run(arguments) : 0;
   };

@@ -23,10 +23,10 @@ struct Options {
   uint32_t n_threads = 0;
   uint32_t n_ctx = 0;
   uint32_t n_batch = 0;
-  std::string type_k = "f16", type_v = "f16";
+  std::string type_k = "f16", type_v = "f16", keys = "rotated";
   bool map_file = false;
 };
-// -m --mmap -b -t --backend --list-devices --ctk --ctv
+// -m --mmap -b -t --backend --list-devices --ctk --ctv --kv
 void add_options(CommandLine& line, Options& options);
 
 // Passes a failure of mica-llama on.

@@ -21,7 +21,8 @@ struct Arguments {
   int64_t seed = -1;
   float temperature = 0.8f, top_p = 0.95f, min_p = 0.05f, repeat_penalty = 1.0f;
   int32_t top_k = 40;
-  bool raw = false, explain = false;
+  bool raw = false, explain = false, context_shift = false;
+  uint32_t n_keep = 0, n_drop = 0, group = 0, group_window = 512;
 };
 
 void add_arguments(CommandLine& line, Arguments& a) {
@@ -40,6 +41,12 @@ void add_arguments(CommandLine& line, Arguments& a) {
   line.add("--top-p", &a.top_p, "1: off", true);
   line.add("--min-p", &a.min_p, "0: off", true);
   line.add("--repeat-penalty", &a.repeat_penalty, "1: off; over the last 64 tokens", true);
+  line.add("--context-shift", &a.context_shift,
+           "a full context drops its oldest tokens behind --keep: half of them, or --drop");
+  line.add("--keep", &a.n_keep, "tokens at the start that stay (StreamingLLM: 4, --drop 64)");
+  line.add("--drop", &a.n_drop, "tokens to drop at once (default: half)");
+  line.add("--group", &a.group, "Self-Extend: tokens that share a position (default: off)");
+  line.add("--group-window", &a.group_window, "tokens that become groups at once", true);
   line.add("--explain", &a.explain, "print where and how each step runs");
 }
 
@@ -163,8 +170,8 @@ const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_ses
     tokens.push_back(token);
     ++timing.n_generated;
     if (i + 1 == a.n_predict) break;
-    if (mica_llama_seq_next(session, 0) >= int64_t{mica_llama_n_ctx(session)}) {
-      end = "stopped: the context is full (-c makes it larger)";
+    if (!a.context_shift && mica_llama_seq_next(session, 0) >= int64_t{mica_llama_n_ctx(session)}) {
+      end = "stopped: the context is full (-c makes it larger, --context-shift drops old tokens)";
       break;
     }
     if (!decode_or_stop(session, &token, 1)) break;
@@ -188,9 +195,14 @@ int run(const Arguments& a) {
   const auto start = std::chrono::steady_clock::now();
   const ModelHandle model = open_model(a.common);
   const std::vector<int32_t> tokens = prompt_tokens(a, model.get());
-  const SessionHandle session = create_session(model.get(), session_params(a.common));
+  mica_llama_session_params params = session_params(a.common);
+  params.n_keep = a.n_keep;
+  if (a.context_shift) params.n_drop = a.n_drop != 0 ? a.n_drop : MICA_LLAMA_DROP_HALF;
+  params.extend_factor = a.group;
+  params.extend_window = a.group_window;
+  const SessionHandle session = create_session(model.get(), params);
   const uint32_t n_ctx = mica_llama_n_ctx(session.get());
-  if (tokens.size() >= n_ctx)
+  if (tokens.size() >= n_ctx && a.group == 0)
     fail(MICA_INVALID_ARGUMENT, "the prompt has " + std::to_string(tokens.size()) +
                                     " tokens and needs room for an answer, the context holds " +
                                     std::to_string(n_ctx) + " (-c makes it larger)");
