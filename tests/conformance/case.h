@@ -13,9 +13,10 @@ namespace mica::conformance {
 
 // How an input or a weight is filled, from the case's seed.
 struct Values {
-  enum Kind { kNormal, kUniform, kIntegers, kIota, kList } kind = kNormal;
-  double a = 0, b = 1;       // normal: mean, sigma; uniform and integers: [a, b]; iota: start, step
-  std::vector<double> list;  // kList: repeated to the length
+  enum Kind { kNormal, kUniform, kIntegers, kIota, kList, kBits, kRows } kind = kNormal;
+  // Normal: mean, sigma; uniform and integers: [a, b]; iota: start, step; rows: elements of a row.
+  double a = 0, b = 1;
+  std::vector<double> list;  // repeated: values; of bits each element's; of rows each one's sigma
 };
 inline Values normal(double sigma = 1, double mean = 0) {
   return {Values::kNormal, mean, sigma, {}};
@@ -26,6 +27,14 @@ inline Values integers(int64_t a, int64_t b) {
 }
 inline Values iota(double start = 0, double step = 1) { return {Values::kIota, start, step, {}}; }
 inline Values list(std::vector<double> values) { return {Values::kList, 0, 0, std::move(values)}; }
+// Not what mica_dtype_encode() makes of a value, but the bits of 16- and 32-bit elements, as
+// numbers that F32 holds.
+inline Values bits(std::vector<double> values) { return {Values::kBits, 0, 0, std::move(values)}; }
+// Rows of k normal elements, whose sigmas repeat. By turns huge and tiny for F16, ordinary and
+// zeros: what scales rows must do it row by row.
+inline Values sized_rows(int64_t k, std::vector<double> sigmas = {1e6, 1, 1e-6, 0, 3e-3}) {
+  return {Values::kRows, static_cast<double>(k), static_cast<double>(k), std::move(sigmas)};
+}
 
 // One step of a case with a cache: edits, then spans to append. Tokens in all = the live value of
 // the extent "n_tokens".

@@ -15,7 +15,8 @@ uint64_t mix(uint64_t seed, const std::string& text, uint64_t step) {
 
 std::vector<float> make_values(const Values& v, size_t n, uint64_t seed) {
   std::mt19937_64 rng(seed);
-  std::normal_distribution<double> gauss(v.a, v.b);
+  const bool rows = v.kind == Values::kRows;
+  std::normal_distribution<double> gauss(rows ? 0 : v.a, rows ? 1 : v.b);
   std::uniform_real_distribution<double> flat(v.a, v.b);
   std::uniform_int_distribution<int64_t> whole(static_cast<int64_t>(v.a),
                                                static_cast<int64_t>(v.b < v.a ? v.a : v.b));
@@ -36,7 +37,11 @@ std::vector<float> make_values(const Values& v, size_t n, uint64_t seed) {
         x = v.a + v.b * static_cast<double>(i);
         break;
       case Values::kList:
+      case Values::kBits:
         x = v.list[i % v.list.size()];
+        break;
+      case Values::kRows:
+        x = gauss(rng) * v.list[i / static_cast<size_t>(v.a) % v.list.size()];
         break;
     }
     out[i] = static_cast<float>(x);
@@ -61,6 +66,17 @@ std::vector<unsigned char> encode(mica_dtype dtype, const std::vector<float>& va
   return bytes;
 }
 
+// Numbers to the bits that they are.
+std::vector<unsigned char> bits_of(mica_dtype dtype, const std::vector<float>& values) {
+  const size_t bytes = dtype == MICA_F32 ? 4 : 2;
+  std::vector<unsigned char> out(values.size() * bytes);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto bits = static_cast<uint32_t>(values[i]);
+    std::memcpy(&out[i * bytes], &bits, bytes);
+  }
+  return out;
+}
+
 size_t elements(const std::vector<int64_t>& dim) {
   size_t n = 1;
   for (const int64_t d : dim) n *= static_cast<size_t>(d);
@@ -72,7 +88,8 @@ size_t elements(const std::vector<int64_t>& dim) {
 std::vector<unsigned char> leaf_bytes(const std::string& name, mica_dtype dtype,
                                       const std::vector<int64_t>& dim, const Values& values,
                                       uint64_t seed, uint64_t step) {
-  return encode(dtype, make_values(values, elements(dim), mix(seed, name, step)));
+  const std::vector<float> numbers = make_values(values, elements(dim), mix(seed, name, step));
+  return values.kind == Values::kBits ? bits_of(dtype, numbers) : encode(dtype, numbers);
 }
 
 }  // namespace mica::conformance
