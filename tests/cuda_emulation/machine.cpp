@@ -4,6 +4,8 @@
 // 8.0. Only what the backend needs is here; what it does wrong ends the process with a sentence.
 #include "tests/cuda_emulation/machine.h"
 
+#include <dlfcn.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -20,7 +22,8 @@ struct alignas(128) Piece {  // kernels' arguments are aligned to 128 at most
   char bytes[128];
 };
 struct Launch {
-  const void* kernel = nullptr;  // nullptr: set memory
+  const void* kernel = nullptr;  // nullptr: set memory, or do the work
+  std::function<void()> work;
   emu::Known known{};
   dim3 grid, block;
   uint64_t shared_bytes = 0;
@@ -39,6 +42,7 @@ std::map<const void*, emu::Known>& kernels() {
 Graph* capture = nullptr;
 
 void execute(const Launch& n) {
+  if (n.work) return n.work();
   if (n.kernel == nullptr) {
     std::memset(n.memory, n.value, n.bytes);
     return;
@@ -110,6 +114,11 @@ Graph* of(void* handle) { return static_cast<Graph*>(handle); }
 
 }  // namespace
 
+void emu::put_work(std::function<void()> work) {
+  Launch n;
+  n.work = std::move(work);
+  put(std::move(n));
+}
 void emu::remember(const void* kernel, const Known& known) { kernels()[kernel] = known; }
 
 namespace mica::cuda {
@@ -167,6 +176,9 @@ const void* scatter_kernel() { return &kRuntime; }
 
 extern "C" __attribute__((visibility("default"))) const mica_backend* mica_backend_entry(void) {
   emu::catch_faults();
-  setenv("MICA_CUDA_CUBLASLT", "0", 1);  // it would look for a GPU
+  // cuBLASLt itself would look for a GPU; this module has its functions.
+  Dl_info module = {};
+  if (dladdr(reinterpret_cast<const void*>(mica_backend_entry), &module) != 0)
+    setenv("MICA_CUDA_CUBLASLT", module.dli_fname, 0);
   return mica_backend_cuda();
 }

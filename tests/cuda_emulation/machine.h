@@ -51,6 +51,9 @@ const void* known(void (*kernel)(Args)) {
   return key;
 }
 
+// In the order of the launches, and where they are captured, whenever those run.
+void put_work(std::function<void()> work);
+
 // From now on a fault (SIGSEGV, SIGFPE) ends like stop().
 void catch_faults();
 // Runs `body` once a thread of the grid, block after block.
