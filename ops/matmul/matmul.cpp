@@ -287,6 +287,27 @@ void add_live_slices(CaseList& list) {
         }
 }
 
+// Prompts whose rows are each of another size, as many as a GPU's own forms of a prompt take, and
+// rows longer than what a block holds at a time.
+void add_ranges(CaseList& list) {
+  const auto with = [&](mica_dtype type, mica_dtype x_type, const std::string& name,
+                        const Shape& shape) {
+    add(list, "ranges." + type_name(type) + name, type, x_type, shape,
+        sized_rows(shape.x[0], {1e6, 1, 1e-6, 0, 3e-3, 1e30, 1e-30}));
+  };
+  for (const mica_dtype type : kWeights) with(type, MICA_F32, ".m20", {{256, 24}, {256, 20}});
+  for (const mica_dtype type :
+       {MICA_F16, MICA_BF16, MICA_Q4_0, MICA_Q4_1, MICA_Q8_0, MICA_Q4_K, MICA_Q6_K}) {
+    with(type, MICA_F32, ".m128", {{256, 520}, {256, 128}});
+    with(type, MICA_F32, ".live260of300", {{256, 516}, {256, 300}, 260});
+  }
+  for (const mica_dtype type : {MICA_F16, MICA_Q4_1, MICA_Q8_0}) {
+    with(type, MICA_F32, ".k16512.m20", {{16512, 16}, {16512, 20}});
+    with(type, MICA_BF16, ".bf16.m128", {{288, 512}, {288, 128}});
+    with(type, MICA_F32, ".slices", {{64, 20, 2}, {64, 9, 4}});
+  }
+}
+
 }  // namespace
 
 void cases_matmul(CaseList& list) {
@@ -295,6 +316,7 @@ void cases_matmul(CaseList& list) {
   add_values(list);
   add_computed(list);
   add_live_slices(list);
+  add_ranges(list);
 }
 
 }  // namespace mica::conformance

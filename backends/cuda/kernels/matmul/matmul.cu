@@ -8,51 +8,139 @@
 
 namespace mica::cuda {
 
-// Eight places a thread; four threads have a block of 32.
-__global__ void __launch_bounds__(256) prepare_tiles(const PrepareArgs p) {
-  wait_for_inputs();
-  start_next();
+constexpr int kPrepareThreads = 1024;  // at most
+constexpr int kPrepareUnits = 2;       // of 8 elements, that a thread holds at a time
+constexpr int kFinishThreads = 128;
+
+// The eight elements of a unit of a row, zeros beyond K. In the order of fragments a thread t of
+// four finds its eight of a block of 32 together, as pairs in the order in which nibbles come out
+// of a word: 4t, 4t + 2, 4t + 1, 4t + 3, and the same from 16 on.
+struct Eight {
+  float v[8];
+};
+__device__ inline Eight load_unit(const PrepareArgs& p, const uint8_t* row, int unit) {
   const MatmulArgs& a = p.a;
-  const int64_t units = p.chunks * 16;  // of 8 elements
-  const int64_t total = units * a.m * a.b2 * a.b3;
-  const int64_t step = int64_t{gridDim.x} * blockDim.x;
-  const int64_t rounded = (total + 31) / 32 * 32;  // whole warps: sums are shuffled
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < rounded; i += step) {
-    const int64_t unit = i % units, m = i / units % a.m, i_slice = i / units / a.m;
-    const bool here = i < total && m < live_rows(a, i_slice);
-    float sum = 0;
-    if (here) {
-      const uint8_t* row = slice_of(a, i_slice).x + m * a.x_stride[0];
-      uint16_t bits[8];
-      for (int j = 0; j < 8; ++j) {
-        const int64_t at = p.ordered
-                               ? unit * 8 + j
-                               : unit / 4 * 32 + fragment_elem(static_cast<int>(unit % 4) * 8 + j);
-        const float v = at < a.k ? load_x(a.x_type, row, at) : 0.0f;
-        bits[j] = p.bf16 ? f32_to_bf16(v) : f32_to_f16(v);
-        if (p.sums != nullptr) sum += f16_to_f32(bits[j]);
-      }
-      uint4 v;
-      v.x = bits[0] | static_cast<uint32_t>(bits[1]) << 16;
-      v.y = bits[2] | static_cast<uint32_t>(bits[3]) << 16;
-      v.z = bits[4] | static_cast<uint32_t>(bits[5]) << 16;
-      v.w = bits[6] | static_cast<uint32_t>(bits[7]) << 16;
-      reinterpret_cast<uint4*>(p.x)[(i_slice * p.m_padded + m) * units + unit] = v;
+  if (p.ordered) {
+    const float4 l = load_x4(a.x_type, row, int64_t{unit} * 8, a.k);
+    const float4 h = load_x4(a.x_type, row, int64_t{unit} * 8 + 4, a.k);
+    return {l.x, l.y, l.z, l.w, h.x, h.y, h.z, h.w};
+  }
+  const int64_t at = int64_t{unit / 4} * 32 + unit % 4 * 4;
+  const float4 l = load_x4(a.x_type, row, at, a.k), h = load_x4(a.x_type, row, at + 16, a.k);
+  return {l.x, l.z, l.y, l.w, h.x, h.z, h.y, h.w};
+}
+// A thread's units of a row from `first` on: kPrepareUnits of them, a block apart. Those beyond the
+// row are left as they are.
+struct Units {
+  Eight at[kPrepareUnits];
+  __device__ void load(const PrepareArgs& p, const uint8_t* row, int first, int n_units) {
+#pragma unroll
+    for (int j = 0; j < kPrepareUnits; ++j) {
+      const int unit = first + j * static_cast<int>(blockDim.x);
+      if (unit < n_units) at[j] = load_unit(p, row, unit);
     }
+  }
+};
+// The bits of the largest magnitude: they compare as integers do, not-a-number above infinity.
+__device__ inline int most_of(const Eight& x) {
+  int most = 0;
+#pragma unroll
+  for (const float v : x.v) most = max(most, static_cast<int>(bits_of(v) & 0x7fffffffu));
+  return most;
+}
+// Over the block. `scratch` is free again behind the block's next barrier.
+__device__ inline int most_of_block(int most, int (&scratch)[kWarp]) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int n_warps = static_cast<int>(blockDim.x) / kWarp;
+  most = __reduce_max_sync(0xffffffffu, most);
+  if (lane == 0) scratch[warp] = most;
+  __syncthreads();
+  return __reduce_max_sync(0xffffffffu, lane < n_warps ? scratch[lane] : 0);
+}
+
+// Rounds a unit to its place; returns the sum of what it became.
+__device__ inline float store_unit(const PrepareArgs& p, uint4* row, int unit, const Eight& x,
+                                   float power) {
+  uint32_t pair[4];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (p.bf16) {
+      pair[i] = f32_to_bf16(x.v[2 * i]) | static_cast<uint32_t>(f32_to_bf16(x.v[2 * i + 1])) << 16;
+      continue;
+    }
+    const __half2 v = __floats2half2_rn(x.v[2 * i] * power, x.v[2 * i + 1] * power);
+    pair[i] = *reinterpret_cast<const uint32_t*>(&v);
+    sum += __low2float(v), sum += __high2float(v);
+  }
+  row[unit] = make_uint4(pair[0], pair[1], pair[2], pair[3]);
+  return sum;
+}
+
+// The block's units from `first` on; all threads of it, for sums of four.
+__device__ inline void store_units(const PrepareArgs& p, int64_t i_slice, int64_t m, int first,
+                                   int n_units, const Units& x, float power) {
+  uint4* row = reinterpret_cast<uint4*>(p.x) + (i_slice * p.m_padded + m) * n_units;
+#pragma unroll
+  for (int j = 0; j < kPrepareUnits; ++j) {
+    const int unit = first + j * static_cast<int>(blockDim.x);
+    float sum = unit < n_units ? store_unit(p, row, unit, x.at[j], power) : 0.0f;
     if (p.sums == nullptr) continue;
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    if (here && unit % 4 == 0) p.sums[(i_slice * p.chunks * 4 + unit / 4) * p.m_padded + m] = sum;
+    if (unit < n_units && unit % 4 == 0)
+      p.sums[(i_slice * p.chunks * 4 + unit / 4) * p.m_padded + m] = sum;
+  }
+}
+
+// By a block, bit by bit.
+__device__ inline void copy_row(float4* to, const float4* from, int64_t n) {
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) to[i] = from[i];
+}
+
+// A block takes a row at a time. Of most rows its threads hold all at a time: they are read once.
+__global__ void __launch_bounds__(kPrepareThreads) prepare_tiles(const PrepareArgs p) {
+  __shared__ int scratch[2][kWarp];
+  wait_for_inputs();
+  start_next();
+  const MatmulArgs& a = p.a;
+  const int n_units = static_cast<int>(p.chunks) * 16, thread = static_cast<int>(threadIdx.x);
+  const int step = kPrepareUnits * static_cast<int>(blockDim.x);
+  int turn = 0;
+  for (int64_t i = blockIdx.x; i < a.m * a.b2 * a.b3; i += gridDim.x) {
+    const int64_t m = i % a.m, i_slice = i / a.m;
+    if (m >= live_rows(a, i_slice)) {
+      const auto* held = reinterpret_cast<const float4*>(a.out) + m * (a.n / 4);
+      if (p.kept != nullptr) copy_row(p.kept + m * (a.n / 4), held, a.n / 4);
+      continue;
+    }
+    const uint8_t* row = slice_of(a, i_slice).x + m * a.x_stride[0];
+    Units x = {};
+    int most = 0;
+    for (int first = 0; first < n_units; first += step) {
+      x.load(p, row, first + thread, n_units);
+#pragma unroll
+      for (const Eight& eight : x.at) most = max(most, most_of(eight));
+    }
+    most = most_of_block(most, scratch[turn]);
+    turn ^= 1;
+    const uint32_t power = p.bf16 ? 127u << 23 : power_for(static_cast<uint32_t>(most));
+    if (thread == 0) p.factors[i_slice * p.m_padded + m] = factor_of(power);
+    for (int first = 0; first < n_units; first += step) {
+      if (n_units > step) x.load(p, row, first + thread, n_units);
+      store_units(p, i_slice, m, first + thread, n_units, x, float_of(power));
+    }
   }
 }
 
 const void* wgmma_kernel() { return reinterpret_cast<const void*>(wgmma<2, 256, 2, false>); }
 
 mica_status launch_prepare(Recorder& r, const PrepareArgs& p) {
-  const int64_t units = p.chunks * 16 * p.a.m * p.a.b2 * p.a.b3;
-  const int64_t blocks = div_up(units, 256), most = int64_t{r.device->n_sms} * 32;
-  return launch(r, prepare_tiles, dim3(static_cast<uint32_t>(blocks < most ? blocks : most)),
-                dim3(256), 0, p);
+  const int64_t rows = p.a.m * p.a.b2 * p.a.b3, most = int64_t{r.device->n_sms} * 32;
+  const int64_t held = div_up(p.chunks * 16, kPrepareUnits);  // threads that would hold a row
+  const int64_t threads = held < kPrepareThreads ? div_up(held, kWarp) * kWarp : kPrepareThreads;
+  return launch(r, prepare_tiles, dim3(static_cast<uint32_t>(rows < most ? rows : most)),
+                dim3(static_cast<uint32_t>(threads)), 0, p);
 }
 
 // A row a block along x, a slice along y, 1024 quads along z.
@@ -76,23 +164,31 @@ mica_status launch_round(Recorder& r, const RoundArgs& args) {
   return launch(r, round_x, grid, dim3(256), 0, args);
 }
 
-// Four elements a thread.
-__global__ void __launch_bounds__(256) copy_dead_rows(const DeadRowsArgs a) {
+// Rows of the result after cuBLASLt, a block a row: those that are not live get back what they
+// held, the others are multiplied by their factors, which mostly are 1.
+__global__ void __launch_bounds__(kFinishThreads) finish_rows(const FinishArgs a) {
   wait_for_inputs();
   start_next();
-  const int64_t live = live_count(a.live, a.m), row = a.n / 4;
-  const auto* from = reinterpret_cast<const float4*>(a.from);
-  auto* to = reinterpret_cast<float4*>(a.to);
-  const int64_t step = int64_t{gridDim.x} * blockDim.x;
-  const int64_t first = (live < 0 ? 0 : live) * row;
-  for (int64_t i = first + int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.m * row; i += step)
-    to[i] = from[i];
+  const int64_t live = live_count(a.live, a.m), n = a.n / 4;
+  for (int64_t m = blockIdx.x; m < a.m; m += gridDim.x) {
+    auto* out = reinterpret_cast<float4*>(a.out) + m * n;
+    if (m >= live) {
+      copy_row(out, reinterpret_cast<const float4*>(a.kept) + m * n, n);
+      continue;
+    }
+    const float factor = a.factors[m];
+    if (factor == 1.0f) continue;
+    for (int64_t i = threadIdx.x; i < n; i += kFinishThreads) {
+      const float4 v = out[i];
+      out[i] = make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+    }
+  }
 }
 
-mica_status launch_dead_rows(Recorder& r, const DeadRowsArgs& a) {
-  const int64_t blocks = div_up(a.m * (a.n / 4), 256), most = int64_t{r.device->n_sms} * 8;
-  return launch(r, copy_dead_rows, dim3(static_cast<uint32_t>(blocks < most ? blocks : most)),
-                dim3(256), 0, a);
+mica_status launch_finish(Recorder& r, const FinishArgs& a) {
+  const int64_t most = int64_t{r.device->n_sms} * 16;
+  return launch(r, finish_rows, dim3(static_cast<uint32_t>(a.m < most ? a.m : most)),
+                dim3(kFinishThreads), 0, a);
 }
 
 namespace {

@@ -1,6 +1,8 @@
 // Many rows of x by cuBLASLt: x and, of quantized types, w are rounded to F16 in the workspace
-// (BF16 weights: x to BF16). Rows that are not live are computed too: where x has an extent, what
-// the result holds there is put aside before and back after, so a full x pays nothing for it.
+// (BF16 weights: x to BF16). Two things are left for one kernel after the product: rows of x that
+// were scaled to fit F16 have results to be scaled back, and rows that are not live are computed
+// too, so that where x has an extent, what the result holds there is put aside before and back
+// after. The usual rows, live and of scale 1, cost it nothing.
 #pragma once
 #include "backends/cuda/cublaslt.h"
 #include "backends/cuda/kernels/matmul/matmul_tiles.cuh"
@@ -15,7 +17,7 @@ constexpr int64_t kLtStep = 256;                // rows of w at a time are a mul
 struct LtPlan {
   int64_t rows;    // of w at a time
   int64_t chunks;  // of 128 elements, of a row of x
-  uint64_t w_at, dead_at, lt_at, bytes;
+  uint64_t factors_at, w_at, dead_at, lt_at, bytes;
 };
 inline uint64_t lt_aligned(uint64_t bytes) { return (bytes + 255) / 256 * 256; }
 
@@ -28,7 +30,8 @@ inline LtPlan plan_lt(const MatmulArgs& a) {
     if (p.rows > a.n) p.rows = a.n;
   }
   p.chunks = div_up(a.k, kChunkElems);
-  p.w_at = lt_aligned(uint64_t(a.m * p.chunks * kChunkElems) * 2);
+  p.factors_at = lt_aligned(uint64_t(a.m * p.chunks * kChunkElems) * 2);
+  p.w_at = p.factors_at + lt_aligned(uint64_t(a.m) * 4);
   p.dead_at = p.w_at + (a.packed ? lt_aligned(uint64_t(p.rows * a.k) * 2) : 0);
   p.lt_at = p.dead_at + (a.live != 0 ? lt_aligned(uint64_t(a.m * a.n) * 4) : 0);
   p.bytes = p.lt_at + kLtWorkspaceBytes;
@@ -45,13 +48,14 @@ inline LtShape lt_shape(const MatmulArgs& a, const LtPlan& p, int64_t rows) {
           a.w_type == MICA_BF16};
 }
 
-struct DeadRowsArgs {
-  const float* from;  // [n, m], as `to`; both multiples of 16
-  float* to;
+struct FinishArgs {
+  float* out;            // [n, m]; n is a multiple of 4
+  const float* kept;     // the same of rows that are not live, before the product
+  const float* factors;  // of live rows
   uint64_t live;
   int64_t n, m;
 };
-mica_status launch_dead_rows(Recorder& r, const DeadRowsArgs& a);  // kernels/matmul.cu
+mica_status launch_finish(Recorder& r, const FinishArgs& a);  // kernels/matmul.cu
 
 // nullptr: a product of x and w in 16 bits is possible, and worth to round them first.
 inline const char* halves_support(const MatmulArgs& a, const WeightType& type) {
@@ -86,13 +90,11 @@ inline const char* lt_supports(const Call& c, const MatmulArgs& a, const WeightT
 inline mica_status record_lt_product(Recorder& r, const MatmulArgs& a, const WeightType& type) {
   const LtPlan p = plan_lt(a);
   auto* workspace = static_cast<uint8_t*>(a.workspace);
-  auto* dead = reinterpret_cast<float*>(workspace + p.dead_at);
-  if (a.live != 0)
-    if (const mica_status status = launch_dead_rows(r, {a.out, dead, a.live, a.n, a.m});
-        status != MICA_OK)
-      return status;
-  PrepareArgs prepare = {a, workspace, nullptr, p.chunks, a.m, 0, 1};
+  auto* kept = reinterpret_cast<float*>(workspace + p.dead_at);
+  auto* factors = reinterpret_cast<float*>(workspace + p.factors_at);
+  PrepareArgs prepare = {a, workspace, nullptr, factors, p.chunks, a.m, 0, 1, nullptr};
   prepare.bf16 = a.w_type == MICA_BF16 ? 1 : 0;
+  if (a.live != 0) prepare.kept = reinterpret_cast<float4*>(kept);
   if (const mica_status status = launch_prepare(r, prepare); status != MICA_OK) return status;
   auto* half_w = reinterpret_cast<uint16_t*>(workspace + p.w_at);
   for (int64_t first = 0; first < a.n; first += p.rows) {
@@ -108,8 +110,8 @@ inline mica_status record_lt_product(Recorder& r, const MatmulArgs& a, const Wei
     if (!r.device->lt->multiply(lt_shape(a, p, rows), operands, r.stream)) return MICA_INTERNAL;
     r.cleared = true;  // its kernels let none start early, and it may clear memory
   }
-  if (a.live == 0) return MICA_OK;
-  return launch_dead_rows(r, {dead, a.out, a.live, a.n, a.m});
+  if (a.live == 0 && prepare.bf16 != 0) return MICA_OK;
+  return launch_finish(r, {a.out, kept, factors, a.live, a.n, a.m});
 }
 
 }  // namespace mica::cuda

@@ -1,8 +1,9 @@
 // Many rows of x: tiles of 128 rows of w times kTokens rows of x on mma.sync, w as the A operand.
 //
 // x is brought to F16 (BF16 for BF16 weights) by a kernel ahead, in the order in which a thread
-// wants its part of a fragment. Both operands stream through a ring of stages of 128 elements of K
-// in shared memory. Quantized weights stay as they are until they are fragments: there they become
+// wants its part of a fragment, and each row times a power of two, by whose inverse results are
+// multiplied. Both operands stream through a ring of stages of 128 elements of K in shared memory.
+// Quantized weights stay as they are until they are fragments: there they become
 // the integers they hold, which F16 has exactly, and each block's product is scaled in F32. So
 // weights are never rounded (MICA_NUM_F16 is x's rounding alone).
 //
@@ -23,6 +24,7 @@ struct TilesArgs {
   MatmulArgs a;
   const uint8_t* x;   // F16 or BF16 [chunks * 128] a row, m_padded rows a slice
   const float* sums;  // [chunks * 4][m_padded] a slice: sums of 32 of x; types with minimums only
+  const float* factors;  // [m_padded] a slice: what products of a row are multiplied by
   int64_t chunks, m_padded;
   uint32_t split;  // blocks that share K: the cluster's size
   uint32_t n_stages;
@@ -34,18 +36,31 @@ struct TilesArgs {
 struct PrepareArgs {
   MatmulArgs a;
   uint8_t* x;
-  float* sums;  // nullptr: not wanted
+  float* sums;     // nullptr: not wanted
+  float* factors;  // [m_padded] a slice
   int64_t chunks, m_padded;
   uint32_t bf16;
   uint32_t ordered;  // plain order; otherwise that of fragments of quantized weights
+  // Of one slice whose n is a multiple of 4: where rows of the result that are not live are copied
+  // to, [n, m]; nullptr: nowhere.
+  float4* kept;
 };
 
-// The element of a block of 32 at place i: a thread t = i / 8 of four finds its 8 values together,
-// as pairs in the order in which nibbles come out of a word.
-__device__ inline int fragment_elem(int i) {
-  const int t = i / 8, j = i % 8;
-  return j / 4 * 16 + 4 * t + (j % 4 == 1 ? 2 : j % 4 == 2 ? 1 : j % 4);
+// The bits of a power of two that brings a row to F16, of which the largest magnitude has the bits
+// `most`. 1 for what F16 holds with all its bits: the largest below 2^15, where rounding stays
+// finite, and at least 2^-4, so that elements have 11 bits down to 2^-10 of it, and what smaller
+// ones lose vanishes beside the rounding of sums. Otherwise the largest is brought to
+// [2^14, 2^15), or as near as a power with a normal inverse brings it. 1 for zeros, infinities and
+// not-a-number too.
+__device__ inline uint32_t power_for(uint32_t most) {
+  const uint32_t exponent = most >> 23;
+  if (most == 0 || exponent == 255 || (exponent >= 127 - 4 && exponent < 127 + 15))
+    return 127u << 23;
+  const uint32_t up = 127 + 14 + 127 - exponent;
+  return (up < 253 ? up : 253) << 23;
 }
+// Its inverse.
+__device__ inline float factor_of(uint32_t power) { return float_of((254u << 23) - power); }
 
 mica_status launch_prepare(Recorder& r, const PrepareArgs& p);  // kernels/matmul.cu
 
@@ -69,6 +84,7 @@ struct Stage {
   static constexpr int kXAt = 0, kWAt = kX, kSuperAt = kWAt + kW;
   static constexpr int kSumsAt = kSuperAt + kTileGroups * kSuper, kBytes = kSumsAt + kSums;
   static_assert(kBytes % 16 == 0, "parts are copied by 16 bytes");
+  static constexpr int kFactors = kTokens < 32 ? 128 : kTokens * 4;  // ahead of all stages
 };
 
 // 16 bytes u of row r in rows of 256: even and odd rows take different halves of the banks.
@@ -315,8 +331,9 @@ __device__ inline void multiply_plain(
 // The cluster's blocks add up their parts of the tile: tile[token][row] of each in its own shared
 // memory, every block sums every `split`-th token in the order of the blocks.
 template <int kTokens>
-__device__ inline void add_parts(float* tile, const MatmulArgs& a, const Slice& slice,
-                                 int64_t first_row, int64_t first, int64_t live, uint32_t split) {
+__device__ inline void add_parts(float* tile, const float* factors, const MatmulArgs& a,
+                                 const Slice& slice, int64_t first_row, int64_t first, int64_t live,
+                                 uint32_t split) {
   cluster_barrier();
   const uint32_t rank = cluster_rank();
   for (int i = threadIdx.x; i < kTokens * kTileRows / static_cast<int>(split); i += kTileThreads) {
@@ -325,9 +342,42 @@ __device__ inline void add_parts(float* tile, const MatmulArgs& a, const Slice& 
     if (first + token >= live || first_row + row >= a.n) continue;
     float sum = 0;
     for (uint32_t r = 0; r < split; ++r) sum += load_cluster(tile + token * kTileRows + row, r);
-    slice.out[(first + token) * a.n + first_row + row] = sum;
+    slice.out[(first + token) * a.n + first_row + row] = sum * factors[token];
   }
   cluster_barrier();  // the others read this block's tile
+}
+
+// Sums to the result; where blocks share K, by way of `tile`, which takes the place of the ring.
+template <int kTokens>
+__device__ inline void end_tile(
+    const Accumulators<WarpTile<kTokens>::kMTiles, WarpTile<kTokens>::kNTiles>& acc, float* tile,
+    const float* factors, const TilesArgs& args, const Slice& slice, int64_t first_row,
+    int64_t first, int64_t live) {
+  using W = WarpTile<kTokens>;
+  const MatmulArgs& a = args.a;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int first_group = warp / W::kAcross * W::kMTiles * 2;
+  const int first_token = warp % W::kAcross * W::kNTiles * 8;
+  const int g = lane / 4, t = lane % 4;
+  if (args.split > 1) {
+    wait_copies<0>();
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < W::kMTiles; ++i)
+#pragma unroll
+    for (int j = 0; j < W::kNTiles; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int row = (first_group + 2 * i + e / 2) * 8 + g;
+        const int token = first_token + 8 * j + 2 * t + e % 2;
+        if (args.split > 1)
+          tile[token * kTileRows + row] = acc.c[i][j][e];
+        else if (first_row + row < a.n && first + token < live)
+          slice.out[(first + token) * a.n + first_row + row] = acc.c[i][j][e] * factors[token];
+      }
+  if (args.split > 1)
+    add_parts<kTokens>(tile, factors, a, slice, first_row, first, live, args.split);
 }
 
 template <class T, int kTokens>
@@ -336,7 +386,8 @@ __global__ void __launch_bounds__(kTileThreads, kTokens <= 64 ? 2 : 1) tiles(con
   using S = Stage<T, kTokens>;
   using W = WarpTile<kTokens>;
   const MatmulArgs& a = args.a;
-  uint8_t* ring = reinterpret_cast<uint8_t*>(shared);
+  float* const factors = reinterpret_cast<float*>(shared);  // of the tile's rows of x
+  uint8_t* const ring = reinterpret_cast<uint8_t*>(shared) + S::kFactors;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t i_slice = blockIdx.z;
   const int64_t first_row = int64_t{blockIdx.x / args.split} * kTileRows;
@@ -370,6 +421,8 @@ __global__ void __launch_bounds__(kTileThreads, kTokens <= 64 ? 2 : 1) tiles(con
     wait_copies<0>();
     return;
   }
+  for (int i = threadIdx.x; i < kTokens / 4; i += kTileThreads)  // with the first stage
+    copy_async16(factors + 4 * i, args.factors + i_slice * args.m_padded + first + 4 * i);
   for (int64_t chunk = begin; chunk < begin + n_stages - 1; ++chunk) {
     if (chunk < end) copy_tokens(chunk);
     commit_copies();
@@ -401,33 +454,15 @@ __global__ void __launch_bounds__(kTileThreads, kTokens <= 64 ? 2 : 1) tiles(con
       multiply_packed<T, kTokens>(stage, acc, first_group, first_token, lane);
   }
 
-  const int g = lane / 4, t = lane % 4;
-  float* tile = reinterpret_cast<float*>(ring);
-  if (args.split > 1) {
-    wait_copies<0>();
-    __syncthreads();
-  }
-#pragma unroll
-  for (int i = 0; i < W::kMTiles; ++i)
-#pragma unroll
-    for (int j = 0; j < W::kNTiles; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int row = (first_group + 2 * i + e / 2) * 8 + g;
-        const int token = first_token + 8 * j + 2 * t + e % 2;
-        if (args.split > 1)
-          tile[token * kTileRows + row] = acc.c[i][j][e];
-        else if (first_row + row < a.n && first + token < live)
-          slice.out[(first + token) * a.n + first_row + row] = acc.c[i][j][e];
-      }
-  if (args.split > 1) add_parts<kTokens>(tile, a, slice, first_row, first, live, args.split);
+  end_tile<kTokens>(acc, reinterpret_cast<float*>(ring), factors, args, slice, first_row, first,
+                    live);
 }
 
 // --- Launching -----------------------------------------------------------------------------------
 
 struct TilesPlan {
   int64_t tokens, chunks, m_padded;
-  uint64_t sums_at, bytes;  // in the workspace, x is at 0
+  uint64_t sums_at, factors_at, bytes;  // in the workspace, x is at 0
 };
 inline TilesPlan plan_tiles(const MatmulArgs& a) {
   TilesPlan p;
@@ -436,7 +471,8 @@ inline TilesPlan plan_tiles(const MatmulArgs& a) {
   p.m_padded = div_up(a.m, p.tokens) * p.tokens;
   const uint64_t rows = uint64_t(p.m_padded * a.b2 * a.b3);
   p.sums_at = rows * uint64_t(p.chunks) * kStageElems * 2;
-  p.bytes = p.sums_at + rows * uint64_t(p.chunks) * 4 * 4;
+  p.factors_at = p.sums_at + rows * uint64_t(p.chunks) * 4 * 4;
+  p.bytes = p.factors_at + rows * 4;
   return p;
 }
 
@@ -477,7 +513,8 @@ mica_status launch_tiles(Recorder& r, TilesArgs args) {
   while (r.device->cc >= 90 && args.split < 8 && args.split * 4 <= args.chunks &&
          tiles_all * args.split * 2 <= int64_t{r.device->n_sms} * 2)
     args.split *= 2;
-  // Two blocks share a multiprocessor when tokens are few: then loads are what takes time.
+  // Two blocks share a multiprocessor when tokens are few: then loads are what takes time. Half a
+  // KiB for factors is in what is left out.
   const uint64_t room = (r.device->max_shared_bytes - 2048) / (kTokens <= 64 ? 2 : 1);
   const uint64_t fit = room / S::kBytes;
   const auto most = static_cast<uint64_t>(div_up(args.chunks, args.split) + 1);
@@ -487,6 +524,7 @@ mica_status launch_tiles(Recorder& r, TilesArgs args) {
   uint64_t shared_bytes = uint64_t{args.n_stages} * S::kBytes;
   const uint64_t tile_bytes = args.split > 1 ? uint64_t{kTokens} * kTileRows * 4 : 0;
   if (shared_bytes < tile_bytes) shared_bytes = tile_bytes;
+  shared_bytes += S::kFactors;
   const dim3 grid(static_cast<uint32_t>(row_tiles * args.split), static_cast<uint32_t>(token_tiles),
                   static_cast<uint32_t>(a.b2 * a.b3));
   return launch_clusters(r, tiles<T, kTokens>, grid, dim3(kTileThreads), shared_bytes, args.split,
@@ -500,12 +538,14 @@ mica_status tiles_any(Recorder& r, const MatmulArgs& a) {
   auto* sums = reinterpret_cast<float*>(workspace + plan.sums_at);
   const bool aligned = a.k % 8 == 0 && a.w_stride[0] % 16 == 0 && a.w_stride[1] % 16 == 0 &&
                        a.w_stride[2] % 16 == 0 && reinterpret_cast<uint64_t>(a.w) % 16 == 0;
-  PrepareArgs prepare = {a, workspace, nullptr, plan.chunks, plan.m_padded, 0, 0};
+  auto* factors = reinterpret_cast<float*>(workspace + plan.factors_at);
+  PrepareArgs prepare = {a, workspace, nullptr, factors, plan.chunks, plan.m_padded, 0, 0, nullptr};
   prepare.bf16 = T::kType == MICA_BF16 ? 1 : 0;
   prepare.ordered = kIsPlain<T> ? 1 : 0;
   if (Stage<T, 16>::kHasSums) prepare.sums = sums;
   if (const mica_status status = launch_prepare(r, prepare); status != MICA_OK) return status;
-  const TilesArgs args = {a, workspace, sums, plan.chunks, plan.m_padded, 1, 2, aligned ? 1u : 0u};
+  TilesArgs args = {a, workspace, sums, factors, plan.chunks, plan.m_padded, 1, 2, 0};
+  args.aligned = aligned ? 1 : 0;
   if (plan.tokens == 16) return launch_tiles<T, 16>(r, args);
   if (plan.tokens == 32) return launch_tiles<T, 32>(r, args);
   if (plan.tokens == 64) return launch_tiles<T, 64>(r, args);

@@ -24,12 +24,13 @@ constexpr int kCopyRegisters = 40, kProductRegisters = 232;
 constexpr uint32_t kAtomBytes = 1024;  // stages start at multiples of it
 
 struct WgmmaArgs {
-  CUtensorMap w, x;  // boxes of 64 elements of K: kWidth / kCluster rows of w, 64 kGroups of x
-  float* out;        // row 0 of w, row 0 of x
-  uint64_t live;     // as in MatmulArgs, of m
-  int64_t s_out;     // elements between rows of x
-  int32_t n, m;      // rows of w and x
-  int32_t steps;     // of 64 elements of K
+  CUtensorMap w, x;      // boxes of 64 elements of K: kWidth / kCluster rows of w, 64 kGroups of x
+  float* out;            // row 0 of w, row 0 of x
+  const float* factors;  // of rows of x: what their products are multiplied by
+  uint64_t live;         // as in MatmulArgs, of m
+  int64_t s_out;         // elements between rows of x
+  int32_t n, m;          // rows of w and x
+  int32_t steps;         // of 64 elements of K
 };
 
 template <int kGroups, int kWidth>
@@ -109,14 +110,21 @@ __device__ inline void wgmma_release(SharedAddress empty, int lane) {
   if (lane < kCluster) barrier_arrive(empty, static_cast<uint32_t>(lane));
 }
 
+// The row of x of a tile whose products a thread has in its half `half` of them; `token` is the
+// warpgroup's first.
+__device__ inline int wgmma_token(int token, int half) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x % kWarpgroup / kWarp;
+  return token + 16 * warp + lane / 4 + 8 * half;
+}
+
 // A warpgroup's 64 rows of a tile, the first of them `token`; live rows only.
 template <int kWidth>
-__device__ inline void wgmma_store(const WgmmaArgs& p, const float (&c)[kWidth / 2], int token,
-                                   int row, int live) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x % kWarpgroup / kWarp;
+__device__ inline void wgmma_store(const WgmmaArgs& p, const float (&c)[kWidth / 2],
+                                   const float (&factor)[2], int token, int row, int live) {
+  const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int m = token + 16 * warp + lane / 4 + 8 * half;
+    const int m = wgmma_token(token, half);
     if (m >= live) continue;
     float* out = p.out + m * p.s_out + row;
 #pragma unroll
@@ -124,7 +132,7 @@ __device__ inline void wgmma_store(const WgmmaArgs& p, const float (&c)[kWidth /
       const int n = 8 * j + lane % 4 * 2;
       if (row + n < p.n)  // a multiple of 4, so both are there or none is
         *reinterpret_cast<float2*>(out + n) =
-            make_float2(c[4 * j + 2 * half], c[4 * j + 2 * half + 1]);
+            make_float2(c[4 * j + 2 * half] * factor[half], c[4 * j + 2 * half + 1] * factor[half]);
     }
   }
 }
@@ -133,6 +141,13 @@ template <class S, int kWidth, int kCluster, bool kBf16>
 __device__ inline void wgmma_multiply(const WgmmaArgs& p, RingPlace<S> at, WgmmaWalk walk) {
   const int half = static_cast<int>(threadIdx.x) / kWarpgroup - 1, lane = threadIdx.x % kWarp;
   while (walk.next()) {
+    const int token = walk.token() + half * kGroupTokens;
+    float factor[2];  // asked for long before it is used
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int m = wgmma_token(token, i);
+      factor[i] = kBf16 || m >= walk.live ? 1.0f : p.factors[m];
+    }
     float c[kWidth / 2];
     SharedAddress before = 0;  // barrier of the stage before
 #pragma unroll 1
@@ -152,7 +167,7 @@ __device__ inline void wgmma_multiply(const WgmmaArgs& p, RingPlace<S> at, Wgmma
     products_wait<0>();
     products_settle(c);
     wgmma_release<kCluster>(before, lane);
-    wgmma_store<kWidth>(p, c, walk.token() + half * kGroupTokens, walk.row(kWidth), walk.live);
+    wgmma_store<kWidth>(p, c, factor, token, walk.row(kWidth), walk.live);
   }
 }
 
@@ -267,7 +282,8 @@ inline mica_status record_wgmma_product(Recorder& r, const MatmulArgs& a, const 
   const auto kernel = tile.kernels[bf16 ? 1 : 0];
   const auto encode = reinterpret_cast<EncodeMap>(r.device->encode_map);
   auto* workspace = static_cast<uint8_t*>(a.workspace);
-  PrepareArgs prepare = {a, workspace, nullptr, plan.chunks, a.m, 0, 1};
+  auto* factors = reinterpret_cast<float*>(workspace + plan.factors_at);
+  PrepareArgs prepare = {a, workspace, nullptr, factors, plan.chunks, a.m, 0, 1, nullptr};
   prepare.bf16 = bf16 ? 1 : 0;
   if (const mica_status status = launch_prepare(r, prepare); status != MICA_OK) return status;
   auto* half_w = reinterpret_cast<uint16_t*>(workspace + plan.w_at);
@@ -285,6 +301,7 @@ inline mica_status record_wgmma_product(Recorder& r, const MatmulArgs& a, const 
                     static_cast<uint32_t>(tile.groups * kGroupTokens)))
       return MICA_INTERNAL;
     args.out = a.out + first;
+    args.factors = factors;
     args.live = a.live;
     args.s_out = a.n;
     args.n = static_cast<int32_t>(rows), args.m = static_cast<int32_t>(a.m);
