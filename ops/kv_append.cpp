@@ -120,8 +120,16 @@ std::vector<double> limit_rows(int64_t head_dim, int64_t n_rows) {
   return rows;
 }
 
+// Signalling NaNs of a rows' dtype, each with its own payload, and what is near them: quiet ones,
+// infinities, numbers. A cache of the same dtype has no need to convert them.
+Values signalling_rows(mica_dtype dtype) {
+  if (dtype == MICA_F32) return bits({0x7fa00000, 0xffa00000, 0x7f900000, 0x7fc00000, 0xff800000});
+  if (dtype == MICA_F16) return bits({0x7d00, 0xfd00, 0x7c01, 0x7e00, 0xfc00, 0x3c00, 0xfdff});
+  return bits({0x7fa0, 0xffa0, 0x7f81, 0x7fc0, 0xff80, 0x3f80, 0xffbf});
+}
+
 // No attention: what it makes of such numbers is not promised. The cells are compared.
-void build_limits(CaseBuilder& b, mica_dtype type, mica_dtype rows_type) {
+void build_limits(CaseBuilder& b, mica_dtype type, mica_dtype rows_type, bool signalling) {
   constexpr int64_t kTokens = 24, kHeads = 2;
   mica_kv_layer layer = MICA_KV_LAYER_INIT;
   layer.n_kv_heads = kHeads;
@@ -136,8 +144,10 @@ void build_limits(CaseBuilder& b, mica_dtype type, mica_dtype rows_type) {
   mica_kv_cache* cache = b.cache(params, {{{{0, kTokens}}, {}}});
   const mica_kv kv = mica_graph_kv(b.graph(), cache, 0, b.n_tokens());
   const auto rows = [&](const char* name, int64_t head_dim) {
-    return b.input(name, rows_type, {head_dim, kHeads, kTokens},
-                   list(limit_rows(head_dim, kHeads * kTokens)), b.n_tokens());
+    return b.input(
+        name, rows_type, {head_dim, kHeads, kTokens},
+        signalling ? signalling_rows(rows_type) : list(limit_rows(head_dim, kHeads * kTokens)),
+        b.n_tokens());
   };
   mica_kv_append(b.graph(), &kv, rows("k", 64), rows("v", 40));
   b.output(mica_copy(b.graph(), b.input("x", MICA_F32, {8}, normal())));
@@ -174,7 +184,7 @@ void cases_kv_append(CaseList& list) {
       list.add(
           "kv_append",
           std::string("limits.") + mica_dtype_get(type)->name + "." + mica_dtype_get(rows)->name,
-          [type, rows](CaseBuilder& b) { build_limits(b, type, rows); });
+          [type, rows](CaseBuilder& b) { build_limits(b, type, rows, false); });
   // Heads of a wider tensor: K and V inside a fused Q, K, V.
   list.add("kv_append", "slices", [](CaseBuilder& b) {
     mica_kv_layer layer = MICA_KV_LAYER_INIT;
@@ -195,6 +205,12 @@ void cases_kv_append(CaseList& list) {
     mica_kv_append(b.graph(), &kv, heads(4, 2), heads(6, 2));
     b.output(mica_attention(b.graph(), heads(0, 4), &kv, nullptr));
   });
+  for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0})
+    for (const mica_dtype rows : {MICA_F32, MICA_F16, MICA_BF16})
+      list.add("kv_append",
+               std::string("limits.signalling.") + mica_dtype_get(type)->name + "." +
+                   mica_dtype_get(rows)->name,
+               [type, rows](CaseBuilder& b) { build_limits(b, type, rows, true); });
 }
 
 }  // namespace mica::conformance

@@ -78,6 +78,17 @@ MICA_HD uint16_t f32_to_bf16(float f) {
   return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
 }
 
+// The bits of an element as a conversion leaves them: a NaN becomes quiet.
+MICA_HD uint32_t quiet_f32(uint32_t bits) {
+  return bits | ((bits & 0x7fffffffu) > 0x7f800000u ? 0x00400000u : 0u);
+}
+MICA_HD uint16_t quiet_f16(uint16_t h) {
+  return static_cast<uint16_t>(h | ((h & 0x7fffu) > 0x7c00u ? 0x0200u : 0u));
+}
+MICA_HD uint16_t quiet_bf16(uint16_t h) {
+  return static_cast<uint16_t>(h | ((h & 0x7fffu) > 0x7f80u ? 0x0040u : 0u));
+}
+
 // To the nearest integer, half to even, for |x| <= 2^22.
 MICA_HD int32_t round_even(float x) {
   return static_cast<int32_t>(bits_of(add(x, 0x1.8p23f)) - 0x4b400000u);

@@ -34,6 +34,27 @@ void add_steps(mica_dtype dtype, const float* block, uint32_t n, uint32_t n_used
   out.insert(out.end(), n_used, gap);
 }
 
+// A NaN of F32, F16 or BF16 whose quiet bit is not set: conversions set it, so what is stored
+// without one of them sets it too.
+bool is_signalling(mica_dtype dtype, const unsigned char* element) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, element, dtype == MICA_F32 ? 4 : 2);
+  const uint32_t quiet = dtype == MICA_F32 ? 0x400000 : dtype == MICA_F16 ? 0x200 : 0x40;
+  const uint32_t sign = dtype == MICA_F32 ? 0x80000000u : 0x8000u;
+  const uint32_t infinite = dtype == MICA_F32 ? 0x7f800000 : dtype == MICA_F16 ? 0x7c00 : 0x7f80;
+  return (bits & ~sign) > infinite && (bits & quiet) == 0;
+}
+
+// The first element of a cell that is one; "": none.
+std::string signalling_in(const std::string& name, mica_dtype dtype, const unsigned char* row,
+                          uint32_t n) {
+  if (dtype != MICA_F32 && dtype != MICA_F16 && dtype != MICA_BF16) return "";
+  for (uint32_t i = 0; i < n; ++i)
+    if (is_signalling(dtype, row + i * info_of(dtype).block_bytes))
+      return "element " + std::to_string(i) + " of a cell of " + name + " is a signalling NaN";
+  return "";
+}
+
 }  // namespace
 
 WatchedCache::WatchedCache(const mica_backend& inner, mica_b_device* device,
@@ -198,6 +219,8 @@ std::string WatchedCache::after_step(std::vector<StoredCells>& stored) {
       const unsigned char* row = pages[page].data() + cell_bytes(a.half) * (cell % kPage);
       s.bytes.insert(s.bytes.end(), row, row + cell_bytes(a.half));
       for (uint32_t j = 0; j < d.n_kv_heads; ++j, row += cell_bytes(a.half) / d.n_kv_heads) {
+        if (const std::string why = signalling_in(a.name, d.dtype, row, d.head_dim); !why.empty())
+          return why;
         mica_dtype_decode(d.dtype, row, head.data(), padded);
         s.values.insert(s.values.end(), head.begin(), head.begin() + d.head_dim);
         for (uint32_t i = 0; i < d.head_dim; i += info.block_elems)

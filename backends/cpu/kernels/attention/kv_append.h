@@ -100,6 +100,16 @@ static inline void encode_row(const KvPage& p, const float* x, int64_t n_pad, ch
   }
 }
 
+// F32 goes to a page as it is, but for NaNs, which become quiet as those that are converted do.
+static inline void make_quiet(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, 4);
+    bits |= (bits & 0x7fffffffu) > 0x7f800000u ? 0x00400000u : 0u;
+    __builtin_memcpy(x + i, &bits, 4);
+  }
+}
+
 static inline void put_cell(const KvPage& p, char* head, int64_t cell, const char* row) {
   if (p.elem_bytes == 2 && !p.is_v) {
     uint16_t* to = reinterpret_cast<uint16_t*>(head + k_elem_at(p, cell, 0));
@@ -157,7 +167,11 @@ static inline void append_row(const Call& call, const KvPage& page, int64_t toke
   char* encoded = scratch + n_pad * 4;
   read_row(dtype, row, state.dim[0], n_pad, wide);
   const bool as_is = page.dtype == MICA_F32;
-  if (!as_is) encode_row(page, wide, n_pad, encoded);
+  if (as_is) {
+    make_quiet(wide, n_pad);
+  } else {
+    encode_row(page, wide, n_pad, encoded);
+  }
   char* to = state.data + slot / kPageCells * page.page_bytes + head * page.head_bytes;
   put_cell(page, to, slot % kPageCells, as_is ? reinterpret_cast<const char*>(wide) : encoded);
 }

@@ -55,15 +55,21 @@ __device__ uint4 packed(const uint16_t (&h)[kRun]) {
 __device__ void put_plain(const AppendArgs& a, char* to, const char* row, uint32_t i,
                           const float (&x)[kRun]) {
   if (a.page.dtype == MICA_F32) {
-    reinterpret_cast<float4*>(to)[0] = {x[0], x[1], x[2], x[3]};
-    reinterpret_cast<float4*>(to)[1] = {x[4], x[5], x[6], x[7]};
+    uint32_t bits[kRun];
+#pragma unroll
+    for (uint32_t j = 0; j < kRun; ++j) bits[j] = quiet_f32(bits_of(x[j]));
+    reinterpret_cast<uint4*>(to)[0] = {bits[0], bits[1], bits[2], bits[3]};
+    reinterpret_cast<uint4*>(to)[1] = {bits[4], bits[5], bits[6], bits[7]};
     return;
   }
   uint16_t h[kRun];
-  if (a.rows.dtype == a.page.dtype) {  // bit by bit: a NaN stays the one it was
+  if (a.rows.dtype == a.page.dtype) {  // a NaN keeps its payload
 #pragma unroll
-    for (uint32_t j = 0; j < kRun; ++j)
-      h[j] = i + j < a.page.head_dim ? reinterpret_cast<const uint16_t*>(row)[i + j] : uint16_t{0};
+    for (uint32_t j = 0; j < kRun; ++j) {
+      const uint16_t bits =
+          i + j < a.page.head_dim ? reinterpret_cast<const uint16_t*>(row)[i + j] : uint16_t{0};
+      h[j] = a.page.dtype == MICA_F16 ? quiet_f16(bits) : quiet_bf16(bits);
+    }
   } else {
 #pragma unroll
     for (uint32_t j = 0; j < kRun; ++j)

@@ -18,11 +18,16 @@ float element(uint64_t row, uint i) {
   return i < push.head_dim ? load_float(push.row_dtype, row, i) : 0.0;
 }
 
+// A NaN becomes quiet, as one that is converted does.
+uint quiet_bits(uint bits) {
+  return bits | ((bits & 0x7fffffffu) > 0x7f800000u ? 0x00400000u : 0u);
+}
+
 void store_plain(Page p, uint64_t row, uint first, uint64_t to) {
   uint bits[8];
   for (uint i = 0u; i < 8u; ++i) {
     const float x = element(row, first + i);
-    bits[i] = push.dtype == MICA_F32   ? floatBitsToUint(x)
+    bits[i] = push.dtype == MICA_F32   ? quiet_bits(floatBitsToUint(x))
               : push.dtype == MICA_F16 ? f16_bits(x)
                                        : bf16_bits(x);
   }
