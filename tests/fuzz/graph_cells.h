@@ -7,10 +7,10 @@
 
 namespace mica::fuzz {
 
-// Plain rows, an entry a kv_append, in the order in which a case's runs append.
+// Plain rows, an entry an op that writes a cache, in the order in which a case's runs come to them.
 using Cells = std::vector<std::vector<unsigned char>>;
 
-// What ref's appends store from here on; NULL: what they compute. Kept by the caller.
+// What ref stores from here on; NULL: what it computes. Kept by the caller.
 void impose_cells(const Cells* cells);
 
 }  // namespace mica::fuzz
