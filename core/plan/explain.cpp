@@ -43,13 +43,13 @@ extern "C" mica_status mica_plan_explain(const mica_plan* plan, char* buffer, si
   if (plan == nullptr) return MICA_INVALID_ARGUMENT;
   if (buffer == nullptr && capacity != 0) return plan->session->error().null("buffer");
   const mica_plan& p = *plan;
-  uint32_t n_waves = 0, n_claimed = 0;
+  uint32_t n_waves = 0;
   for (const mica_b_unit& u : p.units) n_waves += u.barrier != 0 ? 1 : 0;
-  for (const mica_b_region& r : p.regions) n_claimed += r.claimed;
   Writer w(buffer, capacity);
   const mica_device_info& d = p.session->device->info;
   w.put("device ", d.backend, " (", d.name, "): ", p.partition.n_nodes, " nodes in ");
-  w.put(p.partition.n_units, " units and ", n_waves, " waves; ", n_claimed, " regions claimed\n");
+  w.put(p.partition.n_units, " units and ", n_waves, " waves; ", p.partition.n_regions,
+        " regions claimed\n");
   w.put("arena ", Bytes{p.arena_bytes}, ", largest workspace ", Bytes{p.workspace_bytes}, "\n");
   for (uint32_t i = 0; i < p.units.size(); ++i) put_unit(w, p, i);
   mica::put_fallbacks(w, p);

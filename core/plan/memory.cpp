@@ -147,8 +147,7 @@ class Planner {
     return uses_[root].n_reads == 1;  // of the last wave that reads it, which is this one
   }
 
-  // The lowest offset where nothing that lives at the same time is. False: not among those
-  // compared.
+  // The lowest offset where nothing lives at the same time. False: not among those compared.
   bool find_gap(const Lifetime& life, uint64_t bytes, uint64_t& out_offset) const {
     uint64_t offset = 0;
     for (const uint32_t j : lowest_) {

@@ -94,21 +94,19 @@ bool add_nodes(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
 }
 
 // A graph has all tables of a cache; those that nothing reads get no place in the step block.
-bool note_tables(mica_plan& p) {
+bool note_tables(mica_plan& p, const mica_graph& g) {
   if (p.cache != nullptr && !p.reads_table.resize(kv_n_tables(p.cache))) return false;
-  for (PlanInput& in : p.inputs) {
-    if (in.table == 0) continue;
-    bool read = false;
-    for (const PlanNamed& o : p.outputs) read |= p.roots[o.value] == in.value;
-    for (const mica_b_node& node : p.nodes)
-      p.each_read(node, [&](uint32_t root) { read |= root == in.value; });
-    p.reads_table[in.table - 1] = read ? 1 : 0;
-    if (!read) in.place = kNoPlace;
-  }
-  for (const PlanStepValue& v : p.step_values) {
-    const uint32_t table = p.inputs[v.input].table;
-    if (table != 0 && p.reads_table[table - 1] == 0) p.values[v.value].storage = MICA_B_UNPLACED;
-  }
+  const auto note = [&](uint32_t root) {
+    const GraphValue& v = g.values[root];
+    const uint32_t table = v.kind == ValueKind::kInput ? p.inputs[v.source].table : 0;
+    if (table != 0) p.reads_table[table - 1] = 1;
+  };
+  for (const PlanNamed& o : p.outputs) note(p.roots[o.value]);
+  for (const mica_b_node& node : p.nodes) p.each_read(node, note);
+  for (PlanInput& in : p.inputs)
+    if (in.table != 0 && p.reads_table[in.table - 1] == 0) in.place = kNoPlace;
+  for (const PlanStepValue& v : p.step_values)
+    if (p.inputs[v.input].place == kNoPlace) p.values[v.value].storage = MICA_B_UNPLACED;
   return true;
 }
 
@@ -129,7 +127,7 @@ bool add_leaves(mica_plan& p, const mica_graph& g) {
     p.cache = g.caches[0].cache;
     p.cache_extent = g.caches[0].n_tokens;
   }
-  return note_tables(p);
+  return note_tables(p, g);
 }
 
 void refresh_partition(mica_plan& p) {
