@@ -184,7 +184,7 @@ void cases_matmul_add(CaseList& list) {
   // dimensions, no row of it live.
   for (const mica_dtype d : {MICA_F32, MICA_Q8_0}) {
     add(list, "matmul_add", std::string("residual_slice.") + name_of(d), [=](CaseBuilder& b) {
-      const int64_t dim[] = {48, 5}, start[] = {2, 0};
+      const int64_t dim[] = {48, 5}, start[] = {2, 0, 0, 0};
       const mica_tensor wide = b.input("r", MICA_F32, {51, 5});
       b.output(mica_add(b.graph(), mica_view(b.graph(), wide, 2, dim, start),
                         linear(b, "w", d, b.input("x", MICA_F32, {64, 5}), 64, 48)));

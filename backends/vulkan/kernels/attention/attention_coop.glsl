@@ -8,11 +8,13 @@ layout(constant_id = 13) const uint kLanesK = 8;  // of a stored row
 layout(constant_id = 14) const uint kLanesV = 8;
 #include "kernels/common/fragments.glsl"
 #ifdef COOP
-#define frag_scale(c, x) c = c * (x)
+#define frag_each(c, f) \
+  for (int i_ = 0; i_ < c.length(); ++i_) c[i_] = f(c[i_])
 #define frag_add(c, d) c = c + d
 #else
-#define frag_scale(c, x) \
-  for (uint i_ = 0u; i_ < 64u; ++i_) c.e[i_] *= x
+#define frag_each(c, f)              \
+  for (uint i_ = 0u; i_ < 64u; ++i_) \
+  [[unroll]] for (uint j_ = 0u; j_ < 4u; ++j_) c.e[i_][j_] = f(c.e[i_][j_])
 #define frag_add(c, d) \
   for (uint i_ = 0u; i_ < 64u; ++i_) c.e[i_] += d.e[i_]
 #endif
@@ -132,13 +134,13 @@ void put_pages(Page pk, uint64_t k_head, Page pv, uint64_t v_head, ivec2 range, 
   }
 }
 
-// Halves of V as one of three matrices has them: the finite ones; 65504 for +infinity and
-// not-a-number; -65504 for -infinity and not-a-number. The rest is zero.
+// Halves of V as one of three matrices has them: the finite ones; 1 for +infinity and not-a-number;
+// -1 for -infinity and not-a-number. The rest is zero.
 uint part_of_half(uint half_bits, uint which) {
   const bool finite = (half_bits & 0x7c00u) != 0x7c00u;
   if (which == 0u) return finite ? half_bits : 0u;
   const bool mine = !finite && ((half_bits & 0x3ffu) != 0u || half_bits >> 15 == which - 1u);
-  return mine ? (which == 1u ? 0x7bffu : 0xfbffu) : 0u;
+  return mine ? (which == 1u ? 0x3c00u : 0xbc00u) : 0u;
 }
 void put_part_of_values(Page pv, uint64_t v_head, ivec2 range, uint which) {
   for (uint part = tid(); part < 128u * kFragsV; part += kSize) {
@@ -261,9 +263,12 @@ void weights_to_seen(Entry e, uint n_rows) {
 }
 
 // As add_values, where V is not finite somewhere and some rows do not see it: a weight of 0 times
-// it would be not-a-number. Finite elements first; then how many of the others a row sees, 65504
-// each, times what makes 65504 infinite and leaves 0 what it is: a seen cell's weight may be 0 too.
-// It must be one factor that F32 has: compilers fold two, and 0 times infinity is not-a-number.
+// it would be not-a-number. Finite elements first; then how many of the others a row sees, made
+// infinite: a seen cell's weight may be 0 too. By choice, not by large factors: compilers fold two
+// of them to infinity, and make one and the sum a single operation that infinity survives.
+float infinite_of(float x) {
+  return x == 0.0 ? 0.0 : x > 0.0 ? -minus_infinity() : minus_infinity();
+}
 void add_values_apart(Page pv, uint64_t v_head, Entry e, uint n_rows, ivec2 range) {
   barrier();
   put_part_of_values(pv, v_head, range, 0u);
@@ -284,7 +289,7 @@ void add_values_apart(Page pv, uint64_t v_head, Entry e, uint n_rows, ivec2 rang
         load_rows(v, pool_v, c * 16u * kPitchV + 2u * i, kPitchV);
         frag_multiply(w, v, found);
       }
-      frag_scale(found, 3.0e38);
+      frag_each(found, infinite_of);
       frag_add(sums[i], found);
     }
   }
