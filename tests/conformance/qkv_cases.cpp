@@ -18,6 +18,7 @@ struct Qkv {
   // RoPE turns heads so many times as large as those of attention and cache; n_rot stays.
   uint32_t larger_q = 1, larger_k = 1;
   bool split_rows = false;  // V's rows are seen as [head_dim, 2 n_kv_heads, …] on their way
+  int64_t prompt = 0;       // > 0: tokens of the only step, whose rows are of all sizes
   Rope rope_q = Rope::kAdjacent, rope_k = Rope::kAdjacent;
   float base_k = 10000;
   // K has them to itself, as where its cells stand for other positions than Q's.
@@ -28,7 +29,8 @@ struct Qkv {
 };
 
 // A prompt, single tokens, two sequences at once.
-std::vector<Step> steps(bool single) {
+std::vector<Step> steps(bool single, int64_t prompt) {
+  if (prompt > 0) return {{{{0, static_cast<uint32_t>(prompt)}}, {}}};
   if (single) return {{{{0, 1}}, {}}, {{{0, 1}}, {}}, {{{0, 1}}, {}}};
   return {{{{0, 5}}, {}}, {{{0, 1}}, {}}, {{{1, 3}}, {}}, {{{0, 1}, {1, 2}}, {}}, {{{0, 21}}, {}}};
 }
@@ -66,7 +68,7 @@ void rotate(CaseBuilder& b, const Qkv& s, const mica_kv& kv, mica_tensor& q, mic
 }
 
 void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
-  const int64_t max = single ? 1 : 24;
+  const int64_t max = s.prompt > 0 ? s.prompt : single ? 1 : 24;
   mica_kv_layer layer = MICA_KV_LAYER_INIT;
   layer.n_kv_heads = s.n_kv_heads;
   layer.head_dim_k = s.head_dim_k;
@@ -79,10 +81,11 @@ void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
   params.n_cells = 256;
   params.max_seqs = 2;
   params.max_step_tokens = static_cast<uint32_t>(max);
-  mica_kv_cache* cache = b.cache(params, steps(single));
+  mica_kv_cache* cache = b.cache(params, steps(single, s.prompt));
   mica_graph* g = b.graph();
   const mica_kv kv = mica_graph_kv(g, cache, 0, b.n_tokens());
-  const mica_tensor x = b.input("x", MICA_F32, {s.n_embd, max}, normal(), b.n_tokens());
+  const Values values = s.prompt > 0 ? sized_rows(s.n_embd) : normal();
+  const mica_tensor x = b.input("x", MICA_F32, {s.n_embd, max}, values, b.n_tokens());
   const mica_tensor h =
       mica_rms_norm(g, x, b.weight("norm", MICA_F32, {s.n_embd}, uniform(0.5, 1.5)), 1e-5f);
   const auto project = [&](const char* name, mica_dtype dtype, uint32_t n_heads, uint32_t dim) {
@@ -244,11 +247,29 @@ void cases_norm_qkv(CaseList& list) {
   add_qkv(list, "mha.q4_k.q6_k.head_24", s);
 }
 
+// As many tokens as a GPU's own forms of a prompt take.
+void cases_sized_rows(CaseList& list) {
+  Qkv s;
+  s.n_heads = s.n_kv_heads = 8;
+  s.head_dim_k = s.head_dim_v = 64;
+  s.n_embd = 256;
+  s.cache_k = s.cache_v = MICA_F16;
+  s.q_is_read = true;
+  s.prompt = 130;
+  for (const mica_dtype d : {MICA_F16, MICA_Q4_1}) {
+    s.set_weights(d);
+    list.add("norm_qkv", std::string("sizes.") + name_of(d),
+             [=](CaseBuilder& b) { build_qkv(b, s, false); });
+    list.cases.back().chain = true;
+  }
+}
+
 }  // namespace
 
 void cases_qkv(CaseList& list) {
   cases_norm_qkv(list);
   cases_rope_roles(list);
+  cases_sized_rows(list);
 }
 
 }  // namespace mica::conformance

@@ -14,20 +14,24 @@ struct Tokens {
                        : "m" + std::to_string(live) + "of" + std::to_string(max);
   }
   // [n, max], with an extent where fewer are live.
-  mica_tensor input(CaseBuilder& b, const char* name, int64_t n) const {
+  mica_tensor input(CaseBuilder& b, const char* name, int64_t n,
+                    const Values& values = normal()) const {
     const mica_extent e = max == live ? mica_extent{} : b.extent("n", max, live);
-    return b.input(name, MICA_F32, {n, max}, normal(), e);
+    return b.input(name, MICA_F32, {n, max}, values, e);
   }
 };
 constexpr Tokens kOne = {1, 1}, kFive = {5, 5}, kRagged = {24, 9}, kOneOfMany = {24, 1};
 constexpr Tokens kNoneOfMany = {24, 0}, kMostOfMany = {24, 23}, kNoneOfOne = {1, 0};
+// As many as a GPU's own forms of a prompt take.
+constexpr Tokens kPrompts[] = {{128, 128}, {160, 130}};
 // Rows of a weight: a large GPU's blocks have more of them than fills their buffers.
 constexpr int64_t kLong = 4096;
 
 const char* name_of(mica_dtype dtype) { return mica_dtype_get(dtype)->name; }
 
-mica_tensor norm(CaseBuilder& b, mica_tensor x, int64_t n) {
-  return mica_rms_norm(b.graph(), x, b.weight("norm", MICA_F32, {n}, uniform(0.5, 1.5)), 1e-5f);
+mica_tensor norm(CaseBuilder& b, mica_tensor x, int64_t n, double size = 1) {
+  const Values weight = uniform(0.5 * size, 1.5 * size);
+  return mica_rms_norm(b.graph(), x, b.weight("norm", MICA_F32, {n}, weight), 1e-5f);
 }
 mica_tensor linear(CaseBuilder& b, const char* name, mica_dtype dtype, mica_tensor x, int64_t k,
                    int64_t n) {
@@ -76,6 +80,17 @@ void cases_norm_matmul(CaseList& list) {
   for (const Tokens t : {kNoneOfMany, kMostOfMany, kNoneOfOne})
     add_norm_matmul(list, "two.q8_0", {{MICA_Q8_0, 64}, {MICA_Q8_0, 40}}, t, 96);
   add_norm_matmul(list, "wide.q4_0", {{MICA_Q4_0, 300}, {MICA_Q4_0, 300}}, {300, 270}, 64);
+  // Rows of which the norm makes numbers near 1 and 1e-4, and some beyond F16.
+  for (const mica_dtype d : {MICA_F16, MICA_Q4_1})
+    for (const double size : {1.0, 1e6})
+      for (const Tokens t : kPrompts)
+        add(list, "norm_matmul",
+            std::string(size > 1 ? "sizes.large." : "sizes.") + name_of(d) + "." + t.name(),
+            [=](CaseBuilder& b) {
+              const mica_tensor h = norm(b, t.input(b, "x", 256, sized_rows(256)), 256, size);
+              b.output(linear(b, "w0", d, h, 256, 512));
+              b.output(linear(b, "w1", d, h, 256, 40));
+            });
 }
 
 // --- norm_glu -----------------------------------------------------------------------------------
@@ -114,6 +129,20 @@ void cases_norm_glu(CaseList& list) {
             const mica_tensor y = mica_swiglu(b.graph(), linear(b, "gate", d, h, 256, 768),
                                               linear(b, "up", d, h, 256, 768));
             b.far_output(mica_add(b.graph(), x, linear(b, "down", d, y, 768, 256)));
+          });
+}
+
+// Gated values beyond F16, of rows of every size, go on into a projection.
+void cases_sized_glu(CaseList& list) {
+  for (const mica_dtype d : {MICA_F16, MICA_Q4_1})
+    for (const Tokens t : kPrompts)
+      add(list, "norm_glu", std::string("sizes.") + name_of(d) + "." + t.name(),
+          [=](CaseBuilder& b) {
+            const mica_tensor h = norm(b, t.input(b, "x", 256, sized_rows(256)), 256, 2000);
+            const mica_tensor y = mica_swiglu(b.graph(), linear(b, "gate", d, h, 256, 512),
+                                              linear(b, "up", d, h, 256, 512));
+            b.output(y);
+            b.far_output(linear(b, "down", d, y, 512, 512));
           });
 }
 
@@ -180,6 +209,14 @@ void cases_matmul_add(CaseList& list) {
   for (const Tokens t : {kNoneOfMany, kMostOfMany, kNoneOfOne})
     add_matmul_add(list, MICA_Q8_0, t, 96, 33, true);
   add_matmul_add(list, MICA_F16, kOne, 4096, kLong, false);
+  // The residual is added behind what undoes the scale of a row of x.
+  for (const mica_dtype d : {MICA_F16, MICA_Q4_1})
+    for (const Tokens t : kPrompts)
+      add(list, "matmul_add", std::string("sizes.") + name_of(d) + "." + t.name(),
+          [=](CaseBuilder& b) {
+            const mica_tensor x = t.input(b, "x", 512, sized_rows(512));
+            b.output(mica_add(b.graph(), linear(b, "w", d, x, 512, 512), x));
+          });
   // The product and the residual seen in another shape; a residual whose rows have gaps; x of three
   // dimensions, no row of it live.
   for (const mica_dtype d : {MICA_F32, MICA_Q8_0}) {
@@ -227,6 +264,7 @@ void cases_regions(CaseList& list) {
   cases_norm_matmul(list);
   cases_norm_glu(list);
   cases_reshaped_glu(list);
+  cases_sized_glu(list);
   cases_matmul_add(list);
   cases_add_norm(list);
 }
