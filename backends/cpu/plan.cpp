@@ -1,6 +1,8 @@
 // Compiling: every unit bound, every pointer computed, everything allocated.
 #include "backends/cpu/plan.h"
 
+#include "backends/cancellable.h"
+
 using mica::Error;
 using mica::Writer;
 namespace cpu = mica::cpu;
@@ -30,8 +32,9 @@ uint64_t cpu::scratch_bytes(const mica_b_device& device, const mica_b_partition&
 }
 
 mica_b_plan::mica_b_plan(mica_b_device& d, const mica_b_partition& p)
-    : device_(d), partition_(p), bound_(d.allocator), members_(d.allocator), works_(d.allocator),
-      lanes_(d.allocator), stages_(d.allocator), patches_(d.allocator), extents_(d.allocator) {
+    : device_(d), partition_(p), is_cancellable_(mica::is_cancellable(p)), bound_(d.allocator),
+      members_(d.allocator), works_(d.allocator), lanes_(d.allocator), stages_(d.allocator),
+      patches_(d.allocator), extents_(d.allocator) {
   enter = [](cpu::Task* task, uint32_t i_thread) {
     mica_b_plan& plan = *static_cast<mica_b_plan*>(task);
     plan.walk(plan.epoch_.load(), i_thread);

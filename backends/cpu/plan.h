@@ -111,6 +111,7 @@ struct mica_b_plan : mica::cpu::Task {
 
   mica_b_device& device_;
   const mica_b_partition& partition_;
+  const bool is_cancellable_;
   const char* step_block_ = nullptr;
   mica::cpu::Slots<mica::cpu::Bound> bound_;
   mica::cpu::Slots<mica::cpu::Call> members_;  // of all regions

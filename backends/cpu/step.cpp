@@ -91,7 +91,7 @@ uint64_t mica_b_plan::empty_lane(cpu::Work& work, uint32_t lane, uint64_t epoch,
     char* scratch = scratch_ != nullptr ? scratch_ + i_thread * scratch_bytes_ : nullptr;
     work.kernel->run(*work.call, work.phase, first, end, scratch);
     ++done;
-    if (device_.cancelled()) {
+    if (is_cancellable_ && device_.cancelled()) {
       stopped_epoch_.store(epoch);
       stage_done_.notify();
       return done;

@@ -193,8 +193,8 @@ mica_status Plan::submit() {
 
 mica_status Plan::launch_rest(bool& cancelled) {
   while (next_ < parts_.size()) {
-    cancelled = device_.cancelled();
-    if (!cancelled) MICA_TRY(await(device_, parts_[next_ - kAhead].done, &cancelled));
+    cancelled = is_cancellable_ && device_.cancelled();
+    if (!cancelled) MICA_TRY(await(device_, parts_[next_ - kAhead].done, flag_of(cancelled)));
     if (cancelled) return MICA_OK;
     MICA_TRY(launch_next());
   }
@@ -207,7 +207,7 @@ mica_status Plan::wait() {
   MICA_TRY(enter(device_));
   bool cancelled = false;
   mica_status status = launch_rest(cancelled);
-  if (status == MICA_OK) status = await(device_, parts_[next_ - 1].done, &cancelled);
+  if (status == MICA_OK) status = await(device_, parts_[next_ - 1].done, flag_of(cancelled));
   if (status != MICA_OK) settle();
   return status == MICA_OK && cancelled ? MICA_CANCELLED : status;
 }

@@ -2,6 +2,7 @@
 // one; where the caller can cancel, long work is cut into several, and those that are not launched
 // yet when that is seen never are.
 #pragma once
+#include "backends/cancellable.h"
 #include "backends/cuda/device.h"
 
 namespace mica::cuda {
@@ -19,7 +20,8 @@ const char* variant(const Device& device, const mica_b_partition& partition, gpu
 
 class Plan {
  public:
-  Plan(Device& d, const mica_b_partition& p) : device_(d), partition_(p), parts_(d.allocator) {}
+  Plan(Device& d, const mica_b_partition& p)
+      : device_(d), partition_(p), is_cancellable_(mica::is_cancellable(p)), parts_(d.allocator) {}
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -45,10 +47,12 @@ class Plan {
   mica_status capture(const uint64_t* bases, Range units);
   mica_status launch_next();
   mica_status launch_rest(bool& cancelled);
+  bool* flag_of(bool& cancelled) const { return is_cancellable_ ? &cancelled : nullptr; }
   void settle();
 
   Device& device_;
   const mica_b_partition& partition_;
+  const bool is_cancellable_;
   Vec<Part> parts_;
   size_t next_ = 0;  // the part to be launched
   bool in_flight_ = false;

@@ -6,6 +6,7 @@
 // roundings behind it can make. The conformance suite and tests/fuzz derive their
 // bounds from these. ",fused" claims every region and runs its members in their order, for tests of
 // the core's fusions.
+#include "backends/cancellable.h"
 #include "backends/known_args_check.h"
 #include "core/base/context.h"
 #include "core/graph/op.h"
@@ -385,9 +386,10 @@ mica_status run_unit(Plan* p, const mica_b_unit& unit) {
 mica_status submit(mica_b_plan* plan) {
   Plan* p = of(plan);
   const mica_host* host = p->device->host;
+  const bool may_stop = host->cancel != nullptr && mica::is_cancellable(*p->partition);
   p->status = MICA_OK;
   for (uint32_t i = 0; i < p->partition->n_units && p->status == MICA_OK; ++i) {
-    if (host->cancel != nullptr && __atomic_load_n(host->cancel, __ATOMIC_RELAXED) != 0) {
+    if (may_stop && __atomic_load_n(host->cancel, __ATOMIC_RELAXED) != 0) {
       p->status = MICA_CANCELLED;
     } else {
       p->status = run_unit(p, p->partition->units[i]);

@@ -110,7 +110,7 @@ mica_status Plan::submit(Error& error) {
 }
 
 mica_status Plan::submit_rest(Error& error) {
-  while (next_ < parts_.size() && !device_.cancelled()) {
+  while (next_ < parts_.size() && !cancelled()) {
     if (next_ >= kAhead) MICA_TRY(wait_value(device_, parts_[next_ - kAhead].value, error));
     MICA_TRY(submit_next(error));
   }
@@ -128,7 +128,7 @@ mica_status Plan::wait(Error& error) {
   if (rest != MICA_OK) return rest;
   if (waited != MICA_OK) return error.fail(waited, late.text());
   MICA_TRY(check_messages(device_, error));
-  if (device_.cancelled()) return error.fail(MICA_CANCELLED, "the step was cancelled");
+  if (cancelled()) return error.fail(MICA_CANCELLED, "the step was cancelled");
   return MICA_OK;
 }
 

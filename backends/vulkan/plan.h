@@ -2,6 +2,7 @@
 // one; long work is cut into several, so that a step can be cancelled between them and no
 // submission keeps a GPU that also drives a screen busy for long.
 #pragma once
+#include "backends/cancellable.h"
 #include "backends/vulkan/recorder.h"
 
 namespace mica::vulkan {
@@ -9,8 +10,8 @@ namespace mica::vulkan {
 class Plan {
  public:
   Plan(Device& d, const mica_b_partition& p)
-      : device_(d), partition_(p), buffers_(d.allocator), constants_(d.allocator),
-        parts_(d.allocator) {}
+      : device_(d), partition_(p), is_cancellable_(mica::is_cancellable(p)), buffers_(d.allocator),
+        constants_(d.allocator), parts_(d.allocator) {}
   ~Plan();
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -31,9 +32,11 @@ class Plan {
   mica_status begin_part(Recorder& recorder, Error& error);
   mica_status submit_next(Error& error);
   mica_status submit_rest(Error& error);
+  bool cancelled() const { return is_cancellable_ && device_.cancelled(); }
 
   Device& device_;
   const mica_b_partition& partition_;
+  const bool is_cancellable_;
   Vec<Buffer*> buffers_;
   Constants constants_;
   Vec<Part> parts_;

@@ -79,9 +79,12 @@ mica_status submit(mica_plan* p) {
   return p->in_parts() ? mica::submit_parts(*p) : s->device->backend->submit(p->compiled.handle);
 }
 
-// What a failed step does to the session: nothing of it took place.
-mica_status failed(mica_plan* p, mica_status status) {
+// What a failed step does to the session: nothing of it took place. But of a shift that had begun,
+// nobody knows which keys it has rotated: the cache is emptied.
+mica_status failed(mica_plan* p, mica_status status, bool had_begun = false) {
+  const bool spoilt = had_begun && p->cache != nullptr && p->cache->is_shift;
   if (p->cache != nullptr) mica_kv_abandon(p->cache);
+  if (spoilt) (void)mica_kv_clear(p->cache);
   Error& error = p->session->error();
   if (status == MICA_DEVICE_LOST && mica::lost_fallback(p->session) == nullptr)
     p->session->device->lost = true;
@@ -139,7 +142,7 @@ mica_status mica_plan_wait(mica_plan* plan) {
   const mica_status status = mica::wait_step(*plan);
   s->running = nullptr;
   if (plan->cache != nullptr) plan->cache->in_flight = false;
-  if (status != MICA_OK) return failed(plan, status);
+  if (status != MICA_OK) return failed(plan, status, true);
   plan->ran = true;
   s->last = plan;
   return plan->cache != nullptr ? mica_kv_commit(plan->cache) : MICA_OK;

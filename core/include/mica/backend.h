@@ -18,7 +18,7 @@
 
 MICA_C_BEGIN
 
-#define MICA_BACKEND_ABI 4u /* changes when a struct below changes */
+#define MICA_BACKEND_ABI 5u /* changes when a struct below or a table of the cache changes */
 #define MICA_B_NONE UINT32_MAX
 #define MICA_B_MAX_INPUTS 10
 

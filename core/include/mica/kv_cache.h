@@ -97,7 +97,8 @@ MICA_API mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans,
 /* Prepares a step without tokens that rotates K of moved cells in place, of all sequences: a plan
  * with the op kv_shift of every layer that owns storage (ops/kv_shift.h). With `all`, of RELATIVE
  * keys also cells whose queries would be rotated instead; else only what must be. Shared pages are
- * copied first. `out_n_cells` (may be NULL) gets how many cells of the first group that touches
+ * copied first. The step is not cancelled half-way, and one that fails on the device empties the
+ * cache. `out_n_cells` (may be NULL) gets how many cells of the first group that touches
  * any: 0 when there is nothing to do, and then nothing is pending. A step may not do all: call
  * until it gives 0. Errors: CACHE_FULL (pages for the copies), INVALID_ARGUMENT, BUSY. */
 MICA_API mica_status mica_kv_reserve_shift(mica_kv_cache* cache, int32_t all,
