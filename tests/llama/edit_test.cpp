@@ -1,8 +1,13 @@
 // Sessions whose cells move: shifts, edits, dropped and grouped tokens.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <fstream>
 #include <random>
 
+#include "model_file_builder.h"
 #include "support.h"
 
 namespace mica_llama_test {
@@ -171,6 +176,38 @@ TEST_P(Edits, SayWhatIsWrong) {
   ASSERT_MICA_OK(mica_llama_seq_rm(own.get(), 0, 0, -1));
   EXPECT_MICA_OK(decode(own.get(), {4, 5, 6}));
   EXPECT_MICA_OK(mica_llama_edit(own.get(), 0, 1, 2, &token, 1, nullptr, nullptr));
+}
+
+// Two layers of a window of 20 see 38 tokens further back together: those are run again, no more.
+TEST_P(Edits, AWindowIsRunAgainAsFarAsItSees) {
+  ModelFile file;
+  file.window = 20;
+  file.n_layers = 2;
+  file.n_vocab = 256;
+  const std::string path = testing::TempDir() + "mica_window_" + std::to_string(getpid()) + ".gguf";
+  std::ofstream(path, std::ios::binary) << file.bytes();
+  model_ = open_model(path, GetParam().device);
+  std::remove(path.c_str());
+  ASSERT_NE(model_, nullptr);
+  n_vocab_ = n_vocab_of(model_.get());
+  std::vector<int32_t> tokens = some_tokens(300, 9);
+  const Session own = open_session(model_.get(), params());
+  (void)next_row(own.get(), tokens);
+  const std::vector<int32_t> fresh = some_tokens(4, 10);
+  mica_llama_edit_info info{};
+  ASSERT_MICA_OK(
+      mica_llama_edit(own.get(), 0, 100, 103, fresh.data(), fresh.size(), nullptr, &info));
+  tokens.erase(tokens.begin() + 100, tokens.begin() + 103);
+  tokens.insert(tokens.begin() + 100, fresh.begin(), fresh.end());
+  EXPECT_EQ(info.n_tokens, 301u);
+  EXPECT_EQ(info.n_computed, 301u - 100 + 38);
+  EXPECT_EQ(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens));
+  // It goes on, and can be taken back and go on again.
+  const std::vector<int32_t> more = some_tokens(70, 11);
+  (void)next_row(own.get(), more);
+  ASSERT_MICA_OK(mica_llama_edit_to(own.get(), 0, tokens.data(), tokens.size(), nullptr, &info));
+  EXPECT_EQ(info.n_computed, 1u + 38);
+  EXPECT_EQ(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens));
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, Edits,

@@ -10,10 +10,10 @@
 
 namespace mica_llama_test {
 
-// A model of architecture llama with one layer and a SentencePiece-style vocabulary.
+// A model of architecture llama with few layers and a SentencePiece-style vocabulary.
 struct ModelFile {
   uint64_t n_embd = 32, n_ff = 32, n_vocab = 8;
-  uint32_t window = 0;
+  uint32_t window = 0, n_layers = 1;
   uint32_t embedding_type = MICA_F32;
   float output_norm = 1.0f;  // each weight of the last norm
   uint32_t rotated = 16;     // llama.rope.dimension_count
@@ -45,12 +45,15 @@ struct ModelFile {
     };
     add("token_embd.weight", {n_embd, n_vocab}, 0);
     add("output_norm.weight", {n_embd}, output_norm);
-    const std::string blk = "blk.0.";
-    for (const char* norm : {"attn_norm", "ffn_norm"}) add(blk + norm + ".weight", {n_embd}, 1);
-    for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_output"})
-      add(blk + name + ".weight", {n_embd, n_embd}, 0);
-    for (const char* name : {"ffn_gate", "ffn_up"}) add(blk + name + ".weight", {n_embd, n_ff}, 0);
-    add(blk + "ffn_down.weight", {n_ff, n_embd}, 0);
+    for (uint32_t i = 0; i < n_layers; ++i) {
+      const std::string blk = "blk." + std::to_string(i) + ".";
+      for (const char* norm : {"attn_norm", "ffn_norm"}) add(blk + norm + ".weight", {n_embd}, 1);
+      for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_output"})
+        add(blk + name + ".weight", {n_embd, n_embd}, 0);
+      for (const char* name : {"ffn_gate", "ffn_up"})
+        add(blk + name + ".weight", {n_embd, n_ff}, 0);
+      add(blk + "ffn_down.weight", {n_ff, n_embd}, 0);
+    }
     return f.bytes();
   }
 
@@ -62,7 +65,7 @@ struct ModelFile {
       keys.push_back(
           key<uint32_t>(std::string("llama.") + name, MICA_GGUF_U32, static_cast<uint32_t>(value)));
     };
-    add("block_count", 1);
+    add("block_count", n_layers);
     add("context_length", 4096);
     add("embedding_length", n_embd);
     add("feed_forward_length", n_ff);
