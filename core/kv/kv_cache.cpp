@@ -127,13 +127,15 @@ mica_status size_group(const mica_kv_cache& c, const mica_kv_params& p, KvGroup&
 
 mica_status allocate_group(const mica_kv_cache& c, const mica_kv_params& p, KvGroup& g) {
   size_t n_entries = 0;
+  // An edit cuts at most two entries, a copy puts those of two sequences together.
+  const size_t edited = 2 * size_t{g.max_seq_entries} + 2;
   const size_t words = MICA_KV_TABLE_WORDS(size_t{p.max_seqs}, size_t{g.max_entries});
   const bool ok = checked_mul<size_t>(p.max_seqs, g.max_seq_entries, n_entries) &&
                   g.entries.resize(n_entries) && g.seqs.resize(p.max_seqs) &&
                   g.page_refs.resize(g.n_pages) && g.page_end.resize(g.n_pages) &&
                   g.page_used.resize(g.n_pages) && g.page_own.resize(g.n_pages) &&
                   g.free_pages.resize(g.n_pages) && g.table.resize(words) &&
-                  g.step.resize(g.max_entries) &&
+                  g.step.resize(std::max<size_t>(g.max_entries, edited)) &&
                   g.shifts.resize(1 + size_t{g.max_shifts} * MICA_KV_SHIFT_WORDS) &&
                   g.shifted.resize(g.max_shifts) && g.slots.resize(p.max_step_tokens) &&
                   g.appends.resize(p.max_seqs);
@@ -198,7 +200,7 @@ mica_status fill(mica_kv_cache& c, const mica_kv_params& p) {
   for (KvGroup& g : c.groups) MICA_TRY(allocate_group(c, p, g));
   size_t n_copies = 0;
   for (const KvGroup& g : c.groups) n_copies += std::max(p.max_seqs, g.max_shifts);
-  if (!c.next.resize(p.max_seqs) || !c.next_key.resize(p.max_seqs) ||
+  if (!c.next.resize(p.max_seqs) || !c.next_key.resize(p.max_seqs) || !c.again.resize(p.max_seqs) ||
       !c.key_positions.resize(p.max_step_tokens) || !c.turns.resize(c.max_turns) ||
       !c.copy_seqs.resize(n_copies) || !c.spans.resize(p.max_seqs) ||
       !c.in_step.resize(p.max_seqs) || !c.positions.resize(p.max_step_tokens) ||

@@ -48,7 +48,8 @@ struct KvLayer {
 // A sequence in one group.
 struct KvSeq {
   uint32_t n_entries = 0;
-  // Positions released because no later query can see them all lie in [lost_from, lost_to).
+  // Positions released because no later query can see them all lie in [lost_from, lost_to), and so
+  // do those that are to be run again.
   int64_t lost_from = 0, lost_to = 0;
 
   void lose(int64_t from, int64_t to) {
@@ -93,7 +94,7 @@ struct KvGroup {
   Vec<KvEntry> entries;          // [max_seqs][max_seq_entries], in use: the first n_entries
   Vec<KvSeq> seqs;               // [max_seqs]
   // The pending step.
-  Vec<KvEntry> step;      // [max_entries]: what the table says; scratch of edits
+  Vec<KvEntry> step;      // [max_entries], or more: what the table says; scratch of edits
   Vec<int32_t> table;     // mica/kv_table.h says how
   Vec<int32_t> slots;     // [max_step_tokens]
   Vec<KvAppend> appends;  // [max_seqs], one a span
@@ -117,8 +118,8 @@ struct mica_session;
 
 struct mica_kv_cache {
   explicit mica_kv_cache(const mica_allocator& a)
-      : layers(a), groups(a), next(a), next_key(a), positions(a), key_positions(a), turns(a),
-        spans(a), copies(a), copy_seqs(a), in_step(a) {}
+      : layers(a), groups(a), next(a), next_key(a), again(a), positions(a), key_positions(a),
+        turns(a), spans(a), copies(a), copy_seqs(a), in_step(a) {}
   mica_device* device = nullptr;        // referenced
   const mica_session* owner = nullptr;  // one at a time: it has the storage
   uint32_t references = 1;
@@ -129,6 +130,7 @@ struct mica_kv_cache {
   mica::Vec<mica::KvGroup> groups;
   mica::Vec<int64_t> next;      // [max_seqs]: position of the next token
   mica::Vec<int64_t> next_key;  // [max_seqs]: the one that its K is rotated to
+  mica::Vec<int64_t> again;     // [max_seqs]: rewound to there; what is before it may be run again
   // The pending step. Every list has its full size from creation on: nothing allocates later.
   bool pending = false;
   bool is_shift = false;   // the pending step rotates cells and has no tokens
@@ -183,6 +185,10 @@ inline bool kv_needs_shift(const mica_kv_cache& c, const KvEntry& e) {
   return e.is_moved() && (c.keys == MICA_KV_KEYS_ROTATED || !e.turn(&by));
 }
 void kv_adopt_shift(mica_kv_cache& c);
+// The sequence goes on at `next`. K of its next token is rotated as that of the cell before it.
+void kv_set_next(mica_kv_cache& c, uint32_t seq, int64_t next);
+// One past the last of the positions from `from` on that the group holds without a gap.
+int64_t kv_held_until(const KvGroup& g, uint32_t seq, int64_t from);
 // Keys farther than this would have angles that are not exact to F32 (ops/rope.h).
 constexpr int64_t kMostKey = int64_t{1} << 20;
 // The sequence's entries in the group become `entries`, whose pages it must be able to hold.

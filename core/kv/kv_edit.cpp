@@ -37,11 +37,18 @@ Range normal_range(int64_t p0, int64_t p1) {
   return {p0, p1 < 0 || p1 > kNoEnd ? kNoEnd : p1};
 }
 
+// True when a sequence that goes on at `next` would miss some of the group's first positions, which
+// stay visible whatever the window.
+bool misses_first(const KvGroup& g, const KvSeq& s, int64_t from, int64_t next) {
+  return std::max(s.lost_from, from) < std::min({s.lost_to, next, int64_t{g.n_first}});
+}
+
 // True when a sequence that goes on at `next` would miss positions from `from` on that the group
 // released because of its window.
 bool misses(const KvGroup& g, const KvSeq& s, int64_t from, int64_t next) {
   if (g.window == 0) return false;
-  return std::max({s.lost_from, from, next - g.window + 1}) < std::min(s.lost_to, next);
+  return misses_first(g, s, from, next) ||
+         std::max({s.lost_from, from, next - g.window + 1}) < std::min(s.lost_to, next);
 }
 
 mica_status fail_window(mica_kv_cache& c, const KvSeq& s, uint32_t seq, const KvGroup& g,
@@ -102,8 +109,9 @@ bool apply(const Change& change, KvEntry& e) {
   int64_t base = e.base;
   int64_t div = e.div;
   if (change.kind == Change::kAdd) base += change.by * div;
-  if (change.kind == Change::kDivide) div *= change.by;
-  if (base < 0 || base + e.n_cells > INT32_MAX || div > INT32_MAX) return false;
+  // base + i is below INT32_MAX: divided by that or by more it is 0.
+  if (change.kind == Change::kDivide) div = std::min<int64_t>(div * change.by, INT32_MAX);
+  if (base < 0 || base + e.n_cells > INT32_MAX) return false;
   e.base = static_cast<int32_t>(base);
   e.div = static_cast<int32_t>(div);
   return true;
@@ -168,24 +176,31 @@ class Rewrite {
   }
   // Among the others by its changed positions; they come in rising order.
   mica_status insert(KvEntry e, const Change& change) {
-    Error& error = c_.device->error();
     const int64_t was = e.first();
-    if (!apply(change, e))
-      return error.fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_, ": position ", was,
-                        " would become ", changed(change, was),
-                        ", which is below 0 or above 2147483646");
+    if (!apply(change, e)) return fail_position(e, change);
+    if (c_.keys == MICA_KV_KEYS_NONE) {  // nothing of what is stored depends on its position
+      e.key_base = e.base;
+      e.key_div = e.div;
+    }
     uint32_t at = n_;
     while (at > 0 && g_.step[at - 1].first() > e.first()) --at;
     // What was put there before is of this edit or was there: only the latter may not be met.
     if (at < n_ && g_.step[at].first() <= e.last()) return fail_taken(was, e, g_.step[at].first());
     if (at > 0 && at != next_ && g_.step[at - 1].last() >= e.first())
-      return fail_taken(was, e, g_.step[at - 1].last());
+      return fail_taken(was, e, std::max(e.first(), g_.step[at - 1].first()));
     if (n_ == g_.step.size()) return fail_room(uint64_t{n_} + 1);
     std::copy_backward(g_.step.begin() + at, g_.step.begin() + n_, g_.step.begin() + n_ + 1);
     g_.step[at] = e;
     ++n_;
     next_ = at + 1;
     return MICA_OK;
+  }
+  // Of divided cells the largest position is less, as the table holds what was divided.
+  mica_status fail_position(const KvEntry& e, const Change& change) {
+    const int64_t was = change.by < 0 ? e.first() : e.last();
+    return c_.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_,
+                                   ": position ", was, " would become ", changed(change, was),
+                                   ", which is below 0 or above ", (INT32_MAX - 1) / e.div);
   }
   mica_status fail_taken(int64_t was, const KvEntry& e, int64_t taken) {
     return c_.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_,
@@ -234,22 +249,6 @@ int64_t end_after(const mica_kv_cache& c, uint32_t seq, Range r, const Change& c
   return after;
 }
 
-// The position that K of the sequence's next token is rotated to: that of the cell before it goes
-// on.
-void set_next(mica_kv_cache& c, uint32_t seq, int64_t next) {
-  c.next[seq] = c.next_key[seq] = next;
-  if (c.keys != MICA_KV_KEYS_RELATIVE) return;
-  for (const KvGroup& g : c.groups)
-    for (uint32_t i = g.seqs[seq].n_entries; i > 0; --i) {
-      const KvEntry& e = g.of(seq)[i - 1];
-      if (e.div != 1 || e.key_div != 1 || e.base >= next || e.base + int64_t{e.n_cells} < next)
-        continue;
-      const int64_t key = next + e.key_base - e.base;
-      if (key >= 0 && key <= kMostKey) c.next_key[seq] = key;
-      return;
-    }
-}
-
 mica_status check_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
   const int64_t next = end_after(c, seq, r, what);
   // Where a removal leaves the end as it was, the sequence could go on before and still can.
@@ -272,13 +271,22 @@ void make_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
     kv_replace(g, seq, rewrite.entries(), rewrite.size());
     g.seqs[seq] = lost_after(g.seqs[seq], r, what);
   }
-  set_next(c, seq, next);
+  kv_set_next(c, seq, next);
 }
 
 bool has_full_group(const mica_kv_cache& c) {
   for (const KvGroup& g : c.groups)
     if (g.window == 0) return true;
   return false;
+}
+
+// Positions that a window let go of `dst` once it holds a range of `src`, moved by `by`.
+KvSeq lost_with(const KvGroup& g, uint32_t src, uint32_t dst, Range r, int64_t by) {
+  KvSeq out = g.seqs[dst];
+  const int64_t from = std::max(g.seqs[src].lost_from, r.p0);
+  const int64_t to = std::min(g.seqs[src].lost_to, r.p1);
+  if (from < to) out.lose(from + by, to + by);
+  return out;
 }
 
 mica_status copy(mica_kv_cache& c, uint32_t src, uint32_t dst, Range r, int64_t by) {
@@ -288,21 +296,22 @@ mica_status copy(mica_kv_cache& c, uint32_t src, uint32_t dst, Range r, int64_t 
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", dst,
                                   " holds or held positions behind ", r.p0 + by - 1,
                                   ", and no group is without a window");
+  const int64_t next = std::max(end_before(c, dst, kNoEnd), r.p1 + by);
   for (KvGroup& g : c.groups) {
     const KvSeq& s = g.seqs[src];
     if (misses(g, s, r.p0, r.p1)) return fail_window(c, s, src, g, r.p1);
     Rewrite rewrite(c, g, dst);
     MICA_TRY(rewrite.add(src, r, what));
+    const KvSeq after = lost_with(g, src, dst, r, by);
+    if (misses(g, after, 0, next)) return fail_window(c, after, dst, g, next);
   }
   for (KvGroup& g : c.groups) {
     Rewrite rewrite(c, g, dst);
     MICA_TRY(rewrite.add(src, r, what));
     kv_replace(g, dst, rewrite.entries(), rewrite.size());
-    const int64_t from = std::max(g.seqs[src].lost_from, r.p0);
-    const int64_t to = std::min(g.seqs[src].lost_to, r.p1);
-    if (from < to && to + by > 0) g.seqs[dst].lose(std::max<int64_t>(0, from + by), to + by);
+    g.seqs[dst] = lost_with(g, src, dst, r, by);
   }
-  set_next(c, dst, end_before(c, dst, kNoEnd));
+  kv_set_next(c, dst, next);
   return MICA_OK;
 }
 
@@ -314,12 +323,45 @@ bool holds(const KvGroup& g, uint32_t seq, int64_t position) {
   return false;
 }
 
-// How far back the layers with windows see together: each its window before what the next one sees.
-int64_t reach_of_windows(const mica_kv_cache& c) {
-  int64_t reach = 0;
+// Up to which position a group keeps what it holds although tokens are run again: all without a
+// window, else the first ones, unless some of them are gone.
+int64_t kept_by_rewind(const KvGroup& g, uint32_t seq, int64_t position) {
+  if (g.window == 0) return position;
+  return misses_first(g, g.seqs[seq], 0, position) ? 0 : std::min<int64_t>(g.n_first, position);
+}
+
+// From where a sequence is to be run again to go on at `position`: so far before it that the layers
+// with windows, each of which sees its window before what the next one sees, see no further; but
+// from its start when a first position is gone, and not what every group keeps.
+int64_t rewind_from(const mica_kv_cache& c, uint32_t seq, int64_t position) {
+  bool missing = false;
+  bool first = false;
+  for (const KvGroup& g : c.groups) {
+    missing |= misses(g, g.seqs[seq], 0, position);
+    first |= misses_first(g, g.seqs[seq], 0, position);
+  }
+  if (!missing) return position;
+  if (first) return 0;
+  int64_t from = position;
   for (const KvLayer& l : c.layers)
-    if (l.desc.window != 0) reach += int64_t{l.desc.window} - 1;
-  return reach;
+    if (l.desc.window != 0) from = std::max<int64_t>(0, from - (int64_t{l.desc.window} - 1));
+  int64_t kept = position;
+  for (const KvGroup& g : c.groups)
+    kept = std::min({kept, kept_by_rewind(g, seq, position), kv_held_until(g, seq, from)});
+  return std::max(from, kept);
+}
+
+// What is run again counts as lost until it is there (adopt_group in kv_step.cpp).
+void rewind_group(mica_kv_cache& c, KvGroup& g, uint32_t seq, int64_t position, int64_t from) {
+  const bool again = from < position && g.window != 0;
+  const int64_t end = again ? std::max(from, kept_by_rewind(g, seq, position)) : position;
+  Rewrite rewrite(c, g, seq);
+  (void)rewrite.change({end, kNoEnd}, kRemoved);  // never more entries than before
+  KvSeq s = lost_after(g.seqs[seq], {position, kNoEnd}, kRemoved);
+  if (again && end < position) s.lose(end, position);
+  kv_replace(g, seq, rewrite.entries(), rewrite.size());
+  s.n_entries = g.seqs[seq].n_entries;
+  g.seqs[seq] = s;
 }
 
 mica_status check_edit(const mica_kv_cache& c, uint32_t seq) {
@@ -328,6 +370,22 @@ mica_status check_edit(const mica_kv_cache& c, uint32_t seq) {
 }
 
 }  // namespace
+
+void kv_set_next(mica_kv_cache& c, uint32_t seq, int64_t next) {
+  c.next[seq] = c.next_key[seq] = next;
+  c.again[seq] = 0;
+  if (c.keys != MICA_KV_KEYS_RELATIVE) return;
+  for (const KvGroup& g : c.groups)
+    for (uint32_t i = g.seqs[seq].n_entries; i > 0; --i) {
+      const KvEntry& e = g.of(seq)[i - 1];
+      if (e.div != 1 || e.key_div != 1 || e.base >= next || e.base + int64_t{e.n_cells} < next)
+        continue;
+      const int64_t key = next + e.key_base - e.base;
+      if (key >= 0 && key <= kMostKey) c.next_key[seq] = key;
+      return;
+    }
+}
+
 }  // namespace mica
 
 using mica::Range;
@@ -426,7 +484,7 @@ mica_status mica_kv_seq_seek(mica_kv_cache* cache, uint32_t seq, int64_t positio
     if (mica::misses(g, g.seqs[seq], 0, position))
       return mica::fail_window(c, g.seqs[seq], seq, g, position);
   }
-  mica::set_next(c, seq, position);
+  mica::kv_set_next(c, seq, position);
   return MICA_OK;
 }
 
@@ -441,21 +499,10 @@ mica_status mica_kv_seq_rewind(mica_kv_cache* cache, uint32_t seq, int64_t posit
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq, " holds ", end,
                                   " positions; it cannot be rewound to ", position,
                                   ", or there is nowhere to write from where to run it again");
-  bool missing = false;
-  for (const mica::KvGroup& g : c.groups) missing |= mica::misses(g, g.seqs[seq], 0, position);
-  const int64_t from =
-      missing ? std::max<int64_t>(0, position - mica::reach_of_windows(c)) : position;
-  for (mica::KvGroup& g : c.groups) {
-    // Of a group with a window, what is left before `position` is computed again with the rest.
-    const Range r = {missing && g.window != 0 ? from : position, mica::kNoEnd};
-    mica::Rewrite rewrite(c, g, seq);
-    MICA_TRY(rewrite.change(r, mica::kRemoved));
-    mica::kv_replace(g, seq, rewrite.entries(), rewrite.size());
-    mica::KvSeq& s = g.seqs[seq];
-    s = mica::lost_after(s, r, mica::kRemoved);
-    if (missing) s.lost_from = s.lost_to = 0;
-  }
-  mica::set_next(c, seq, from);
+  const int64_t from = mica::rewind_from(c, seq, position);
+  for (mica::KvGroup& g : c.groups) mica::rewind_group(c, g, seq, position, from);
+  mica::kv_set_next(c, seq, from);
+  c.again[seq] = position;
   *out_from = from;
   return MICA_OK;
 }

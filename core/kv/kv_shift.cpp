@@ -21,18 +21,32 @@ bool is_shared(const mica_kv_cache& c, const KvGroup& g, const KvEntry& e) {
   return n_overlapping > 1;
 }
 
-// The copy of the sequence's page that this step has made already, or a new one; -1: no page is
-// free.
-int32_t copied_page(mica_kv_cache& c, uint32_t group, uint32_t seq, int32_t page,
+// Does the step rotate one of these cells of a page already? A sequence may hold a cell twice.
+bool is_listed(const KvGroup& g, int32_t page, const KvEntry& e) {
+  for (uint32_t i = 0; i < g.n_shifts; ++i) {
+    const int32_t* o = g.shifts.data() + 1 + size_t{i} * MICA_KV_SHIFT_WORDS;
+    if (o[MICA_KV_SHIFT_PAGE] == page && o[MICA_KV_SHIFT_FIRST_CELL] < e.first_cell + e.n_cells &&
+        e.first_cell < o[MICA_KV_SHIFT_FIRST_CELL] + o[MICA_KV_SHIFT_N_CELLS])
+      return true;
+  }
+  return false;
+}
+
+// A copy of the entry's page that this step has made for its sequence already, or a new one; -1: no
+// page is free.
+int32_t copied_page(mica_kv_cache& c, uint32_t group, uint32_t seq, const KvEntry& e,
                     uint32_t first_copy) {
   KvGroup& g = c.groups[group];
-  for (uint32_t i = first_copy; i < c.n_copies; ++i)
-    if (c.copies[i].src == static_cast<uint32_t>(page) && c.copy_seqs[i] == seq)
-      return static_cast<int32_t>(c.copies[i].dst);
+  for (uint32_t i = first_copy; i < c.n_copies; ++i) {
+    const auto copy = static_cast<int32_t>(c.copies[i].dst);
+    if (c.copies[i].src == static_cast<uint32_t>(e.page) && c.copy_seqs[i] == seq &&
+        !is_listed(g, copy, e))
+      return copy;
+  }
   if (g.n_taken == g.free_pages.size()) return -1;
   const int32_t fresh = g.free_pages[g.free_pages.size() - ++g.n_taken];
   c.copy_seqs[c.n_copies] = seq;
-  c.copies[c.n_copies++] = {group, static_cast<uint32_t>(page), static_cast<uint32_t>(fresh)};
+  c.copies[c.n_copies++] = {group, static_cast<uint32_t>(e.page), static_cast<uint32_t>(fresh)};
   return fresh;
 }
 
@@ -43,7 +57,7 @@ mica_status list(mica_kv_cache& c, uint32_t group, uint32_t seq, uint32_t index,
   const KvEntry& e = g.of(seq)[index];
   int32_t page = e.page;
   if (g.page_refs[static_cast<size_t>(page)] > 1 && is_shared(c, g, e)) {
-    page = copied_page(c, group, seq, page, first_copy);
+    page = copied_page(c, group, seq, e, first_copy);
     if (page < 0)
       return c.device->error().fail(MICA_CACHE_FULL, "the KV cache has no room: cells of sequence ",
                                     seq, " are shared and must be copied to be rotated; the step ",
@@ -96,6 +110,11 @@ void kv_adopt_shift(mica_kv_cache& c) {
       e.key_div = e.div;
     }
     g.n_shifts = 0;
+  }
+  for (uint32_t seq = 0; seq < c.max_seqs; ++seq) {
+    const int64_t again = c.again[seq];
+    kv_set_next(c, seq, c.next[seq]);
+    c.again[seq] = again;
   }
 }
 

@@ -51,15 +51,6 @@ bool must_copy(const mica_kv_cache& c, uint32_t group, uint32_t n_before, int32_
   return others != 0 || g.page_end[p] > end;
 }
 
-// Tokens from position `next` on that the sequence holds in the group already, one after the other.
-uint32_t count_held(const KvGroup& g, uint32_t seq, int64_t next, uint32_t n_tokens) {
-  const int64_t end = next + n_tokens;
-  int64_t held = next;
-  for (uint32_t i = 0; i < g.seqs[seq].n_entries && held < end; ++i)
-    if (g.of(seq)[i].first() <= held) held = std::max(held, g.of(seq)[i].last() + 1);
-  return static_cast<uint32_t>(std::min(held, end) - next);
-}
-
 // Can tokens go on in the cells behind entry `tail`, and how many own entries has its page?
 bool can_extend(const mica_kv_cache& c, const KvGroup& g, uint32_t seq, uint32_t tail,
                 const KvAppend& a, uint32_t* n_own) {
@@ -135,7 +126,8 @@ KvAppend plan_append(const mica_kv_cache& c, uint32_t group, uint32_t i_span) {
   const KvSeq& s = g.seqs[span.seq];
   const KvEntry* entries = g.of(span.seq);
   KvAppend a = {s.n_entries, 0, -1, 0, 0, 0, 0, 0};
-  a.n_held = count_held(g, span.seq, c.next[span.seq], span.n_tokens);
+  const int64_t held = kv_held_until(g, span.seq, c.next[span.seq]) - c.next[span.seq];
+  a.n_held = static_cast<uint32_t>(std::min<int64_t>(held, span.n_tokens));
   const int64_t first = c.next[span.seq] + a.n_held;
   const uint32_t left = span.n_tokens - a.n_held;
   while (a.at > 0 && entries[a.at - 1].first() >= first) --a.at;
@@ -149,15 +141,21 @@ KvAppend plan_append(const mica_kv_cache& c, uint32_t group, uint32_t i_span) {
   return a;
 }
 
+mica_status fail_taken(const mica_kv_cache& c, const mica_kv_span& span, int64_t position) {
+  const int64_t next = c.next[span.seq];
+  return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv reserve: sequence ", span.seq,
+                                " holds position ", position, " already; there is room for ",
+                                position - next, " of ", span.n_tokens, " tokens from position ",
+                                next);
+}
+
 mica_status check_taken(const mica_kv_cache& c, const KvGroup& g, const KvAppend& a,
                         const mica_kv_span& span) {
   const int64_t end = c.next[span.seq] + span.n_tokens;
+  const int64_t again = std::max(c.next[span.seq], c.again[span.seq]);
+  if (c.next[span.seq] + a.n_held > again) return fail_taken(c, span, again);
   if (a.at == g.seqs[span.seq].n_entries || g.of(span.seq)[a.at].first() >= end) return MICA_OK;
-  return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv reserve: sequence ", span.seq,
-                                " holds position ", g.of(span.seq)[a.at].first(),
-                                " already; there is room for ",
-                                g.of(span.seq)[a.at].first() - c.next[span.seq], " of ",
-                                span.n_tokens, " tokens from position ", c.next[span.seq]);
+  return fail_taken(c, span, g.of(span.seq)[a.at].first());
 }
 
 mica_status check_moved(const mica_kv_cache& c, const KvGroup& g, uint32_t seq) {
@@ -319,6 +317,14 @@ void release_unseen(KvGroup& g, uint32_t seq, int64_t next) {
   s.n_entries -= end - begin;
 }
 
+// The tokens of a step reach where a rewind went to: what was run again is lost no more as far as
+// it is seen from there. The rest is not exact, but for the first positions.
+void end_rewind(const KvGroup& g, KvSeq& s, int64_t position) {
+  if (s.lost_to != position) return;
+  s.lost_from = std::max<int64_t>(s.lost_from, g.n_first);
+  s.lost_to = std::max(s.lost_from, s.lost_to - (int64_t{g.window} - 1));
+}
+
 // The pages that reserve took from the top of the free list now belong to the sequences.
 void adopt_group(mica_kv_cache& c, uint32_t group) {
   KvGroup& g = c.groups[group];
@@ -336,7 +342,11 @@ void adopt_group(mica_kv_cache& c, uint32_t group) {
     }
     kv_replace(g, seq, from, n);
     from += n;
-    if (g.window != 0) release_unseen(g, seq, c.next[seq] + c.spans[i].n_tokens);
+    if (g.window == 0) continue;
+    const int64_t next = c.next[seq] + c.spans[i].n_tokens;
+    if (c.next[seq] < c.again[seq] && c.again[seq] <= next)
+      end_rewind(g, g.seqs[seq], c.again[seq]);
+    release_unseen(g, seq, next);
   }
 }
 
@@ -380,6 +390,13 @@ mica_status kv_check_plan(const mica_kv_cache* c, const uint8_t* has_table) {
   return MICA_OK;
 }
 
+int64_t kv_held_until(const KvGroup& g, uint32_t seq, int64_t from) {
+  int64_t held = from;
+  for (uint32_t i = 0; i < g.seqs[seq].n_entries && g.of(seq)[i].first() <= held; ++i)
+    held = std::max(held, g.of(seq)[i].last() + 1);
+  return held;
+}
+
 void kv_replace(KvGroup& g, uint32_t seq, const KvEntry* entries, uint32_t n) {
   KvSeq& s = g.seqs[seq];
   for (uint32_t i = 0; i < n; ++i) g.hold(entries[i].page);
@@ -400,6 +417,7 @@ mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans, const mica_k
   c.n_spans = n_spans;
   c.n_copies = 0;
   c.n_turns = 1;  // row 0: not moved
+  for (mica::KvGroup& g : c.groups) g.n_shifts = 0, g.shifts[0] = 0;
   for (uint32_t g = 0; g < c.groups.size(); ++g) MICA_TRY(mica::plan_group(c, g));
   for (uint32_t g = 0; g < c.groups.size(); ++g) MICA_TRY(mica::write_group(c, g));
   std::fill(c.turns.begin() + c.n_turns, c.turns.end(), 0);

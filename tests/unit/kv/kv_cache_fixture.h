@@ -76,6 +76,8 @@ class KvFixture : public testing::Test {
     p.max_seqs = max_seqs;
     p.max_step_tokens = max_step_tokens;
     p.max_entries = max_entries;
+    p.keys = keys;
+    p.max_turns = max_turns;
     mica_kv_cache_release(cache);
     return mica_kv_cache_create(device, &p, &cache);
   }
@@ -92,6 +94,8 @@ class KvFixture : public testing::Test {
     return u.n_pages - u.n_pages_free;
   }
 
+  mica_kv_keys keys = MICA_KV_KEYS_ROTATED;  // of the caches that `make` makes
+  uint32_t max_turns = 0;
   mica_backend backend = fake_backend();
   mica_context* context = nullptr;
   mica_device* device = nullptr;

@@ -1,0 +1,249 @@
+// Edits and shifts of the KV cache one by one: what they refuse, what the texts say, what a plan
+// must have for a step after them.
+#include "tests/unit/kv/kv_cache_fixture.h"
+
+namespace {
+
+struct KvEdit : mica::kv_test::KvFixture {
+  void expect(mica_status got, mica_status status, const std::string& text) {
+    EXPECT_EQ(got, status);
+    EXPECT_NE(std::string(mica_context_error(context)).find(text), std::string::npos)
+        << mica_context_error(context);
+  }
+  // What kv_check_plan says of a plan that lacks one table.
+  mica_status plan_without(uint32_t table) const {
+    std::vector<uint8_t> has(mica::kv_n_tables(cache), 1);
+    has[table] = 0;
+    return mica::kv_check_plan(cache, has.data());
+  }
+  uint64_t reserve_shift(bool all) {
+    uint64_t n = 0;
+    EXPECT_EQ(mica_kv_reserve_shift(cache, all ? 1 : 0, &n), MICA_OK)
+        << mica_context_error(context);
+    return n;
+  }
+};
+
+TEST_F(KvEdit, PositionsHaveLimits) {
+  ASSERT_EQ(make({layer()}, 640, 2, 100), MICA_OK);
+  step({{0, 100}});
+  expect(mica_kv_seq_add(cache, 0, 10, 20, -11), MICA_INVALID_ARGUMENT,
+         "position 10 would become -1, which is below 0 or above 2147483646");
+  expect(mica_kv_seq_add(cache, 0, 10, -1, INT64_MIN), MICA_INVALID_ARGUMENT, "which is below 0");
+  expect(mica_kv_seq_add(cache, 0, 10, -1, INT64_MAX), MICA_INVALID_ARGUMENT,
+         "or above 2147483646");
+  expect(mica_kv_seq_add(cache, 0, 10, -1, 2147483646 - 98), MICA_INVALID_ARGUMENT,
+         "position 99 would become 2147483647");
+  EXPECT_EQ(mica_kv_seq_add(cache, 0, 10, -1, 2147483646 - 99), MICA_OK);
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 2147483647);
+  EXPECT_EQ(mica_kv_seq_add(cache, 0, 1000, -1, -(2147483646 - 99)), MICA_OK);
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 100);
+  EXPECT_EQ(cache->groups[0].seqs[0].n_entries, 2u) << "what came back is one with the rest again";
+  expect(mica_kv_seq_add(cache, 0, 10, 20, 5), MICA_INVALID_ARGUMENT,
+         "positions from 10 on would become 15 to 24, but position 20 is taken");
+  expect(mica_kv_seq_cp_to(cache, 0, 1, 0, -1, -1), MICA_INVALID_ARGUMENT, "position -1");
+  expect(mica_kv_seq_cp_to(cache, 0, 1, 0, -1, 2147483600), MICA_INVALID_ARGUMENT,
+         "would become 2147483663");
+  EXPECT_EQ(mica_kv_seq_cells(cache, 1), 0u);
+}
+
+TEST_F(KvEdit, DivisorsMayBeHuge) {
+  keys = MICA_KV_KEYS_NONE;
+  for (const int64_t divisor : {int64_t{100}, int64_t{INT32_MAX}, INT64_MAX}) {
+    ASSERT_EQ(make({layer()}, 640, 2, 100), MICA_OK);
+    step({{0, 100}});
+    expect(mica_kv_seq_div(cache, 0, 0, -1, 0), MICA_INVALID_ARGUMENT, "divisor 0 is below 1");
+    expect(mica_kv_seq_div(cache, 0, 0, -1, -3), MICA_INVALID_ARGUMENT, "divisor -3 is below 1");
+    EXPECT_EQ(mica_kv_seq_div(cache, 0, 0, -1, 1), MICA_OK);
+    expect(mica_kv_seq_div(cache, 0, 50, -1, divisor), MICA_INVALID_ARGUMENT,
+           "positions from 50 on would become 0 to 0, but position 0 is taken");
+    for (int i = 0; i < 2; ++i) {  // again: 0 stays 0
+      EXPECT_EQ(mica_kv_seq_div(cache, 0, 0, -1, divisor), MICA_OK) << mica_context_error(context);
+      EXPECT_EQ(mica_kv_seq_next(cache, 0), 1);
+      EXPECT_EQ(mica_kv_seq_cells(cache, 0), 100u);
+    }
+    step({{0, 3}});
+    EXPECT_EQ(mica_kv_seq_next(cache, 0), 4);
+  }
+  // The table holds what was divided, so that there is less room for a move.
+  expect(mica_kv_seq_add(cache, 0, 0, 1, 5), MICA_INVALID_ARGUMENT,
+         "position 0 would become 5, which is below 0 or above 0");
+}
+
+TEST_F(KvEdit, SeeksAndRewinds) {
+  ASSERT_EQ(make({layer(), layer(20)}, 640, 2, 100), MICA_OK);
+  step({{0, 100}});
+  step({{0, 100}});
+  int64_t from = 0;
+  expect(mica_kv_seq_seek(cache, 0, 40), MICA_INVALID_ARGUMENT, "holds position 40 already");
+  expect(mica_kv_seq_seek(cache, 0, 2147483647), MICA_INVALID_ARGUMENT, "is above 2147483646");
+  expect(mica_kv_seq_rewind(cache, 0, 201, &from), MICA_INVALID_ARGUMENT,
+         "holds 200 positions; it cannot be rewound to 201");
+  EXPECT_EQ(from, -1);
+  expect(mica_kv_seq_rewind(cache, 0, -1, &from), MICA_INVALID_ARGUMENT, "rewound to -1");
+  expect(mica_kv_seq_rewind(cache, 0, 7, nullptr), MICA_INVALID_ARGUMENT, "nowhere to write");
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 200);
+  ASSERT_EQ(mica_kv_seq_rewind(cache, 0, 50, &from), MICA_OK);
+  EXPECT_EQ(from, 31);
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 31);
+  // Before it was run again it cannot go on elsewhere.
+  expect(mica_kv_seq_seek(cache, 0, -1), MICA_INVALID_ARGUMENT, "mica_kv_seq_rewind says where");
+  expect(mica_kv_seq_cp(cache, 0, 1, 0, -1), MICA_INVALID_ARGUMENT, "has released");
+  step({{0, 5}});
+  expect(mica_kv_seq_rm(cache, 0, 40, 45), MICA_INVALID_ARGUMENT, "has released");
+  step({{0, 20}});
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 56);
+  EXPECT_EQ(mica_kv_seq_rm(cache, 0, 50, -1), MICA_OK);
+  expect(mica_kv_seq_rm(cache, 0, 49, -1), MICA_INVALID_ARGUMENT, "has released");
+  ASSERT_EQ(mica_kv_seq_rewind(cache, 0, 49, &from), MICA_OK);
+  EXPECT_EQ(from, 30);
+}
+
+TEST_F(KvEdit, RewindKeepsTheFirstPositions) {
+  ASSERT_EQ(make({layer(), layer(127, 8)}, 640, 1, 122), MICA_OK);
+  for (int i = 0; i < 3; ++i) step({{0, 100}});
+  int64_t from = 0;
+  ASSERT_EQ(mica_kv_seq_rewind(cache, 0, 130, &from), MICA_OK);
+  EXPECT_EQ(from, 8);  // not 4: every layer has the positions below 8
+  step({{0, 122}});
+  EXPECT_EQ(cache->groups[1].of(0)[0].first(), 0);
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 130);
+}
+
+TEST_F(KvEdit, FirstPositionsThatAreGoneCannotComeBack) {
+  ASSERT_EQ(make({layer(), layer(10, 4)}, 640, 1, 100), MICA_OK);
+  step({{0, 100}});
+  ASSERT_EQ(mica_kv_seq_rm(cache, 0, 0, 20), MICA_OK);
+  step({{0, 1}});
+  expect(mica_kv_seq_add(cache, 0, 20, -1, -20), MICA_INVALID_ARGUMENT, "has released");
+}
+
+TEST_F(KvEdit, ATakenPositionEndsAGap) {
+  ASSERT_EQ(make({layer()}, 640, 1, 100), MICA_OK);
+  step({{0, 60}});
+  ASSERT_EQ(mica_kv_seq_rm(cache, 0, 10, 20), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_seek(cache, 0, 12), MICA_OK);
+  expect(reserve({{0, 9}}), MICA_INVALID_ARGUMENT,
+         "sequence 0 holds position 20 already; there is room for 8 of 9 tokens from position 12");
+  step({{0, 8}});
+  expect(reserve({{0, 1}}), MICA_INVALID_ARGUMENT,
+         "holds position 20 already; there is room for 0 of 1 tokens from position 20");
+  ASSERT_EQ(mica_kv_seq_seek(cache, 0, -1), MICA_OK);
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 60);
+}
+
+TEST_F(KvEdit, SaysHowFullItIs) {
+  ASSERT_EQ(make({layer()}, 640, 2, 100, 4), MICA_OK);
+  step({{0, 100}});
+  ASSERT_EQ(mica_kv_seq_rm(cache, 0, 10, 20), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_rm(cache, 0, 30, 40), MICA_OK);
+  expect(mica_kv_seq_rm(cache, 0, 80, 90), MICA_CACHE_FULL,
+         "sequence 0 would have 5 table entries, 4 is the most");
+  expect(mica_kv_seq_add(cache, 0, 45, 50, 200), MICA_CACHE_FULL, "would have 6 table entries, 4");
+  EXPECT_EQ(mica_kv_seq_cp(cache, 0, 1, 0, -1), MICA_OK);
+  expect(mica_kv_seq_cp_to(cache, 0, 1, 0, -1, 200), MICA_CACHE_FULL, "would have 8 table entries");
+  expect(reserve({{0, 1}, {1, 1}}), MICA_CACHE_FULL,
+         "the step needs 8 table entries, 4 is the most");
+}
+
+TEST_F(KvEdit, AShiftNeedsPagesForSharedCells) {
+  ASSERT_EQ(make({layer()}, 192, 2, 100), MICA_OK);
+  step({{0, 100}});
+  ASSERT_EQ(mica_kv_seq_cp_to(cache, 0, 1, 0, -1, 7), MICA_OK);
+  uint64_t n = 1;
+  expect(mica_kv_reserve_shift(cache, 0, &n), MICA_CACHE_FULL, "the step needs 2 pages, 1 of 3");
+  EXPECT_EQ(n, 0u);
+  expect(reserve({{1, 1}}), MICA_INVALID_ARGUMENT, "run a kv_shift step");
+  EXPECT_EQ(reserve({{0, 1}}), MICA_OK) << "the other sequence has no moved cells";
+  for (const mica::KvGroup& g : cache->groups) EXPECT_EQ(g.shifts[0], 0) << "of an earlier reserve";
+  mica_kv_abandon(cache);
+  expect(mica_kv_reserve_shift(nullptr, 0, &n), MICA_INVALID_ARGUMENT, "");
+}
+
+TEST_F(KvEdit, CellsThatASequenceHoldsTwiceAreRotatedApart) {
+  ASSERT_EQ(make({layer()}, 640, 2, 100), MICA_OK);
+  step({{0, 10}});
+  ASSERT_EQ(mica_kv_seq_cp_to(cache, 0, 1, 0, -1, 20), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_cp_to(cache, 0, 1, 0, -1, 40), MICA_OK);
+  EXPECT_EQ(reserve_shift(false), 20u);
+  uint32_t n = 0;
+  const mica::PageCopy* copies = mica::kv_copies(cache, &n);
+  ASSERT_EQ(n, 2u);
+  EXPECT_NE(copies[0].dst, copies[1].dst);
+  ASSERT_EQ(mica_kv_commit(cache), MICA_OK);
+  EXPECT_EQ(pages_used(), 3u);
+}
+
+TEST_F(KvEdit, KeysWithoutPositionsAreNeverRotated) {
+  keys = MICA_KV_KEYS_NONE;
+  ASSERT_EQ(make({layer()}, 640, 1, 100), MICA_OK);
+  step({{0, 100}});
+  ASSERT_EQ(mica_kv_seq_div(cache, 0, 0, 64, 2), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_add(cache, 0, 64, -1, -10), MICA_OK);
+  EXPECT_EQ(reserve_shift(false), 0u);
+  EXPECT_EQ(reserve_shift(true), 0u);
+  step({{0, 1}});
+  EXPECT_EQ(pages_used(), 2u) << "the tail's page goes on";
+}
+
+TEST_F(KvEdit, AFullShiftMakesNewTokensUnmovedToo) {
+  keys = MICA_KV_KEYS_RELATIVE;
+  max_turns = 3;
+  ASSERT_EQ(make({layer()}, 640, 1, 100), MICA_OK);
+  step({{0, 50}});
+  ASSERT_EQ(mica_kv_seq_rm(cache, 0, 0, 10), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_add(cache, 0, 10, 20, -10), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_add(cache, 0, 20, 30, -5), MICA_OK);
+  step({{0, 1}});
+  ASSERT_EQ(mica_kv_seq_add(cache, 0, 30, -1, -3), MICA_OK);
+  expect(reserve({{0, 1}}), MICA_CACHE_FULL, "mica_kv_reserve_shift");
+  EXPECT_EQ(reserve_shift(false), 0u);
+  EXPECT_EQ(reserve_shift(true), 41u);
+  ASSERT_EQ(mica_kv_commit(cache), MICA_OK);
+  ASSERT_EQ(reserve({{0, 2}}), MICA_OK);
+  EXPECT_EQ(cache->n_turns, 1u);
+  EXPECT_EQ(cache->positions[0], 48);
+  EXPECT_EQ(cache->key_positions[0], 48);
+}
+
+TEST_F(KvEdit, APlanMustHaveWhatTheStepNeeds) {
+  keys = MICA_KV_KEYS_RELATIVE;
+  ASSERT_EQ(make({layer(), layer(40)}, 640, 1, 100), MICA_OK);
+  step({{0, 30}});
+  ASSERT_EQ(reserve({{0, 2}}), MICA_OK);
+  EXPECT_EQ(plan_without(mica::kKvTurns), MICA_OK) << "nothing is moved";
+  EXPECT_EQ(plan_without(mica::kKvKeyPositions), MICA_OK);
+  mica_kv_abandon(cache);
+  ASSERT_EQ(mica_kv_seq_add(cache, 0, 0, -1, 5), MICA_OK);
+  ASSERT_EQ(reserve({{0, 2}}), MICA_OK);
+  EXPECT_EQ(plan_without(mica::kv_shifts_of(0)), MICA_OK);
+  expect(plan_without(mica::kKvTurns), MICA_INVALID_ARGUMENT, "has no turns; use mica_kv.turns");
+  expect(plan_without(mica::kKvKeyPositions), MICA_INVALID_ARGUMENT, "mica_kv.key_positions");
+  mica_kv_abandon(cache);
+  EXPECT_EQ(reserve_shift(true), 30u);
+  EXPECT_EQ(plan_without(mica::kKvTurns), MICA_OK);
+  expect(plan_without(mica::kv_shifts_of(0)), MICA_INVALID_ARGUMENT, "window 0, which");
+  expect(plan_without(mica::kv_shifts_of(1)), MICA_INVALID_ARGUMENT, "window 40, which");
+}
+
+TEST_F(KvEdit, AreRefusedWhileAReserveIsPending) {
+  ASSERT_EQ(make({layer()}, 640, 2, 100), MICA_OK);
+  step({{0, 30}});
+  ASSERT_EQ(reserve({{0, 2}}), MICA_OK);
+  int64_t from = 0;
+  EXPECT_EQ(mica_kv_seq_add(cache, 0, 0, -1, 1), MICA_BUSY);
+  EXPECT_EQ(mica_kv_seq_div(cache, 0, 0, -1, 2), MICA_BUSY);
+  EXPECT_EQ(mica_kv_seq_cp_to(cache, 0, 1, 0, -1, 2), MICA_BUSY);
+  EXPECT_EQ(mica_kv_seq_seek(cache, 0, -1), MICA_BUSY);
+  EXPECT_EQ(mica_kv_seq_rewind(cache, 0, 0, &from), MICA_BUSY);
+  EXPECT_EQ(mica_kv_reserve_shift(cache, 0, nullptr), MICA_BUSY);
+  EXPECT_EQ(mica_kv_clear(cache), MICA_BUSY);
+  EXPECT_EQ(mica_kv_seq_seek(cache, 2, -1), MICA_BUSY);
+  mica_kv_abandon(cache);
+  EXPECT_EQ(mica_kv_seq_seek(cache, 2, -1), MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(mica_kv_seq_rewind(cache, 2, 0, &from), MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(mica_kv_seq_add(cache, 2, 0, -1, 1), MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(mica_kv_seq_div(cache, 2, 0, -1, 2), MICA_INVALID_ARGUMENT);
+}
+
+}  // namespace
