@@ -1,5 +1,6 @@
 // bench kv-shift: what a move of cached tokens costs and what it does to the logits.
 // bench rope-cache: generation with relative keys beside rotated ones.
+// bench edits: a long conversation that is edited in the middle, exactly and by moving.
 #include "kv.h"
 
 #include <algorithm>
@@ -15,7 +16,7 @@ struct Arguments {
   Options common;
   std::string shape, format = "md";
   std::vector<uint32_t> depths;
-  uint32_t n_repetitions = 5;
+  uint32_t n_repetitions = 5, n_turns = 200, n_edits = 10, n_recompute = 16;
 };
 
 void add_arguments(CommandLine& line, Arguments& a) {
@@ -195,7 +196,122 @@ int rope_cache(const Arguments& a) {
   return 0;
 }
 
+// Turn `i` of a conversation; `version`: how often it was edited.
+std::string turn_text(uint32_t i, uint32_t version) {
+  static const char* const kThings[] = {"the harbour",     "an old map",    "winter wheat",
+                                        "the night train", "a brass clock", "the river ferry",
+                                        "two lighthouses"};
+  std::string text = "<|im_start|>user\nNumber " + std::to_string(i) + ": tell me about " +
+                     kThings[i % 7] + (version != 0 ? " and, please, also about " : "") +
+                     (version != 0 ? kThings[(i + version) % 7] : "") + ".<|im_end|>\n";
+  return text + "<|im_start|>assistant\nIt is number " + std::to_string(i) + ", " + kThings[i % 7] +
+         ", as you said.<|im_end|>\n";
+}
+
+class Conversation {
+ public:
+  Conversation(const Arguments& a, mica_llama_model* model, uint32_t n_ctx,
+               mica_llama_edit_params how)
+      : model_(model), how_(how) {
+    mica_llama_session_params params = session_params(a.common);
+    params.n_ctx = n_ctx;
+    session_ = create_session(model, params);
+  }
+  void append(const std::vector<int32_t>& tokens) {
+    check_llama(decode(session_.get(), tokens.data(), tokens.size()));
+  }
+  mica_llama_edit_info become(const std::vector<int32_t>& tokens) {
+    mica_llama_edit_info info{};
+    check_llama(mica_llama_edit_to(session_.get(), 0, tokens.data(), tokens.size(), &how_, &info));
+    return info;
+  }
+  std::vector<float> logits() {
+    const float* row = nullptr;
+    check_llama(mica_llama_logits(session_.get(), 0, &row));
+    return {row, row + info_of(model_).n_vocab};
+  }
+  std::vector<int32_t> answer(uint32_t n) {
+    std::vector<int32_t> tokens;
+    for (uint32_t i = 0; i < n; ++i) {
+      int32_t token = 0;
+      check_llama(mica_llama_sample(session_.get(), 0, nullptr, &token));
+      tokens.push_back(token);
+      append({token});
+    }
+    return tokens;
+  }
+
+ private:
+  mica_llama_model* model_;
+  mica_llama_edit_params how_;
+  SessionHandle session_;
+};
+
+std::string reused_text(const mica_llama_edit_info& info) {
+  return std::to_string(info.n_reused) + " of " + std::to_string(info.n_tokens);
+}
+
+int edits(const Arguments& a) {
+  constexpr uint32_t kAnswer = 24;
+  const ModelHandle model = open_any(a);
+  std::vector<std::vector<int32_t>> turns;
+  const auto tokens_of = [&](uint32_t i, uint32_t version) {
+    return tokenize(model.get(), turn_text(i, version), MICA_LLAMA_PARSE_SPECIAL);
+  };
+  const auto joined = [&] {
+    std::vector<int32_t> all;
+    for (const std::vector<int32_t>& turn : turns) all.insert(all.end(), turn.begin(), turn.end());
+    return all;
+  };
+  const auto longest = static_cast<uint32_t>(tokens_of(a.n_turns, 1).size());
+  const uint32_t n_ctx = (longest + 2) * a.n_turns + 2 * kAnswer;
+  mica_llama_edit_params moving = MICA_LLAMA_EDIT_PARAMS_INIT;
+  moving.mode = MICA_LLAMA_EDIT_REUSED;
+  moving.n_recompute = a.n_recompute;
+  Conversation exact(a, model.get(), n_ctx, MICA_LLAMA_EDIT_PARAMS_INIT);
+  Conversation reused(a, model.get(), n_ctx, moving);
+  Table table(a.format, {"turn", "exact: reused", "s", "moving: reused", "s", "logits' deviation"});
+  for (uint32_t i = 0; i < a.n_turns; ++i) {
+    turns.push_back(tokens_of(i, 0));
+    exact.append(turns.back());
+    reused.append(turns.back());
+    if ((i + 1) * a.n_edits / a.n_turns == i * a.n_edits / a.n_turns) continue;
+    turns[i / 2] = tokens_of(i / 2, 1 + i % 5);
+    auto start = std::chrono::steady_clock::now();
+    const mica_llama_edit_info of_exact = exact.become(joined());
+    const double exact_seconds = seconds_since(start);
+    start = std::chrono::steady_clock::now();
+    const mica_llama_edit_info of_moving = reused.become(joined());
+    table.row({std::to_string(i + 1), reused_text(of_exact), number("%.2f", exact_seconds),
+               reused_text(of_moving), number("%.2f", seconds_since(start)),
+               number("%.3f", relative_error(reused.logits(), exact.logits()))});
+  }
+  table.finish();
+  Conversation fresh(a, model.get(), n_ctx, MICA_LLAMA_EDIT_PARAMS_INIT);
+  fresh.append(joined());
+  const double same = relative_error(exact.logits(), fresh.logits());
+  const std::vector<int32_t> expected = fresh.answer(kAnswer);
+  std::fprintf(stderr, "exact edits: logits %.1e from a fresh run's, the answer is %s\n", same,
+               exact.answer(kAnswer) == expected ? "the same" : "another");
+  std::fprintf(stderr, "moving edits: the answer is %s\n",
+               reused.answer(kAnswer) == expected ? "the same" : "another");
+  return 0;
+}
+
 }  // namespace
+
+int run_edits(int argc, char** argv) {
+  Arguments a;
+  CommandLine line(
+      "A conversation that is edited in the middle: what each edit reuses, what it takes, and how "
+      "far "
+      "moved cells put the logits off. At the end an answer, beside that of a fresh run.");
+  add_arguments(line, a);
+  line.add("--turns", &a.n_turns, "turns of the conversation", true);
+  line.add("--edits", &a.n_edits, "how many of them are followed by an edit", true);
+  line.add("--recompute", &a.n_recompute, "tokens behind an edit that are computed again", true);
+  return line.parse(argc, argv, "bench edits") ? edits(a) : 0;
+}
 
 int run_kv_shift(int argc, char** argv) {
   Arguments a;

@@ -1,4 +1,4 @@
-// What moving cached tokens costs: bench kv-shift and bench rope-cache.
+// What moving cached tokens costs: bench kv-shift, rope-cache and edits.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -7,6 +7,7 @@ namespace mica_llama::cli {
 
 int run_kv_shift(int argc, char** argv);
 int run_rope_cache(int argc, char** argv);
+int run_edits(int argc, char** argv);
 
 // Ids spread over the vocabulary; which ones makes no difference to the speed.
 inline std::vector<int32_t> some_tokens(uint32_t n, uint32_t n_vocab) {

@@ -290,9 +290,11 @@ int main(int argc, char** argv) {
     const std::string_view name = n > 1 ? words[1] : "";
     if (name == "kv-shift") return run_kv_shift(n - 1, words + 1);
     if (name == "rope-cache") return run_rope_cache(n - 1, words + 1);
+    if (name == "edits") return run_edits(n - 1, words + 1);
     Arguments arguments;
     CommandLine line(
-        "Tokens per second of prompts and of generation. First word kv-shift or rope-cache: what "
+        "Tokens per second of prompts and of generation. First word kv-shift, rope-cache or edits: "
+        "what "
         "moving cached tokens costs.");
     add_arguments(line, arguments);
     return line.parse(n, words, "bench") ? run(arguments) : 0;
