@@ -10,10 +10,10 @@ namespace {
 
 enum RopeInput { kX, kPositions, kFactors };
 
-// Radians per position of each pair.
-static inline void rope_frequencies(const Call& call, double* out) {
-  const mica_rope_args& a = *static_cast<const mica_rope_args*>(call.args);
-  const float* factors = reinterpret_cast<const float*>(call.in[kFactors].data);
+// Radians per position of each pair. `freq_factors` may be absent.
+static inline void rope_frequencies(const mica_rope_args& a, const Tensor& freq_factors,
+                                    double* out) {
+  const float* factors = reinterpret_cast<const float*>(freq_factors.data);
   const RopeScale scale = rope_scale(a);
   const int64_t n_pairs = a.n_rot / 2;
   // Powers by repeated products: 1e-16 a step, and later pairs turn slower.
@@ -139,7 +139,7 @@ struct Rotation {
   Rotation(const Call& call, char* scratch)
       : args(static_cast<const mica_rope_args*>(call.args)), head_dim(call.in[kX].dim[0]),
         s(carve(args->n_rot / 2, scratch)), m(rope_magnitude(*args)) {
-    rope_frequencies(call, s.radians);
+    rope_frequencies(*args, call.in[kFactors], s.radians);
   }
   void at(int32_t position) {
     cos_sin(s.radians, position, m, args->n_rot / 2, s.cos, s.sin);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <string>
@@ -15,6 +17,8 @@
 #include "core/base/dtype.h"
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
+#include "ops/rope.h"
+#include "ops/rope_args.h"
 #include "tests/unit/plan/odd_value.h"
 
 namespace mica::cpu {
@@ -22,6 +26,7 @@ namespace mica::cpu {
   namespace isa {                            \
   extern const KernelList kernels_attention; \
   extern const KernelList kernels_kv_append; \
+  extern const KernelList kernels_kv_shift;  \
   }
 MICA_TEST_ISA(plain)
 #if defined(__x86_64__)
@@ -42,12 +47,16 @@ struct Kernels {
   Isa isa;
   const KernelList* attention;
   const KernelList* append;
+  const KernelList* shift;
 };
 std::vector<Kernels> kernels_here() {
-  std::vector<Kernels> all = {{Isa::plain, &plain::kernels_attention, &plain::kernels_kv_append}};
+  std::vector<Kernels> all = {
+      {Isa::plain, &plain::kernels_attention, &plain::kernels_kv_append, &plain::kernels_kv_shift}};
 #if defined(__x86_64__)
-  all.push_back({Isa::avx2, &avx2::kernels_attention, &avx2::kernels_kv_append});
-  all.push_back({Isa::avx512, &avx512::kernels_attention, &avx512::kernels_kv_append});
+  all.push_back(
+      {Isa::avx2, &avx2::kernels_attention, &avx2::kernels_kv_append, &avx2::kernels_kv_shift});
+  all.push_back({Isa::avx512, &avx512::kernels_attention, &avx512::kernels_kv_append,
+                 &avx512::kernels_kv_shift});
 #endif
   while (all.back().isa > cpu_info().best) all.pop_back();
   return all;
@@ -213,20 +222,108 @@ TEST(CpuKvPage, AppendIsBitExact) {
   }
 }
 
+// By how many positions an entry of a list moves a cell of the state.
+int64_t moved_by(const int32_t* w, int64_t cell) {
+  const int64_t i =
+      cell - int64_t{w[MICA_KV_SHIFT_PAGE]} * 64 - int64_t{w[MICA_KV_SHIFT_FIRST_CELL]};
+  const int64_t to_div = w[MICA_KV_SHIFT_TO_DIV], from_div = w[MICA_KV_SHIFT_FROM_DIV];
+  if (i < 0 || i >= w[MICA_KV_SHIFT_N_CELLS] || to_div < 1 || from_div < 1) return 0;
+  return (w[MICA_KV_SHIFT_TO] + i) / to_div - (w[MICA_KV_SHIFT_FROM] + i) / from_div;
+}
+
+void rotate_row(const mica_rope_args& a, int64_t by, std::vector<float>& x) {
+  const size_t n_pairs = a.n_rot / 2;
+  for (size_t i = 0; i < n_pairs; ++i) {
+    const double power = std::pow(a.base, -static_cast<double>(i) / static_cast<double>(n_pairs));
+    const double angle = static_cast<double>(by) * a.linear_scale * power;
+    const bool adjacent = a.pairing == MICA_ROPE_ADJACENT;
+    float& x0 = x[a.offset + (adjacent ? 2 * i : i)];
+    float& x1 = x[a.offset + (adjacent ? 2 * i + 1 : i + n_pairs)];
+    const double y0 = x0 * std::cos(angle) - x1 * std::sin(angle);
+    x1 = static_cast<float>(x0 * std::sin(angle) + x1 * std::cos(angle));
+    x0 = static_cast<float>(y0);
+  }
+}
+
+// Whatever the words of a list are, only the K of cells that it moves changes, and of F32 it is
+// rotated.
+TEST(CpuKvPage, ShiftByAnyList) {
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal;
+  constexpr uint32_t kDim = 40, kHeads = 2;
+  constexpr int64_t kCells = kPages * 64, kEntries = 5;
+  for (int round = 0; round < 200; ++round) {
+    const mica_dtype dtype = kTypes[random() % std::size(kTypes)];
+    mica_rope_args args = {};
+    args.n_rot = 22;
+    args.offset = 7;
+    args.pairing = random() % 2;
+    args.base = 100.0f;
+    args.linear_scale = 0.5f;
+    args.attn_factor = args.beta_fast = args.beta_slow = 1.0f;
+    State before(dtype, kDim, kHeads, false);
+    std::vector<std::vector<float>> rows;  // by cell and head
+    for (int64_t i = 0; i < kCells * kHeads; ++i) {
+      rows.emplace_back(kDim);
+      for (float& value : rows.back()) value = normal(random);
+      before.put(i / kHeads, static_cast<uint32_t>(i % kHeads), before.encode(rows.back().data()));
+    }
+    const auto any = [&](int64_t most) {
+      if (random() % 32 == 0) return static_cast<int32_t>(random());
+      return static_cast<int32_t>(random() % static_cast<uint64_t>(most + 2)) - 1;
+    };
+    std::vector<int32_t> list = {any(kEntries)};
+    for (int64_t e = 0; e < kEntries; ++e)
+      for (const int64_t most : {2, 64, 64, 200, 3, 200, 3}) list.push_back(any(most));
+    std::vector<bool> moves(kCells), far(kCells);
+    for (int64_t e = 0; e < std::min<int64_t>(list[0], kEntries); ++e) {
+      const int32_t* w = &list[static_cast<size_t>(1 + e * MICA_KV_SHIFT_WORDS)];
+      for (size_t cell = 0; cell < kCells; ++cell) {
+        const int64_t by = moved_by(w, static_cast<int64_t>(cell));
+        if (by == 0) continue;
+        moves[cell] = true;
+        if (std::abs(by) > 1 << 20) far[cell] = true;
+        for (size_t h = 0; h < kHeads; ++h) rotate_row(args, by, rows[cell * kHeads + h]);
+      }
+    }
+    for (const Kernels& kernels : kernels_here()) {
+      State got = before;
+      Call call = {};
+      call.op = MICA_OP_kv_shift;
+      call.n_in = 2;
+      call.args = &args;
+      call.in[0] = call.out = tensor(got);
+      call.in[1] = tensor(MICA_I32, {static_cast<int64_t>(list.size())}, list.data());
+      run(kernels.shift->rows[0], call);
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const auto cell = static_cast<int64_t>(i / kHeads);
+        const std::vector<char> row = got.get(cell, static_cast<uint32_t>(i % kHeads));
+        if (!moves[i / kHeads]) {
+          ASSERT_EQ(row, before.get(cell, static_cast<uint32_t>(i % kHeads))) << cell;
+        } else if (dtype == MICA_F32 && !far[i / kHeads]) {
+          std::vector<float> x(kDim);
+          std::memcpy(x.data(), row.data(), row.size());
+          for (size_t d = 0; d < kDim; ++d) ASSERT_NEAR(x[d], rows[i][d], 1e-5) << cell << " " << d;
+        }
+      }
+    }
+  }
+}
+
 // Whatever the words of a table are, nothing outside the tensors is touched (sanitizers see it),
 // every result is written, and both variants agree.
 TEST(CpuKvPage, AttentionOverAnyTable) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
-  constexpr int64_t kTokens = 3, kHeads = 6, kKvHeads = 2, kDimK = 40, kDimV = 24;
-  const mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4, 0, 0, 0};
+  constexpr int64_t kTokens = 3, kHeads = 6, kKvHeads = 2, kDimK = 40, kDimV = 24, kTurned = 22;
+  mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4, kTurned, 5, 0};
   const auto any = [&](int64_t most) {
     if (random() % 16 == 0) return static_cast<int32_t>(random());
     return static_cast<int32_t>(random() % static_cast<uint64_t>(most + 2)) - 1;
   };
   for (int round = 0; round < 300; ++round) {
-    State k(kTypes[random() % 5], kDimK, kKvHeads, false);
-    State v(kTypes[random() % 5], kDimV, kKvHeads, true);
+    State k(kTypes[random() % std::size(kTypes)], kDimK, kKvHeads, false);
+    State v(kTypes[random() % std::size(kTypes)], kDimV, kKvHeads, true);
     for (State* s : {&k, &v}) {
       for (int64_t i = 0; i < kPages * 64 * kKvHeads; ++i) {
         std::vector<float> x(s->desc.head_dim);
@@ -236,6 +333,8 @@ TEST(CpuKvPage, AttentionOverAnyTable) {
     }
     std::vector<float> q(kDimK * kHeads * kTokens);
     for (float& value : q) value = normal(random);
+    std::vector<float> turns(kTurned * 4);
+    for (float& value : turns) value = normal(random);
     std::vector<int32_t> positions = {any(200), any(200), any(200)};
     std::vector<int32_t> table(MICA_KV_TABLE_WORDS(4, 12));
     table[0] = 1 + static_cast<int32_t>(random() % 4);
@@ -244,19 +343,25 @@ TEST(CpuKvPage, AttentionOverAnyTable) {
       table[1 + i] = std::min(3, table[i] + static_cast<int>(random() % 3));
     }
     for (size_t i = 0; i < 5; ++i) table[6 + i] = any(12);
-    for (size_t i = 11; i < table.size(); ++i) table[i] = any((i - 11) % 5 == 0 ? 2 : 64);
+    for (size_t i = 11; i < table.size(); ++i) {
+      table[i] = any((i - 11) % MICA_KV_ENTRY_WORDS == MICA_KV_ENTRY_PAGE ? 2 : 64);
+      if ((i - 11) % MICA_KV_ENTRY_WORDS == MICA_KV_ENTRY_TURN) table[i] = any(5);
+    }
+    args.rope_pairing = random() % 2;
     for (const Kernels& kernels : kernels_here()) {
       std::vector<float> out[2];
       for (const uint32_t row : {0u, 1u}) {
         out[row].assign(kDimV * kHeads * kTokens, NAN);
         Call call = {};
-        call.n_in = 7;
+        call.n_in = MICA_ATTENTION_INPUTS;
         call.args = &args;
         call.in[0] = tensor(MICA_F32, {kDimK, kHeads, kTokens}, q.data());
         call.in[1] = tensor(k);
         call.in[2] = tensor(v);
         call.in[3] = tensor(MICA_I32, {kTokens}, positions.data());
         call.in[4] = tensor(MICA_I32, {static_cast<int64_t>(table.size())}, table.data());
+        if (round % 4 != 0)
+          call.in[MICA_ATTENTION_TURNS] = tensor(MICA_F32, {kTurned, 4}, turns.data());
         call.out = tensor(MICA_F32, {kDimV, kHeads, kTokens}, out[row].data());
         run(kernels.attention->rows[row], call);
       }

@@ -14,24 +14,24 @@ static const char* head_at(const Tensor& state, const KvPage& page, const Entry&
 }
 
 // One entry of the cache against the tile. `next`: the entry after it.
-static void add_entry(const Tile& t, const Entry& e, const Entry& next, int64_t cells_before) {
+static void add_entry(Tile& t, const Entry& e, const Entry& next, int64_t cells_before) {
   const Shape& s = *t.shape;
   View w;
   if (!view_entry(t, e, &w)) return;
   w.column = cells_before - e.first_cell;
-  const Tensor& k_state = t.call->in[kK];
-  const Tensor& v_state = t.call->in[kV];
+  const Tensor& k_state = t.call->in[MICA_ATTENTION_K];
+  const Tensor& v_state = t.call->in[MICA_ATTENTION_V];
   const int64_t run0 = w.cell0 / 16;
   const int64_t run1 = div_up_i64(w.cell1, 16);
   const int64_t n_rows = w.row1 - w.row0;
-  const TileOperand k = k_operand(s.k, head_at(k_state, s.k, e, t.kv_head), n_rows, run0, run1,
-                                  head_at(k_state, s.k, next, t.kv_head), t.scratch.k);
-  scores_of(k, t.scratch.q + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
+  const TileOperand k = key_operand(s.k, head_at(k_state, s.k, e, t.kv_head), n_rows, run0, run1,
+                                    head_at(k_state, s.k, next, t.kv_head), t.scratch.k);
+  scores_of(k, query_operand(t, e.turn) + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
             t.scratch.scores + w.row0 * kPageCells);
   const bool hides = softmax_rows(t, w, run0, run1);
   const TileOperand v =
-      v_operand(s.v, head_at(v_state, s.v, e, t.kv_head), n_rows, w.cell0, w.cell1, s.dim_v_pad,
-                head_at(v_state, s.v, next, t.kv_head), t.scratch.v);
+      value_operand(s.v, head_at(v_state, s.v, e, t.kv_head), n_rows, w.cell0, w.cell1, s.dim_v_pad,
+                    head_at(v_state, s.v, next, t.kv_head), t.scratch.v);
   const float* weights = t.scratch.scores + w.row0 * kPageCells;
   float* sums = t.scratch.sums + w.row0 * s.dim_v_pad;
   if (hides && not_finite(v, w.cell0, w.cell1, s.dim_v_pad)) {
@@ -46,7 +46,7 @@ static void add_entry(const Tile& t, const Entry& e, const Entry& next, int64_t 
 // multiplies `sums`.
 static void write_row(const Call& call, const Shape& s, const float* sums, float largest,
                       float denom, int64_t token, int64_t head) {
-  const Tensor& sinks = call.in[kSinks];
+  const Tensor& sinks = call.in[MICA_ATTENTION_SINKS];
   float less = 1.0f;
   if (sinks.data != nullptr) {
     const float sink = *reinterpret_cast<const float*>(sinks.data + head * sinks.stride[0]);
@@ -115,21 +115,14 @@ static void run_unit(const Call& call, const Cut& cut, const Unit& unit, int64_t
   t.token0 = unit.tokens.begin;
   t.n_tokens = unit.tokens.size();
   t.n_rows = t.n_tokens * s.group;
-  const mica_dtype dtype = call.in[kQ].dtype;
-  if (dtype == MICA_F16) {
-    load_queries<ElemF16>(t);
-  } else if (dtype == MICA_BF16) {
-    load_queries<ElemBF16>(t);
-  } else {
-    load_queries<ElemF32>(t);
-  }
+  t.turn = kNoTurn;
   for (int64_t i = 0; i < t.n_rows * s.dim_v_pad; i += 16) store(t.scratch.sums + i, zero());
   for (int64_t row = 0; row < t.n_rows; ++row) {
     t.scratch.largest[row] = -__builtin_inff();
     store(t.scratch.denom + row * 16, zero());
   }
   int64_t cells_before = 0;
-  if (call.in[kMask].data != nullptr) {
+  if (call.in[MICA_ATTENTION_MASK].data != nullptr) {
     for (int64_t i = unit.first_entry; i < unit.entries.begin; ++i) {
       cells_before += table_entry(cut.table, i).n_cells;
     }
@@ -185,9 +178,10 @@ static void merge_row(const Call& call, const Cut& cut, const SeqCut& seq, int64
 
 static const char* supports(const Call& call) {
   Shape s;
-  const Tensor& q = call.in[kQ];
-  const Tensor& mask = call.in[kMask];
-  if (call.in[kK].layout != kLayoutKPage || call.in[kV].layout != kLayoutVPage) {
+  const Tensor& q = call.in[MICA_ATTENTION_Q];
+  const Tensor& mask = call.in[MICA_ATTENTION_MASK];
+  if (call.in[MICA_ATTENTION_K].layout != kLayoutKPage ||
+      call.in[MICA_ATTENTION_V].layout != kLayoutVPage) {
     return "K or V is not of a cache";
   }
   if (!attention_shape(call, &s)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
@@ -202,7 +196,8 @@ static const char* supports(const Call& call) {
 }
 
 static bool takes(const Call&, uint32_t operand, uint32_t layout) {
-  return (operand == kK && layout == kLayoutKPage) || (operand == kV && layout == kLayoutVPage);
+  return (operand == MICA_ATTENTION_K && layout == kLayoutKPage) ||
+         (operand == MICA_ATTENTION_V && layout == kLayoutVPage);
 }
 
 static uint32_t numerics(const Call&) { return MICA_NUM_F32; }
@@ -254,6 +249,6 @@ static constexpr Kernel kRows[] = {
      nullptr, nullptr, false, takes},
 };
 
-MICA_CPU_KERNELS(attention, kRows, MICA_KNOWS(attention, max_seqs))
+MICA_CPU_KERNELS(attention, kRows, MICA_KNOWS(attention, rope_pairing))
 
 MICA_CPU_END

@@ -11,11 +11,35 @@ struct NaiveRow {
   Shape shape;
   Table table;
   int64_t token, head, kv_head;
-  const float* q;  // [dim_k]
+  float* q;      // [dim_k], rotated by the turn
+  int64_t turn;  // of q
 };
 
+// The row's query as it meets the keys of an entry with that turn.
+static const float* query_operand(NaiveRow& r, int64_t turn) {
+  if (turn == r.turn) return r.q;
+  const Tensor& x = r.call->in[MICA_ATTENTION_Q];
+  const char* row = x.data + r.head * x.stride[1] + r.token * x.stride[2];
+  for (int64_t i = 0; i < r.shape.dim_k; ++i) {
+    uint32_t bits = 0;
+    __builtin_memcpy(&bits, row + i * x.stride[0], x.dtype == MICA_F32 ? 4 : 2);
+    const uint16_t half = static_cast<uint16_t>(bits);
+    r.q[i] = x.dtype == MICA_F32   ? mica::bits_float(bits)
+             : x.dtype == MICA_F16 ? mica::f16_to_f32(half)
+                                   : mica::bf16_to_f32(half);
+  }
+  r.turn = turn;
+  if (turn == 0) return r.q;
+  turn_pairs(*r.call, turn, [&](int64_t d0, int64_t d1, float cosine, float sine) {
+    const float x0 = r.q[d0], x1 = r.q[d1];
+    r.q[d0] = x0 * cosine - x1 * sine;
+    r.q[d1] = x0 * sine + x1 * cosine;
+  });
+  return r.q;
+}
+
 static float naive_mask(const NaiveRow& r, int64_t column) {
-  const Tensor& mask = r.call->in[kMask];
+  const Tensor& mask = r.call->in[MICA_ATTENTION_MASK];
   if (mask.data == nullptr) return 0.0f;
   if (column >= mask.dim[0]) return -__builtin_inff();
   const char* at = mask.data + column * mask.stride[0] + r.token * mask.stride[1] +
@@ -30,14 +54,15 @@ static float naive_mask(const NaiveRow& r, int64_t column) {
   return value;
 }
 
-static float naive_score(const NaiveRow& r, const Entry& e, int64_t cell, int64_t column) {
+static float naive_score(const NaiveRow& r, const float* q, const Entry& e, int64_t cell,
+                         int64_t column) {
   const float bias = naive_mask(r, column);
   if (bias == -__builtin_inff()) return bias;  // whatever the cell holds
-  const char* page = r.call->in[kK].data + e.page * r.shape.k.page_bytes;
+  const char* page = r.call->in[MICA_ATTENTION_K].data + e.page * r.shape.k.page_bytes;
   const char* k = page + r.kv_head * r.shape.k.head_bytes;
   float sum = 0.0f;
   for (int64_t i = 0; i < r.shape.dim_k; ++i) {
-    sum += r.q[i] * kv_element(r.shape.k, k, cell, i);
+    sum += q[i] * kv_element(r.shape.k, k, cell, i);
   }
   sum *= r.args->scale;
   if (r.args->softcap != 0.0f) {
@@ -48,24 +73,26 @@ static float naive_score(const NaiveRow& r, const Entry& e, int64_t cell, int64_
 
 // Calls visit(score, entry, cell) for each visible cell.
 template <class Visit>
-static void naive_visit(const NaiveRow& r, const Range& entries, Visit visit) {
-  const int32_t position = reinterpret_cast<const int32_t*>(r.call->in[kPositions].data)[r.token];
+static void naive_visit(NaiveRow& r, const Range& entries, Visit visit) {
+  const int32_t position =
+      reinterpret_cast<const int32_t*>(r.call->in[MICA_ATTENTION_POSITIONS].data)[r.token];
   int64_t cells_before = 0;
   for (int64_t i = entries.begin; i < entries.end; ++i) {
     const Entry e = table_entry(r.table, i);
     const Seen s = seen_cells(e, *r.args, position);
+    const float* q = query_operand(r, e.turn);
     for (int64_t c = e.first_cell; c < e.first_cell + e.n_cells; ++c) {
       const bool seen = (c >= s.begin && c < s.end) || (c >= s.first_begin && c < s.first_end);
-      if (seen) visit(naive_score(r, e, c, cells_before + c - e.first_cell), e, c);
+      if (seen) visit(naive_score(r, q, e, c, cells_before + c - e.first_cell), e, c);
     }
     cells_before += e.n_cells;
   }
 }
 
-static void naive_row(const NaiveRow& r, const Range& entries, float* sums) {
+static void naive_row(NaiveRow& r, const Range& entries, float* sums) {
   const float none = -__builtin_inff();
   float top = none;
-  const Tensor& sinks = r.call->in[kSinks];
+  const Tensor& sinks = r.call->in[MICA_ATTENTION_SINKS];
   float sink = none;
   if (sinks.data != nullptr) {
     sink = *reinterpret_cast<const float*>(sinks.data + r.head * sinks.stride[0]);
@@ -80,8 +107,8 @@ static void naive_row(const NaiveRow& r, const Range& entries, float* sums) {
     if (score == none) return;
     const float weight = __builtin_expf(score - top);
     denom += weight;
-    const char* v =
-        r.call->in[kV].data + e.page * r.shape.v.page_bytes + r.kv_head * r.shape.v.head_bytes;
+    const char* v = r.call->in[MICA_ATTENTION_V].data + e.page * r.shape.v.page_bytes +
+                    r.kv_head * r.shape.v.head_bytes;
     for (int64_t i = 0; i < r.shape.dim_v; ++i) {
       sums[i] += weight * kv_element(r.shape.v, v, cell, i);
     }
@@ -92,11 +119,13 @@ static void naive_row(const NaiveRow& r, const Range& entries, float* sums) {
 }
 
 static uint64_t naive_scratch(const Call& call) {
-  return static_cast<uint64_t>(call.in[kQ].dim[0] + call.in[kV].dim[0]) * sizeof(float);
+  return static_cast<uint64_t>(call.in[MICA_ATTENTION_Q].dim[0] +
+                               call.in[MICA_ATTENTION_V].dim[0]) *
+         sizeof(float);
 }
 
 static int64_t naive_items(const Call& call, uint32_t) {
-  return call.in[kQ].dim[1] * call.in[kQ].dim[2];
+  return call.in[MICA_ATTENTION_Q].dim[1] * call.in[MICA_ATTENTION_Q].dim[2];
 }
 
 static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, char* scratch) {
@@ -105,28 +134,18 @@ static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, ch
   r.args = static_cast<const mica_attention_args*>(call.args);
   attention_shape(call, &r.shape);
   r.table = attention_table(call);
-  float* q = reinterpret_cast<float*>(scratch);
-  r.q = q;
+  r.q = reinterpret_cast<float*>(scratch);
   for (int64_t item = first; item < end; ++item) {
     r.token = item / r.shape.n_heads;
     r.head = item % r.shape.n_heads;
     r.kv_head = r.head / r.shape.group;
+    r.turn = kNoTurn;
     char* out = call.out.data + r.head * call.out.stride[1] + r.token * call.out.stride[2];
     __builtin_memset(out, 0, static_cast<size_t>(r.shape.dim_v) * 4);
-    const Tensor& x = call.in[kQ];
-    const char* row = x.data + r.head * x.stride[1] + r.token * x.stride[2];
-    for (int64_t i = 0; i < r.shape.dim_k; ++i) {
-      uint32_t bits = 0;
-      __builtin_memcpy(&bits, row + i * x.stride[0], x.dtype == MICA_F32 ? 4 : 2);
-      const uint16_t half = static_cast<uint16_t>(bits);
-      q[i] = x.dtype == MICA_F32   ? mica::bits_float(bits)
-             : x.dtype == MICA_F16 ? mica::f16_to_f32(half)
-                                   : mica::bf16_to_f32(half);
-    }
     for (int64_t i = 0; i < r.table.n_seqs; ++i) {
       const Range tokens = seq_tokens(r.table, r.shape, i);
       if (r.token < tokens.begin || r.token >= tokens.end) continue;
-      naive_row(r, seq_entries(r.table, i), q + r.shape.dim_k);
+      naive_row(r, seq_entries(r.table, i), r.q + r.shape.dim_k);
       break;
     }
   }

@@ -7,7 +7,7 @@ MICA_CPU_BEGIN
 
 // A thread's memory.
 struct Scratch {
-  float* q;        // [dim_k][n_rows], scaled
+  float* q;        // [dim_k][n_rows], scaled and rotated by the tile's turn
   float* sums;     // [n_rows][dim_v_pad]
   float* scores;   // [n_rows][64]: scores, then their exponentials
   float* largest;  // [n_rows]
@@ -48,11 +48,12 @@ struct Tile {
   int64_t kv_head;
   int64_t token0, n_tokens;
   int64_t n_rows;  // row = token * group + query head in the group
+  int64_t turn;    // of scratch.q
 };
 
 template <class E>
 static void load_queries(const Tile& t) {
-  const Tensor& q = t.call->in[kQ];
+  const Tensor& q = t.call->in[MICA_ATTENTION_Q];
   const int64_t group = t.shape->group;
   const f32x16 scale = set1(t.args->scale);
   for (int64_t row = 0; row < t.n_rows; ++row) {
@@ -68,6 +69,38 @@ static void load_queries(const Tile& t) {
   }
 }
 
+static void rotate_queries(const Tile& t, int64_t turn) {
+  const int64_t n = t.n_rows;
+  turn_pairs(*t.call, turn, [&](int64_t d0, int64_t d1, float cosine, float sine) {
+    float* const q0 = t.scratch.q + d0 * n;
+    float* const q1 = t.scratch.q + d1 * n;
+    const f32x16 c = set1(cosine), s = set1(sine);
+    for (int64_t row = 0; row < n; row += 16) {
+      const int64_t lanes = min_i64(16, n - row);
+      const f32x16 x0 = load_n(q0 + row, lanes), x1 = load_n(q1 + row, lanes);
+      store_n(q0 + row, fnma(x1, s, x0 * c), lanes);
+      store_n(q1 + row, fma(x1, c, x0 * s), lanes);
+    }
+  });
+}
+
+// The queries as they meet the keys of an entry with that turn. Entries in a row mostly have the
+// same one, and then nothing is done.
+static const float* query_operand(Tile& t, int64_t turn) {
+  if (turn == t.turn) return t.scratch.q;
+  const mica_dtype dtype = t.call->in[MICA_ATTENTION_Q].dtype;
+  if (dtype == MICA_F16) {
+    load_queries<ElemF16>(t);
+  } else if (dtype == MICA_BF16) {
+    load_queries<ElemBF16>(t);
+  } else {
+    load_queries<ElemF32>(t);
+  }
+  if (turn != 0) rotate_queries(t, turn);
+  t.turn = turn;
+  return t.scratch.q;
+}
+
 // What the tile sees of an entry, and the rows that see anything.
 struct View {
   int64_t row0, row1;
@@ -76,7 +109,8 @@ struct View {
 };
 
 static bool view_entry(const Tile& t, const Entry& e, View* view) {
-  const int32_t* positions = reinterpret_cast<const int32_t*>(t.call->in[kPositions].data);
+  const int32_t* positions =
+      reinterpret_cast<const int32_t*>(t.call->in[MICA_ATTENTION_POSITIONS].data);
   int64_t first = t.n_tokens;
   int64_t last = -1;
   view->cell0 = kPageCells;
@@ -99,7 +133,7 @@ static f32x16 lowest() { return set1(-__builtin_inff()); }
 
 // Mask values of a row for the cells of the view, at their place in `to` (64 + 16 floats).
 static void load_mask(const Tile& t, int64_t row, const View& w, float* to) {
-  const Tensor& mask = t.call->in[kMask];
+  const Tensor& mask = t.call->in[MICA_ATTENTION_MASK];
   const int64_t group = t.shape->group;
   const int64_t head = mask.dim[2] == 1 ? 0 : t.kv_head * group + row % group;
   const char* line = mask.data + (t.token0 + row / group) * mask.stride[1] + head * mask.stride[2];
@@ -130,7 +164,7 @@ static void finish_scores(const Tile& t, int64_t row, const View& w, int64_t run
   const Seen& seen = t.scratch.seen[row / t.shape->group];
   const float cap = t.args->softcap;
   float mask[kPageCells + 16];
-  const bool masked = t.call->in[kMask].data != nullptr;
+  const bool masked = t.call->in[MICA_ATTENTION_MASK].data != nullptr;
   if (masked) load_mask(t, row, w, mask);
   for (int64_t run = run0; run < run1; ++run) {
     f32x16 x = load(scores + run * 16);
@@ -189,7 +223,7 @@ static uint64_t hidden_cells(const float* scores, const View& w, int64_t run0, i
 // False: every row has a weight for every cell of the view.
 static bool softmax_rows(const Tile& t, const View& w, int64_t run0, int64_t run1) {
   uint64_t any_hidden = 0;
-  const bool plain = t.args->softcap == 0.0f && t.call->in[kMask].data == nullptr;
+  const bool plain = t.args->softcap == 0.0f && t.call->in[MICA_ATTENTION_MASK].data == nullptr;
   for (int64_t row = w.row0; row < w.row1; ++row) {
     const Seen& s = t.scratch.seen[row / t.shape->group];
     const bool all = s.begin <= run0 * 16 && s.end >= run1 * 16;

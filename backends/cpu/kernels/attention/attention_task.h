@@ -10,10 +10,9 @@
 #include "backends/cpu/simd/simd.h"
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
+#include "ops/rope.h"
 
 MICA_CPU_BEGIN
-
-enum AttentionInput { kQ, kK, kV, kPositions, kTable, kMask, kSinks };
 
 constexpr int64_t kTileRows = 64;        // query rows (token, head) of a tile, or one token's
 constexpr int64_t kSplitRows = 16;       // up to here the entries are cut
@@ -31,9 +30,9 @@ struct Shape {
 };
 
 static bool attention_shape(const Call& call, Shape* out) {
-  const Tensor& q = call.in[kQ];
-  const Tensor& k = call.in[kK];
-  const Tensor& v = call.in[kV];
+  const Tensor& q = call.in[MICA_ATTENTION_Q];
+  const Tensor& k = call.in[MICA_ATTENTION_K];
+  const Tensor& v = call.in[MICA_ATTENTION_V];
   Shape s;
   if (!kv_page(k.dtype, false, k.dim[0], k.dim[1], &s.k)) return false;
   if (!kv_page(v.dtype, true, v.dim[0], v.dim[1], &s.v)) return false;
@@ -49,7 +48,7 @@ static bool attention_shape(const Call& call, Shape* out) {
   s.max_rows = min_i64(s.tile_tokens, s.n_tokens) * s.group;
   s.target_chunks = max_i64(4, min_i64(32, 64 / s.n_kv_heads));
   const mica_attention_args& args = *static_cast<const mica_attention_args*>(call.args);
-  const int64_t words = call.in[kTable].dim[0];
+  const int64_t words = call.in[MICA_ATTENTION_TABLE].dim[0];
   const int64_t entries =
       (words - MICA_KV_TABLE_ENTRIES(static_cast<int64_t>(args.max_seqs))) / MICA_KV_ENTRY_WORDS;
   // A sequence that is cut has more than one chunk's entries, so rounding up less than doubles.
@@ -66,20 +65,23 @@ static int64_t slot_floats(const Shape& s) { return s.n_kv_heads * slot_head_flo
 // Step data, never trusted: numbers out of range are cut, never followed.
 struct Table {
   const int32_t* words;
-  int64_t max_seqs, n_seqs, n_entries, n_pages;
+  int64_t max_seqs, n_seqs, n_entries, n_pages, n_turns;
 };
 
 static Table attention_table(const Call& call) {
   const mica_attention_args& args = *static_cast<const mica_attention_args*>(call.args);
   Table t;
-  t.words = reinterpret_cast<const int32_t*>(call.in[kTable].data);
+  t.words = reinterpret_cast<const int32_t*>(call.in[MICA_ATTENTION_TABLE].data);
   t.max_seqs = args.max_seqs;
   t.n_seqs = max_i64(0, min_i64(t.words[0], t.max_seqs));
-  const int64_t room =
-      (call.in[kTable].dim[0] - MICA_KV_TABLE_ENTRIES(t.max_seqs)) / MICA_KV_ENTRY_WORDS;
+  const int64_t room = (call.in[MICA_ATTENTION_TABLE].dim[0] - MICA_KV_TABLE_ENTRIES(t.max_seqs)) /
+                       MICA_KV_ENTRY_WORDS;
   const int64_t last = t.words[MICA_KV_TABLE_STARTS(t.max_seqs) + t.n_seqs];
   t.n_entries = max_i64(0, min_i64(last, room));
-  t.n_pages = min_i64(call.in[kK].dim[2], call.in[kV].dim[2]) / kPageCells;
+  t.n_pages =
+      min_i64(call.in[MICA_ATTENTION_K].dim[2], call.in[MICA_ATTENTION_V].dim[2]) / kPageCells;
+  const Tensor& turns = call.in[MICA_ATTENTION_TURNS];
+  t.n_turns = turns.data != nullptr ? turns.dim[1] : 0;
   return t;
 }
 
@@ -101,14 +103,35 @@ static Range seq_entries(const Table& t, int64_t i_seq) {
 
 struct Entry {
   int64_t page, first_cell, n_cells, base, div;
+  int64_t turn;  // a row of the turns, 0: queries are not rotated
 };
 static Entry table_entry(const Table& t, int64_t i) {
   const int32_t* w = t.words + MICA_KV_TABLE_ENTRIES(t.max_seqs) + i * MICA_KV_ENTRY_WORDS;
-  Entry e = {w[0], w[1], w[2], w[3], w[4]};
+  Entry e = {w[MICA_KV_ENTRY_PAGE], w[MICA_KV_ENTRY_FIRST_CELL], w[MICA_KV_ENTRY_N_CELLS],
+             w[MICA_KV_ENTRY_BASE], w[MICA_KV_ENTRY_DIV],        w[MICA_KV_ENTRY_TURN]};
+  if (e.turn < 0 || e.turn >= t.n_turns) e.turn = 0;
   const bool wrong = e.page < 0 || e.page >= t.n_pages || e.first_cell < 0 || e.n_cells < 0 ||
                      e.first_cell + e.n_cells > kPageCells || e.div < 1;
-  if (wrong) e = {0, 0, 0, 0, 1};
+  if (wrong) e = {0, 0, 0, 0, 1, 0};
   return e;
+}
+
+constexpr int64_t kNoTurn = -1;  // of queries that are not loaded yet
+
+// Calls rotate(d0, d1, cosine, sine) for each pair of a query's elements that a turn rotates.
+template <class Rotate>
+static inline __attribute__((always_inline)) void turn_pairs(const Call& call, int64_t turn,
+                                                             Rotate rotate) {
+  const mica_attention_args& a = *static_cast<const mica_attention_args*>(call.args);
+  const Tensor& turns = call.in[MICA_ATTENTION_TURNS];
+  const float* angles = reinterpret_cast<const float*>(turns.data + turn * turns.stride[1]);
+  const int64_t n_pairs = a.n_rot / 2;
+  const bool adjacent = a.rope_pairing == MICA_ROPE_ADJACENT;
+  const int64_t apart = adjacent ? 1 : n_pairs;
+  for (int64_t i = 0; i < n_pairs; ++i) {
+    const int64_t d0 = a.rope_offset + (adjacent ? 2 * i : i);
+    rotate(d0, d0 + apart, angles[2 * i], angles[2 * i + 1]);
+  }
 }
 
 // The cells of a page that a token sees: [first_begin, first_end) and [begin, end), the former

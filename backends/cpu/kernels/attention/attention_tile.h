@@ -278,8 +278,8 @@ static void decode_v(const KvPage& p, const char* head, int64_t cell0, int64_t c
   }
 }
 
-static TileOperand k_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t run0,
-                             int64_t run1, const char* ahead, float* room) {
+static TileOperand key_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t run0,
+                               int64_t run1, const char* ahead, float* room) {
   if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
     return {p.dtype, head, p.head_dim * 16, ahead};
   }
@@ -293,8 +293,8 @@ static TileOperand k_operand(const KvPage& p, const char* head, int64_t n_rows, 
   return {MICA_F32, reinterpret_cast<const char*>(room), run_elems, ahead};
 }
 
-static TileOperand v_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t cell0,
-                             int64_t cell1, int64_t dim_v_pad, const char* ahead, float* room) {
+static TileOperand value_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t cell0,
+                                 int64_t cell1, int64_t dim_v_pad, const char* ahead, float* room) {
   if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
     return {p.dtype, head, p.row_elems, ahead};
   }

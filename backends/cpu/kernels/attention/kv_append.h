@@ -1,8 +1,6 @@
-// Rows into the cells of a page: encoded as ops/dtypes does, bit by bit, and put where kv_page.h
-// says.
+// Rows of K or V of a step's tokens to the cells that their slots name.
 #pragma once
-#include "backends/cpu/kernels/attention/kv_page.h"
-#include "backends/cpu/simd/simd.h"
+#include "backends/cpu/kernels/attention/kv_row.h"
 
 MICA_CPU_BEGIN
 namespace {
@@ -10,132 +8,6 @@ namespace {
 enum AppendInput { kState, kRows, kSlots };
 
 constexpr int64_t kMaxHeadDim = 4096;
-constexpr float kLargestF16 = 65504.0f;
-
-static inline float abs_of(float x) { return x < 0.0f ? -x : x; }
-
-// A NaN counts as 0; what a block cannot hold is moved to the limit.
-static inline float within(float x, float limit) {
-  return x > limit ? limit : x < -limit ? -limit : x == x ? x : 0.0f;
-}
-
-static inline float inverse_scale(float d, uint16_t stored) {
-  return (stored & 0x7fffu) == 0 ? 0.0f : 1.0f / d;
-}
-
-// d = max |x| / 127, q = x / d.
-static inline void encode_q8_0(const float* x, char* block) {
-  float y[kQuantElems];
-  float largest = 0.0f;
-  for (int i = 0; i < kQuantElems; ++i) y[i] = within(x[i], 127 * kLargestF16);
-  for (int i = 0; i < kQuantElems; ++i) {
-    largest = abs_of(y[i]) > largest ? abs_of(y[i]) : largest;
-  }
-  const float d = largest / 127.0f;
-  const uint16_t half = mica::f32_to_f16(d);
-  const float inverse = inverse_scale(d, half);
-  __builtin_memcpy(block, &half, 2);
-  for (int i = 0; i < kQuantElems; ++i) {
-    block[2 + i] = static_cast<char>(mica::round_even(y[i] * inverse));
-  }
-}
-
-// d = (the first value of largest magnitude) / -8, q = x / d + 8.
-static inline void encode_q4_0(const float* x, char* block) {
-  float y[kQuantElems];
-  int32_t q[kQuantElems];
-  float largest = 0.0f;
-  for (int i = 0; i < kQuantElems; ++i) y[i] = within(x[i], 8 * kLargestF16);
-  for (int i = 0; i < kQuantElems; ++i) {
-    largest = abs_of(y[i]) > abs_of(largest) ? y[i] : largest;
-  }
-  const float d = largest / -8.0f;
-  const uint16_t half = mica::f32_to_f16(d);
-  const float inverse = inverse_scale(d, half);
-  __builtin_memcpy(block, &half, 2);
-  for (int i = 0; i < kQuantElems; ++i) {
-    const int32_t v = mica::round_even(y[i] * inverse) + 8;
-    q[i] = v < 0 ? 0 : v > 15 ? 15 : v;
-  }
-  for (int i = 0; i < 16; ++i) block[2 + i] = static_cast<char>(q[i] | (q[i + 16] << 4));
-}
-
-// The row as F32, zeros up to `n_pad`.
-static inline void read_row(mica_dtype dtype, const char* from, int64_t n, int64_t n_pad,
-                            float* to) {
-  for (int64_t i = 0; i < n_pad; i += 16) {
-    const int64_t left = max_i64(0, min_i64(16, n - i));
-    f32x16 x = zero();
-    if (left > 0) {
-      const char* at = from + i * (dtype == MICA_F32 ? 4 : 2);
-      const uint16_t* halves = reinterpret_cast<const uint16_t*>(at);
-      x = dtype == MICA_F32   ? load_n(reinterpret_cast<const float*>(at), left)
-          : dtype == MICA_F16 ? load_f16_n(halves, left)
-                              : load_bf16_n(halves, left);
-    }
-    store(to + i, x);
-  }
-}
-
-// F32 to the bytes of a plain row, whole blocks.
-static inline void encode_row(const KvPage& p, const float* x, int64_t n_pad, char* to) {
-  if (p.dtype == MICA_F16 || p.dtype == MICA_BF16) {
-    uint16_t* halves = reinterpret_cast<uint16_t*>(to);
-    for (int64_t i = 0; i < n_pad; i += 16) {
-      if (p.dtype == MICA_F16) {
-        store_f16(halves + i, load(x + i));
-      } else {
-        store_bf16(halves + i, load(x + i));
-      }
-    }
-    return;
-  }
-  for (int64_t block = 0; block < p.n_blocks; ++block) {
-    char* at = to + block * (2 + p.quant_bytes);
-    if (p.dtype == MICA_Q8_0) {
-      encode_q8_0(x + block * kQuantElems, at);
-    } else {
-      encode_q4_0(x + block * kQuantElems, at);
-    }
-  }
-}
-
-// F32 goes to a page as it is, but for NaNs, which become quiet as those that are converted do.
-static inline void make_quiet(float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, x + i, 4);
-    bits |= (bits & 0x7fffffffu) > 0x7f800000u ? 0x00400000u : 0u;
-    __builtin_memcpy(x + i, &bits, 4);
-  }
-}
-
-static inline void put_cell(const KvPage& p, char* head, int64_t cell, const char* row) {
-  if (p.elem_bytes == 2 && !p.is_v) {
-    uint16_t* to = reinterpret_cast<uint16_t*>(head + k_elem_at(p, cell, 0));
-    const uint16_t* from = reinterpret_cast<const uint16_t*>(row);
-    for (int64_t i = 0; i < p.head_dim; ++i) to[i * 16] = from[i];
-    return;
-  }
-  kv_walk_cell(p, cell, [&](int64_t at, int64_t in_row, int64_t bytes) {
-    char* to = head + at;
-    const char* from = row + in_row;
-    switch (bytes) {  // constants make the copies single stores
-      case 1:
-        *to = *from;
-        break;
-      case 2:
-        __builtin_memcpy(to, from, 2);
-        break;
-      case 4:
-        __builtin_memcpy(to, from, 4);
-        break;
-      default:
-        __builtin_memcpy(to, from, static_cast<size_t>(bytes));
-    }
-  });
-}
-
 static inline bool takes_page(const Call& c, uint32_t operand, uint32_t layout) {
   return c.op == MICA_OP_kv_append && (operand == kState || operand == kOutputOperand) &&
          (layout == kLayoutKPage || layout == kLayoutVPage);
@@ -166,14 +38,8 @@ static inline void append_row(const Call& call, const KvPage& page, int64_t toke
   float* wide = reinterpret_cast<float*>(scratch);
   char* encoded = scratch + n_pad * 4;
   read_row(dtype, row, state.dim[0], n_pad, wide);
-  const bool as_is = page.dtype == MICA_F32;
-  if (as_is) {
-    make_quiet(wide, n_pad);
-  } else {
-    encode_row(page, wide, n_pad, encoded);
-  }
   char* to = state.data + slot / kPageCells * page.page_bytes + head * page.head_bytes;
-  put_cell(page, to, slot % kPageCells, as_is ? reinterpret_cast<const char*>(wide) : encoded);
+  put_row(page, to, slot % kPageCells, wide, n_pad, encoded);
 }
 
 // All tokens of heads [first, end): cells that slots name twice are written in the tokens' order.
