@@ -2,6 +2,7 @@
 // kernels read or write in the backend's own layouts of weights and of cache pages.
 #pragma once
 #include "backends/gpu/call.h"
+#include "ops/attention/attention_args.h"
 
 namespace mica::gpu {
 
@@ -15,9 +16,10 @@ bool takes_weight(const Call& node, uint32_t operand, uint32_t layout) {
 template <uint32_t kPageLayout>
 bool takes_page(const Call& node, uint32_t operand, uint32_t layout) {
   if (layout != kPageLayout) return false;
-  return node.op == MICA_OP_attention   ? operand == 1 || operand == 2
-         : node.op == MICA_OP_kv_append ? operand == 0 || operand == kOutputOperand
-                                        : false;
+  if (node.op == MICA_OP_attention)
+    return operand == MICA_ATTENTION_K || operand == MICA_ATTENTION_V;
+  const bool writes = node.op == MICA_OP_kv_append || node.op == MICA_OP_kv_shift;
+  return writes && (operand == 0 || operand == kOutputOperand);
 }
 
 template <uint32_t kWeightLayout, uint32_t kPageLayout>

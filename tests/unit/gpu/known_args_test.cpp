@@ -84,6 +84,17 @@ TEST_F(KnownArgs, ABackendWithoutADeviceSaysTheSame) {
   }
 }
 
+// Of kernels that no device of this machine may run.
+TEST_F(KnownArgs, CudaCoversTheOptionsOfEveryOpWithoutADevice) {
+  const mica_backend* b = mica_backend_cuda();
+  if (b->reserve == nullptr) GTEST_SKIP() << "left out of this build";
+  for (uint32_t op = 1; op < 1000; ++op) {
+    const OpDef* def = find_op(op);
+    if (def == nullptr || (def->flags & kOpView) != 0) continue;
+    EXPECT_EQ(b->args_bytes(nullptr, op), def->args_size) << def->name;
+  }
+}
+
 TEST_F(KnownArgs, ALaterOptionOfANodeIsRefused) {
   LongerRope args = {{8, 0, 0, 0, 10000, 1, 0, 1, 32, 1}, 0};
   const mica_b_value values[] = {

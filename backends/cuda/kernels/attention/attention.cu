@@ -20,11 +20,11 @@ uint64_t parts_bytes(const AttentionArgs& a) {
 }
 
 bool is_f16(const Call& call) {
-  return call.in[kK].dtype == MICA_F16 && call.in[kV].dtype == MICA_F16;
+  return call.in[MICA_ATTENTION_K].dtype == MICA_F16 && call.in[MICA_ATTENTION_V].dtype == MICA_F16;
 }
 int64_t dim_of(const Call& call) {
-  const int64_t k = call.in[kK].dim[0];
-  const int64_t v = call.in[kV].dim[0];
+  const int64_t k = call.in[MICA_ATTENTION_K].dim[0];
+  const int64_t v = call.in[MICA_ATTENTION_V].dim[0];
   const int64_t dim = k > v ? k : v;
   return dim <= 64 ? 64 : dim <= 128 ? 128 : dim <= 256 ? 256 : 0;
 }
@@ -33,7 +33,8 @@ const char* supports(const Call& call) {
   AttentionArgs a;
   if (!attention_args(call, kNoCut, a))
     return "K and V pages are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 or Q5_1";
-  if (call.in[kK].layout != kLayoutKvPage || call.in[kV].layout != kLayoutKvPage)
+  if (call.in[MICA_ATTENTION_K].layout != kLayoutKvPage ||
+      call.in[MICA_ATTENTION_V].layout != kLayoutKvPage)
     return "K and V are not a cache of this backend";
   if (a.dim_k > kNaiveMaxDim || a.dim_v > kNaiveMaxDim) return "heads have more than 256 elements";
   return nullptr;
@@ -113,7 +114,8 @@ DecodeVariant decode_of(bool few) {
 }
 
 int32_t decode_rows(const Call& call) {
-  const int64_t rows = call.in[kQ].dim[2] * (call.in[kQ].dim[1] / call.in[kK].dim[1]);
+  const int64_t rows = call.in[MICA_ATTENTION_Q].dim[2] *
+                       (call.in[MICA_ATTENTION_Q].dim[1] / call.in[MICA_ATTENTION_K].dim[1]);
   // Slots of partial results are no larger than need be, and start at 16 bytes.
   return rows >= kDecodeRows ? kDecodeRows : static_cast<int32_t>(rows + 3) / 4 * 4;
 }
@@ -121,11 +123,12 @@ int32_t decode_rows(const Call& call) {
 // kernel nullptr: there is none.
 DecodeVariant decode_variant(const Call& call) {
   const int64_t dim = dim_of(call);
-  const mica_dtype dtype = call.in[kK].dtype;
-  if (call.in[kV].dtype != dtype) return {};
-  const int64_t rows = call.in[kQ].dim[2] * (call.in[kQ].dim[1] / call.in[kK].dim[1]);
+  const mica_dtype dtype = call.in[MICA_ATTENTION_K].dtype;
+  if (call.in[MICA_ATTENTION_V].dtype != dtype) return {};
+  const int64_t rows = call.in[MICA_ATTENTION_Q].dim[2] *
+                       (call.in[MICA_ATTENTION_Q].dim[1] / call.in[MICA_ATTENTION_K].dim[1]);
   const int64_t tiles = (rows + decode_rows(call) - 1) / decode_rows(call);
-  const bool few = tiles * call.in[kK].dim[1] <= device_of(call).n_sms;
+  const bool few = tiles * call.in[MICA_ATTENTION_K].dim[1] <= device_of(call).n_sms;
   if (dtype == MICA_F16)
     return dim == 64    ? decode_of<CellsF16<64>>(few)
            : dim == 128 ? decode_of<CellsF16<128>>(few)
@@ -150,8 +153,8 @@ const char* decode_supports(const Call& call) {
   if (no != nullptr) return no;
   if (decode_variant(call).kernel == nullptr)
     return "K and V are not both F16, Q8_0 or Q4_0, or heads are too large for the latter";
-  if (!call.in[kMask].absent()) return "there is a mask";
-  if (call.in[kQ].dim[2] > kDecodeTokens) return "there are more than 64 tokens";
+  if (!call.in[MICA_ATTENTION_MASK].absent()) return "there is a mask";
+  if (call.in[MICA_ATTENTION_Q].dim[2] > kDecodeTokens) return "there are more than 64 tokens";
   return nullptr;
 }
 
@@ -192,4 +195,4 @@ constexpr Kernel kRows[] = {
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(attention, kRows, MICA_KNOWS(attention, max_seqs))
+MICA_CUDA_KERNELS(attention, kRows, MICA_KNOWS(attention, rope_pairing))

@@ -4,15 +4,14 @@
 #include "backends/cuda/kv.h"
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
+#include "ops/rope.h"
 
 namespace mica::cuda {
-
-enum AttentionInput { kQ, kK, kV, kPositions, kTable, kMask, kSinks };
 
 struct AttentionArgs {
   KvPage k, v;
   uint64_t k_state, v_state;
-  uint64_t q, positions, table, mask, sinks, out;
+  uint64_t q, positions, table, mask, sinks, turns, out;
   uint64_t parts;    // of chunks: [slot][rows of a tile] sums [dim_v_pad], largest, denominator
   uint64_t tickets;  // u32 by a tile's first slot: how many of its chunks are there
   uint64_t live;     // of the tokens
@@ -22,6 +21,7 @@ struct AttentionArgs {
   int32_t dim_k, dim_v, dim_v_pad;
   int32_t n_tokens, n_heads, n_kv_heads, group;
   int32_t n_pages, n_table_words, n_mask_columns;
+  int32_t n_turns;  // 0: queries are never rotated
   int32_t tile_rows;
   int32_t target_items;  // wanted, and not exceeded where possible; 0: never cut
   int32_t deep_chunks;   // times as many where there is much to do, so that all end together
@@ -55,10 +55,10 @@ inline int64_t slot_floats(const AttentionArgs& a) {
 }
 
 inline bool attention_args(const Call& call, const CutRule& rule, AttentionArgs& out) {
-  const Tensor& q = call.in[kQ];
-  const Tensor& k = call.in[kK];
-  const Tensor& v = call.in[kV];
-  const Tensor& mask = call.in[kMask];
+  const Tensor& q = call.in[MICA_ATTENTION_Q];
+  const Tensor& k = call.in[MICA_ATTENTION_K];
+  const Tensor& v = call.in[MICA_ATTENTION_V];
+  const Tensor& mask = call.in[MICA_ATTENTION_MASK];
   AttentionArgs a = {};
   const auto u32 = [](int64_t x) { return static_cast<uint32_t>(x); };
   const auto i32 = [](int64_t x) { return static_cast<int32_t>(x); };
@@ -67,10 +67,13 @@ inline bool attention_args(const Call& call, const CutRule& rule, AttentionArgs&
   a.k_state = k.address;
   a.v_state = v.address;
   a.q = q.address;
-  a.positions = call.in[kPositions].address;
-  a.table = call.in[kTable].address;
+  a.positions = call.in[MICA_ATTENTION_POSITIONS].address;
+  a.table = call.in[MICA_ATTENTION_TABLE].address;
   a.mask = mask.absent() ? 0 : mask.address;
-  a.sinks = call.in[kSinks].absent() ? 0 : call.in[kSinks].address;
+  a.sinks = call.in[MICA_ATTENTION_SINKS].absent() ? 0 : call.in[MICA_ATTENTION_SINKS].address;
+  const Tensor& turns = call.in[MICA_ATTENTION_TURNS];
+  a.turns = turns.absent() ? 0 : turns.address;
+  a.n_turns = turns.absent() ? 0 : i32(turns.dim[1]);
   a.out = call.out.address;
   a.parts = call.workspace;
   a.live = q.live;
@@ -89,7 +92,7 @@ inline bool attention_args(const Call& call, const CutRule& rule, AttentionArgs&
   a.group = a.n_heads / a.n_kv_heads;
   const int64_t cells = k.dim[2] < v.dim[2] ? k.dim[2] : v.dim[2];
   a.n_pages = i32(cells / kPageCells);
-  a.n_table_words = i32(call.in[kTable].dim[0]);
+  a.n_table_words = i32(call.in[MICA_ATTENTION_TABLE].dim[0]);
   a.n_mask_columns = a.mask != 0 ? i32(mask.dim[0]) : 0;
   a.tile_rows = rule.tile_rows;
   a.target_items = rule.target_items;
@@ -100,7 +103,8 @@ inline bool attention_args(const Call& call, const CutRule& rule, AttentionArgs&
   a.least_units = rule.least_units;
   a.tickets = device_of(call).tickets;
   // Step inputs of I32 are no op's to write.
-  a.constant = call.in[kTable].storage == MICA_B_STEP && call.in[kPositions].storage == MICA_B_STEP;
+  a.constant = call.in[MICA_ATTENTION_TABLE].storage == MICA_B_STEP &&
+               call.in[MICA_ATTENTION_POSITIONS].storage == MICA_B_STEP;
   const int64_t place = static_cast<int64_t>(q.address) | q.stride[1] | q.stride[2];
   a.q_wide = q.dtype == MICA_F32 && place % 16 == 0 && q.dim[0] % 4 == 0;
   a.out_wide = a.out % 16 == 0 && a.dim_v % 4 == 0;

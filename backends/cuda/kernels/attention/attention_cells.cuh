@@ -88,6 +88,7 @@ struct CellsF16 {
     fetch_bytes(head + static_cast<uint32_t>(cell0) * row_bytes, kUnitCells * row_bytes);
   }
 
+  // key_operand, where stored K becomes an operand: as it is.
   // Loads have no conditions, so that none waits for another: what is too much is some other
   // element, whose factor is 0 or whose column is not kept. Cells lane / 4 and lane / 4 + 8.
   __device__ static void load_k(const AttentionArgs& a, const char* head, int cell0, K& k) {
@@ -269,7 +270,7 @@ struct CellsQuant {
   static constexpr bool kMayBeApart = false;
   __device__ static bool clear_values(V&) { return false; }
 
-  // The operands of two products: eight quants.
+  // key_operand, where stored K becomes an operand: eight quants to those of two products.
   __device__ static void k_operands(const uint2& x, uint32_t (&out)[4]) {
     if constexpr (kBits == 8) {
       constexpr uint32_t kBias = 0x64806480;  // 1024 + 128

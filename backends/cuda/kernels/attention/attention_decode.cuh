@@ -136,8 +136,8 @@ __device__ void decode_positions(const AttentionArgs& a, const Item& item, Decod
   s.high = __reduce_max_sync(0xffffffffu, s.high);
 }
 
-// The item's cells: batches of as many entries as there are threads, units of those for the warps
-// in turn. What a batch is lies in shared memory.
+// The item's cells: batches of as many entries as there are threads, or up to where their turn
+// changes; units of those for the warps one after the other. What a batch is lies in shared memory.
 template <class Cells, int kWarps>
 struct DecodeCells {
   static constexpr int kThreads = kWarps * 32;
@@ -162,16 +162,22 @@ struct DecodeCells {
     const int32_t before = from / kPageUnits;
     const int32_t last = (item.units.end + kPageUnits - 1) / kPageUnits;
     const int32_t i = before + static_cast<int32_t>(threadIdx.x);
-    Entry e = {0, 0, 0, 0, 1};
+    Entry e = {0, 0, 0, 0, 1, 0};
     if (i < last) e = table_entry(a, t, item.first_entry + i);
+    int32_t n = kThreads;
+    if (a.n_turns > 0)
+      n = same_turn<kWarps>(a, t, item.first_entry + before, last - before, e.turn,
+                            shared.same_turn);
     if (!any_sees(a, e, s.low, s.high)) e.n_cells = 0;
     shared.entries[threadIdx.x] = e;
     begin = from - before * kPageUnits;
-    end = min(item.units.end - before * kPageUnits, kThreads * kPageUnits);
+    end = min(item.units.end - before * kPageUnits, n * kPageUnits);
     __syncthreads();
     const int32_t ahead = begin + static_cast<int32_t>(threadIdx.x);
     if (threadIdx.x < kAhead && ahead < end) fetch(ahead);
   }
+  // Of the queries that the batch's cells meet.
+  __device__ int32_t turn() const { return a.n_turns > 0 ? shared.entries[0].turn : 0; }
   // To the L2 cache, by one thread.
   __device__ void fetch(int32_t unit) const {
     const Entry e = unit_entry(shared.entries, unit);
@@ -230,6 +236,18 @@ struct DecodeCells {
   }
 };
 
+// The rows as they meet the cells of another turn, in the place of those that are there. Apart, so
+// that its registers are. Returns q_factor.
+template <class Cells, int kWarps>
+__device__ __noinline__ float2 turn_queries(const AttentionArgs& a, Item item, int32_t turn,
+                                            DecodeShared<Cells::kDim, kWarps>& shared) {
+  QueryPart<Cells, kWarps> query;
+  float factor[2];
+  query.load(a, item, turn);
+  query.store(a, item, factor, shared);
+  return {factor[0], factor[1]};
+}
+
 template <class Cells, int kWarps>
 __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& item,
                             DecodeShared<Cells::kDim, kWarps>& shared,
@@ -239,10 +257,11 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
   decode_positions(a, item, s);
   cells.open(t, item.units.begin, s);
   wait_for_inputs();
-  query.load(a, item);
+  int32_t turn = cells.turn();
+  query.load(a, item, turn);
   cells.load_k(cells.first_unit());
   cells.load_v(cells.first_unit());
-  query.store(a, item, s, shared);
+  query.store(a, item, s.q_factor, shared);
 #pragma unroll
   for (int half = 0; half < 2; ++half) s.largest[half] = -infinity(), s.denominator[half] = 0;
 #pragma unroll
@@ -252,10 +271,15 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
   int32_t from = item.units.begin;
   for (;;) {
     cells.run(s);
-    from = from / kPageUnits * kPageUnits + cells.kThreads * kPageUnits;
+    from = from / kPageUnits * kPageUnits + cells.end;
     if (from >= item.units.end) break;
     __syncthreads();
     cells.open(t, from, s);
+    if (cells.turn() != turn) {
+      turn = cells.turn();
+      const float2 factor = turn_queries<Cells, kWarps>(a, item, turn, shared);
+      s.q_factor[0] = factor.x, s.q_factor[1] = factor.y;
+    }
     cells.load_k(cells.first_unit());
     cells.load_v(cells.first_unit());
   }

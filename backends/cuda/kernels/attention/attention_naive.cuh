@@ -22,6 +22,7 @@ __device__ inline void naive_cell(const AttentionArgs& a, const char* k, const c
 #pragma unroll
   for (int j = 0; j < kNaiveEach; ++j) {
     const int i = lane + 32 * j;
+    // key_operand, where stored K becomes an operand: an element decoded.
     if (i < a.dim_k) s += row.q[j] * kv_element(a.k, k, cell, static_cast<uint32_t>(i));
   }
   for (int offset = 16; offset > 0; offset /= 2) s += __shfl_xor_sync(0xffffffffu, s, offset);
@@ -42,6 +43,14 @@ __device__ inline void naive_cell(const AttentionArgs& a, const char* k, const c
   }
 }
 
+__device__ inline void naive_query(const AttentionArgs& a, const char* q, int32_t turn,
+                                   NaiveRow& row) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int j = 0; j < kNaiveEach; ++j)
+    row.q[j] = lane + 32 * j < a.dim_k ? query_operand(a, q, lane + 32 * j, turn) : 0.0f;
+}
+
 __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t token,
                                  int32_t head) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -49,11 +58,10 @@ __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t
   row.largest = -infinity();
   row.denominator = 0;
   const char* q = query_row(a, token, head);
+  int32_t turn = 0;
+  naive_query(a, q, turn, row);
 #pragma unroll
-  for (int j = 0; j < kNaiveEach; ++j) {
-    row.q[j] = lane + 32 * j < a.dim_k ? float_at(a.q_dtype, q, lane + 32 * j) : 0.0f;
-    row.sums[j] = 0;
-  }
+  for (int j = 0; j < kNaiveEach; ++j) row.sums[j] = 0;
   const int32_t position = reinterpret_cast<const int32_t*>(a.positions)[token];
   const int32_t kv_head = head / a.group;
   int32_t seq = 0;
@@ -62,6 +70,7 @@ __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t
   int64_t column = 0;
   for (int32_t i = entries.begin; i < entries.end; ++i) {
     const Entry e = table_entry(a, t, i);
+    if (e.turn != turn) naive_query(a, q, turn = e.turn, row);
     const Seen seen = seen_cells(a, e, position);
     const char* k = k_head(a, e, kv_head);
     const char* v = v_head(a, e, kv_head);

@@ -36,9 +36,10 @@ struct TileState {
   float denominator[2];
 };
 
-// Rows of q by a warp: lane's elements lane + 32 j. Without conditions between the loads.
+// Rows of q by a warp, as they meet the cells of a turn: lane's elements lane + 32 j. Without
+// conditions between the loads.
 template <int kDim, int kRows>
-__device__ void read_queries(const AttentionArgs& a, const Item& item, int first,
+__device__ void read_queries(const AttentionArgs& a, const Item& item, int first, int32_t turn,
                              float (&x)[kRows][kDim / 32]) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const char* q[kRows];
@@ -53,7 +54,9 @@ __device__ void read_queries(const AttentionArgs& a, const Item& item, int first
 #pragma unroll
       for (int j = 0; j < kDim / 32; ++j) x[r][j] = get(q[r], min(lane + 32 * j, a.dim_k - 1));
   };
-  if (a.q_dtype == MICA_F32) {
+  if (turn != 0) {
+    each([&](const char* row, int i) { return query_operand(a, row, i, turn); });
+  } else if (a.q_dtype == MICA_F32) {
     each([](const char* row, int i) { return reinterpret_cast<const float*>(row)[i]; });
   } else {
     each([&](const char* row, int i) { return float_at(a.q_dtype, row, i); });
@@ -86,14 +89,15 @@ struct PartsF16 {
   __device__ __half* v(int stage) const { return plane(3 + 2 * stage); }
 
   // Each row scaled by a power of two to at most 2^10. A warp's rows are its own.
-  __device__ void load_queries(const AttentionArgs& a, const Item& item, TileLists& lists) const {
+  __device__ void load_queries(const AttentionArgs& a, const Item& item, int32_t turn,
+                               TileLists& lists) const {
     constexpr int kBatch = kDim <= 128 ? 8 : 4;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int row0 = static_cast<int>(threadIdx.x / 32) * 16;
 #pragma unroll 1
     for (int first = row0; first < row0 + 16; first += kBatch) {
       float x[kBatch][kDim / 32];
-      read_queries<kDim, kBatch>(a, item, first, x);
+      read_queries<kDim, kBatch>(a, item, first, turn, x);
 #pragma unroll
       for (int r = 0; r < kBatch; ++r) {
         float largest = 0;
@@ -139,6 +143,7 @@ struct PartsF16 {
                  place < static_cast<uint32_t>(n_cells));
     }
   }
+  // key_operand, where stored K becomes an operand: as it is.
   __device__ void load_k(const AttentionArgs& a, const char* head, const Entry& e,
                          int stage) const {
     load_cells(a.k, head, e, k(stage));
@@ -265,14 +270,15 @@ struct PartsF32 {
     v = k + kSize;
   }
 
-  __device__ void load_queries(const AttentionArgs& a, const Item& item, TileLists& lists) const {
+  __device__ void load_queries(const AttentionArgs& a, const Item& item, int32_t turn,
+                               TileLists& lists) const {
     constexpr int kBatch = 4;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int row0 = static_cast<int>(threadIdx.x / 32) * 16;
 #pragma unroll 1
     for (int first = row0; first < row0 + 16; first += kBatch) {
       float x[kBatch][kDim / 32];
-      read_queries<kDim, kBatch>(a, item, first, x);
+      read_queries<kDim, kBatch>(a, item, first, turn, x);
 #pragma unroll
       for (int r = 0; r < kBatch; ++r) {
         if (lane == 0) lists.q_factor[first + r] = fabsf(a.op.scale);
@@ -297,6 +303,7 @@ struct PartsF32 {
       at[1] = {x[4], x[5], x[6], x[7]};
     }
   }
+  // key_operand, where stored K becomes an operand: decoded.
   __device__ void load_k(const AttentionArgs& a, const char* head, const Entry& e, int) const {
     load_cells(a.k, head, e, (a.dim_k + 15) / 16 * 16, k);
   }

@@ -16,7 +16,7 @@ constexpr int decode_blocks() {
 template <int kDim, int kWarps>
 constexpr uint64_t decode_shared_bytes() {
   return uint64_t{2} * kDim * 32 + uint64_t{kWarps} * kDecodeRows * (kDim + 8 + 3) * 4 +
-         uint64_t{kWarps} * 32 * 20 + 16;
+         uint64_t{kWarps} * (32 * 24 + 4) + 16;
 }
 
 #ifdef __CUDACC__
@@ -41,6 +41,7 @@ struct DecodeShared {
   float largest[kWarps][kDecodeRows], denominator[kWarps][kDecodeRows];
   float q_largest[kWarps][kDecodeRows];
   Entry entries[kThreads];  // of the item, so many at a time
+  int32_t same_turn[kWarps];
   int32_t is_last, unused[3];
 };
 static_assert(sizeof(DecodeShared<128, 8>) == decode_shared_bytes<128, 8>());
@@ -59,8 +60,9 @@ struct QueryPart {
   __device__ static int block(int j) { return static_cast<int>(threadIdx.x / 32) + j * kWarps; }
   __device__ static bool is_busy() { return static_cast<int>(threadIdx.x / 32) < kBusy; }
 
-  // Without conditions between the loads: beyond rows and elements are some others, until store().
-  __device__ void load(const AttentionArgs& a, const Item& item) {
+  // As rows meet the cells of a turn. Without conditions between the loads: beyond rows and
+  // elements are some others, until store().
+  __device__ void load(const AttentionArgs& a, const Item& item, int32_t turn) {
     if (!is_busy()) return;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const char* q[2];
@@ -78,7 +80,13 @@ struct QueryPart {
           for (int run = 0; run < 2; ++run)
             get(q[half], block(j) * 32 + Cells::run_of(lane, run), &x[half][j][4 * run]);
     };
-    if (a.q_wide) {
+    if (turn != 0) {
+      each([&](const char* row, int first, float* to) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          to[i] = query_operand(a, row, min(first + i, a.dim_k - 1), turn);
+      });
+    } else if (a.q_wide) {
       each([&](const char* row, int first, float* to) {
         const int at = min(first, a.dim_k - 4);
         const float4 four = *reinterpret_cast<const float4*>(row + at * 4);
@@ -111,7 +119,7 @@ struct QueryPart {
   }
 
   // To shared memory, each row scaled by a power of two to at most 2^10.
-  __device__ void store(const AttentionArgs& a, const Item& item, DecodeState<Cells::kDim>& s,
+  __device__ void store(const AttentionArgs& a, const Item& item, float (&q_factor)[2],
                         Shared& shared) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     if (is_busy()) {
@@ -140,7 +148,7 @@ struct QueryPart {
       if (exponent == 128 || largest == 0.0f) exponent = 9;
       exponent = max(exponent, -100);
       up[half] = __uint_as_float(static_cast<uint32_t>(127 + 9 - exponent) << 23);
-      s.q_factor[half] =
+      q_factor[half] =
           a.op.scale * __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
     }
     if (is_busy()) store_parts(up, shared);

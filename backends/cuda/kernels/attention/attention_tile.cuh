@@ -215,15 +215,22 @@ __device__ inline TileEntry tile_entry(const AttentionArgs& a, const Entry& e, i
   return te;
 }
 
-// This thread's entry of a batch, compacted with the others' that are seen. Returns how many are.
+// This thread's entry of a batch, compacted with the others' that are seen, of `first` … `end` or
+// up to where the turn changes: `next`. Returns how many are.
 __device__ inline int32_t list_entries(const AttentionArgs& a, const Table& t, int32_t first,
                                        int32_t end, int32_t low, int32_t high, int32_t& column,
-                                       TileLists& lists) {
+                                       int32_t& next, TileLists& lists) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
   const int32_t i = first + static_cast<int32_t>(threadIdx.x);
-  Entry e = {0, 0, 0, 0, 1};
+  constexpr Entry kNone = {0, 0, 0, 0, 1, 0};
+  Entry e = kNone;
   if (i < end) e = table_entry(a, t, i);
+  next = first + kTileThreads;
+  if (a.n_turns > 0) {
+    next = first + same_turn<kTileThreads / 32>(a, t, first, end - first, e.turn, lists.counts);
+    if (i >= next) e = kNone;
+  }
   const bool seen = any_sees(a, e, low, high);
   const unsigned hits = __ballot_sync(0xffffffffu, seen);
   int32_t cells = e.n_cells;  // up to and with this lane
@@ -250,11 +257,12 @@ __device__ inline int32_t list_entries(const AttentionArgs& a, const Table& t, i
   return n;
 }
 
-// The listed pages; the queries after the first is on its way. With two stages a page is on its way
-// while the one before is computed; with one, V while scores are and K while values are.
+// The listed pages; the queries, if those in shared memory are of another turn than the list's,
+// after the first is on its way. With two stages a page is on its way while the one before is
+// computed; with one, V while scores are and K while values are.
 template <class Parts>
 __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, const Parts& parts,
-                         TileLists& lists, const TileRows& rows, bool is_first,
+                         TileLists& lists, const TileRows& rows, int32_t& loaded_turn,
                          TileState<Parts::kDim>& state) {
   const bool busy = static_cast<int>(threadIdx.x / 32) * 16 < item.n_rows;
   constexpr bool kTwo = Parts::kStages == 2;
@@ -270,7 +278,9 @@ __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, co
   };
   load_k(0);
   load_v(0);
-  if (is_first) parts.load_queries(a, item, lists);
+  const int32_t turn = lists.entries[0].entry.turn;
+  if (turn != loaded_turn) parts.load_queries(a, item, turn, lists);
+  loaded_turn = turn;
   for (int32_t i = 0; i < n; ++i) {
     const int stage = kTwo ? i % 2 : 0;
     const int groups = lists.entries[i].groups;
@@ -356,13 +366,12 @@ __device__ void run_item(const AttentionArgs& a, const Table& t, int32_t i_item,
     for (int i = 0; i < 4; ++i) state.sums[j][i] = 0;
   for (int half = 0; half < 2; ++half)
     state.largest[half] = -infinity(), state.denominator[half] = 0;
-  bool is_first = true;
-  for (int32_t first = entries.begin; first < entries.end; first += kTileThreads) {
+  int32_t loaded_turn = -1;  // of the queries in shared memory
+  for (int32_t first = entries.begin, next = 0; first < entries.end; first = next) {
     const int32_t n =
-        list_entries(a, t, first, entries.end, positions.begin, positions.end, column, lists);
+        list_entries(a, t, first, entries.end, positions.begin, positions.end, column, next, lists);
     wait_for_inputs();
-    if (n > 0) run_list(a, item, n, parts, lists, rows, is_first, state);
-    if (n > 0) is_first = false;
+    if (n > 0) run_list(a, item, n, parts, lists, rows, loaded_turn, state);
   }
   wait_for_inputs();
   tile_finish(a, item, i_item, rows, state);

@@ -69,10 +69,18 @@ __device__ inline void warm_inputs(const AttentionArgs& a) {
 
 struct Entry {
   int32_t page, first_cell, n_cells, base, div;
+  int32_t turn;  // row of `turns`, of those that there are; 0: no rotation
 };
+__device__ inline const int32_t* entry_words(const Table& t, int32_t i) {
+  return t.words + MICA_KV_TABLE_ENTRIES(t.max_seqs) + i * MICA_KV_ENTRY_WORDS;
+}
+__device__ inline int32_t checked_turn(const AttentionArgs& a, int32_t turn) {
+  return turn >= 0 && turn < a.n_turns ? turn : 0;
+}
 __device__ inline Entry raw_entry(const Table& t, int32_t i) {
-  const int32_t* w = t.words + MICA_KV_TABLE_ENTRIES(t.max_seqs) + i * MICA_KV_ENTRY_WORDS;
-  return {w[0], w[1], w[2], w[3], w[4]};
+  const int32_t* w = entry_words(t, i);
+  return {w[MICA_KV_ENTRY_PAGE], w[MICA_KV_ENTRY_FIRST_CELL], w[MICA_KV_ENTRY_N_CELLS],
+          w[MICA_KV_ENTRY_BASE], w[MICA_KV_ENTRY_DIV],        w[MICA_KV_ENTRY_TURN]};
 }
 // One that names no cells of the cache has n_cells 0. All words are looked at, so that none is
 // loaded only after another.
@@ -80,11 +88,31 @@ __device__ inline Entry checked_entry(const AttentionArgs& a, const Entry& e) {
   const bool good = (e.page >= 0) & (e.page < a.n_pages) & (e.first_cell >= 0) &
                     (e.first_cell < kPageCells) & (e.n_cells >= 0) &
                     (e.n_cells <= kPageCells - e.first_cell) & (e.div >= 1);
-  if (good) return e;
-  return {0, 0, 0, 0, 1};
+  const int32_t turn = checked_turn(a, e.turn);
+  if (good) return {e.page, e.first_cell, e.n_cells, e.base, e.div, turn};
+  return {0, 0, 0, 0, 1, turn};
 }
 __device__ inline Entry table_entry(const AttentionArgs& a, const Table& t, int32_t i) {
   return checked_entry(a, raw_entry(t, i));
+}
+
+// Kernels take a block's entries together, an entry a thread, up to the first of another turn: all
+// meet the queries of one rotation. How many of them come before it; `mine`: this thread's turn.
+// `first`: the first entry, `n` as many as there are. By the whole block; only where a.n_turns > 0.
+template <int kWarps>
+__device__ int32_t same_turn(const AttentionArgs& a, const Table& t, int32_t first, int32_t n,
+                             int32_t mine, int32_t* scratch) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t turn = checked_turn(a, entry_words(t, first)[MICA_KV_ENTRY_TURN]);
+  const bool other = thread < n && mine != turn;
+  if (__syncthreads_or(other ? 1 : 0) == 0) return kWarps * 32;
+  const unsigned others = __ballot_sync(0xffffffffu, other);
+  if (thread % 32 == 0)
+    scratch[thread / 32] = others == 0 ? kWarps * 32 : thread + __ffs(static_cast<int>(others)) - 1;
+  __syncthreads();
+  int32_t same = kWarps * 32;
+  for (int w = 0; w < kWarps; ++w) same = min(same, scratch[w]);
+  return same;
 }
 
 // --- What a token sees --------------------------------------------------------------------------
@@ -304,6 +332,22 @@ __device__ inline int32_t row_head(const AttentionArgs& a, const Item& item, int
 }
 __device__ inline const char* query_row(const AttentionArgs& a, int32_t token, int32_t head) {
   return reinterpret_cast<const char*>(a.q) + token * a.q_stride2 + head * a.q_stride1;
+}
+// query_operand, where q becomes an operand: element i of a row of q as it meets the cells of a
+// turn, rotated by that row of `turns`.
+__device__ inline float query_operand(const AttentionArgs& a, const char* row, int32_t i,
+                                      int32_t turn) {
+  const float x = float_at(a.q_dtype, row, i);
+  const auto n_rot = static_cast<int32_t>(a.op.n_rot);
+  const int32_t at = i - static_cast<int32_t>(a.op.rope_offset);
+  if (turn == 0 || at < 0 || at >= n_rot) return x;
+  const bool adjacent = a.op.rope_pairing == MICA_ROPE_ADJACENT;
+  const int32_t step = adjacent ? 1 : n_rot / 2;
+  const bool second = adjacent ? at % 2 != 0 : at >= step;
+  const int32_t pair = adjacent ? at / 2 : second ? at - step : at;
+  const float other = float_at(a.q_dtype, row, second ? i - step : i + step);
+  const float* angle = reinterpret_cast<const float*>(a.turns) + int64_t{turn} * n_rot + 2 * pair;
+  return second ? other * angle[1] + x * angle[0] : x * angle[0] - other * angle[1];
 }
 __device__ inline float* out_row(const AttentionArgs& a, int32_t token, int32_t head) {
   return reinterpret_cast<float*>(a.out) + (int64_t{token} * a.n_heads + head) * a.dim_v;
