@@ -236,16 +236,42 @@ struct DecodeCells {
   }
 };
 
-// The rows as they meet the cells of another turn, in the place of those that are there. Apart, so
-// that its registers are. Returns q_factor.
+// The rows as they meet the cells of a turn, in the place of those that are there. Apart, so that
+// its registers are. Returns q_factor.
 template <class Cells, int kWarps>
-__device__ __noinline__ float2 turn_queries(const AttentionArgs& a, Item item, int32_t turn,
-                                            DecodeShared<Cells::kDim, kWarps>& shared) {
+__device__ __noinline__ float2 load_turned(const AttentionArgs& a, Item item, int32_t turn,
+                                           DecodeShared<Cells::kDim, kWarps>& shared) {
   QueryPart<Cells, kWarps> query;
   float factor[2];
   query.load(a, item, turn);
   query.store(a, item, factor, shared);
   return {factor[0], factor[1]};
+}
+
+// The same; what the warp has summed waits in shared memory, where its registers are wanted.
+template <class Cells, int kWarps>
+__device__ void turn_queries(const AttentionArgs& a, const Item& item, int32_t turn,
+                             DecodeShared<Cells::kDim, kWarps>& shared,
+                             DecodeState<Cells::kDim>& s) {
+  constexpr int kSums = Cells::kDim / 2;
+  static_assert((kSums + 4) * 32 <= sizeof(shared.sums[0]) / sizeof(float));
+  float* const room = &shared.sums[threadIdx.x / 32][0][threadIdx.x % 32];
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) room[i * 32] = s.sums[i / 4][i % 4];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    room[(kSums + half) * 32] = s.largest[half];
+    room[(kSums + 2 + half) * 32] = s.denominator[half];
+  }
+  const float2 factor = load_turned<Cells, kWarps>(a, item, turn, shared);
+  s.q_factor[0] = factor.x, s.q_factor[1] = factor.y;
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) s.sums[i / 4][i % 4] = room[i * 32];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    s.largest[half] = room[(kSums + half) * 32];
+    s.denominator[half] = room[(kSums + 2 + half) * 32];
+  }
 }
 
 template <class Cells, int kWarps>
@@ -257,8 +283,7 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
   decode_positions(a, item, s);
   cells.open(t, item.units.begin, s);
   wait_for_inputs();
-  int32_t turn = cells.turn();
-  query.load(a, item, turn);
+  query.load(a, item, 0);
   cells.load_k(cells.first_unit());
   cells.load_v(cells.first_unit());
   query.store(a, item, s.q_factor, shared);
@@ -269,17 +294,19 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
 #pragma unroll
     for (int i = 0; i < 4; ++i) s.sums[j][i] = 0;
   int32_t from = item.units.begin;
+  int32_t turn = 0;  // of the queries in shared memory
   for (;;) {
+    if (cells.turn() != turn) {
+      turn = cells.turn();
+      turn_queries<Cells, kWarps>(a, item, turn, shared, s);
+      cells.load_k(cells.first_unit());
+      cells.load_v(cells.first_unit());
+    }
     cells.run(s);
     from = from / kPageUnits * kPageUnits + cells.end;
     if (from >= item.units.end) break;
     __syncthreads();
     cells.open(t, from, s);
-    if (cells.turn() != turn) {
-      turn = cells.turn();
-      const float2 factor = turn_queries<Cells, kWarps>(a, item, turn, shared);
-      s.q_factor[0] = factor.x, s.q_factor[1] = factor.y;
-    }
     cells.load_k(cells.first_unit());
     cells.load_v(cells.first_unit());
   }

@@ -257,6 +257,13 @@ __device__ inline int32_t list_entries(const AttentionArgs& a, const Table& t, i
   return n;
 }
 
+// The rows as they meet the cells of a turn. Apart, so that its registers are.
+template <class Parts>
+__device__ __noinline__ void turn_queries(const AttentionArgs& a, const Item& item,
+                                          const Parts& parts, int32_t turn, TileLists& lists) {
+  parts.load_queries(a, item, turn, lists);
+}
+
 // The listed pages; the queries, if those in shared memory are of another turn than the list's,
 // after the first is on its way. With two stages a page is on its way while the one before is
 // computed; with one, V while scores are and K while values are.
@@ -279,7 +286,8 @@ __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, co
   load_k(0);
   load_v(0);
   const int32_t turn = lists.entries[0].entry.turn;
-  if (turn != loaded_turn) parts.load_queries(a, item, turn, lists);
+  if (turn != loaded_turn && turn == 0) parts.load_queries(a, item, 0, lists);
+  if (turn != loaded_turn && turn != 0) turn_queries(a, item, parts, turn, lists);
   loaded_turn = turn;
   for (int32_t i = 0; i < n; ++i) {
     const int stage = kTwo ? i % 2 : 0;

@@ -1,7 +1,8 @@
 // kv_shift: K of listed cells, rotated from one position to another, in place. A block takes a few
 // cells of an entry, one after the other: cosines and sines once for all heads and for as many
 // cells as move by the same, then rows through shared memory, since a block of a quantized type
-// holds one element of a pair only.
+// holds one element of a pair only. All is computed in double and rounded once, so that a cache
+// holds what the reference's would.
 #include "backends/cuda/kernels/attention/attention_mma.cuh"
 #include "backends/cuda/kernels/attention/kv_block.cuh"
 #include "backends/cuda/kernels/plain_rows.cuh"
@@ -32,7 +33,7 @@ struct ShiftArgs {
 
 struct ShiftShared {
   float rows[kRowFloats];  // of some heads of a cell
-  float cosine[kShiftPairs], sine[kShiftPairs];
+  double cosine[kShiftPairs], sine[kShiftPairs];
 };
 
 // From and to which multiples of the divisors.
@@ -71,7 +72,7 @@ __device__ void shift_angles(const ShiftArgs& a, int64_t by, ShiftShared& shared
     double radians = a.radians[i];
     if (a.factors != 0)
       radians /= static_cast<double>(reinterpret_cast<const float*>(a.factors)[i]);
-    cos_sin(static_cast<double>(by) * radians, 1.0, shared.cosine[i], shared.sine[i]);
+    cos_sin<true>(static_cast<double>(by) * radians, shared.cosine[i], shared.sine[i]);
   }
 }
 
@@ -96,6 +97,16 @@ __device__ void decode_rows(const ShiftArgs& a, const char* head0, uint32_t cell
   }
 }
 
+// To odd: the nearest float towards zero, its last bit set when that is not exact. Rounding it to
+// F16 or BF16 gives what rounding the double once would.
+__device__ float to_odd(double value) {
+  const float f = static_cast<float>(value);
+  const double back = static_cast<double>(f);
+  if (!(magnitude(f) < infinity()) || back == value) return f;
+  const bool away = fabs(back) > fabs(value);
+  return float_of((away ? bits_of(f) - 1 : bits_of(f)) | 1u);
+}
+
 __device__ void rotate_rows(const ShiftArgs& a, uint32_t n_heads, ShiftShared& shared) {
   const auto n_pairs = static_cast<uint32_t>(a.n_pairs);
   for (uint32_t at = threadIdx.x; at < n_heads * n_pairs; at += kThreads) {
@@ -104,10 +115,11 @@ __device__ void rotate_rows(const ShiftArgs& a, uint32_t n_heads, ShiftShared& s
     float* const x0 = shared.rows + head * a.page.row_elems + static_cast<uint32_t>(a.offset) +
                       (a.adjacent ? 2 * pair : pair);
     float* const x1 = x0 + (a.adjacent ? 1u : n_pairs);
-    const float c = shared.cosine[pair], s = shared.sine[pair];
-    const float first = *x0, second = *x1;
-    *x0 = first * c - second * s;
-    *x1 = first * s + second * c;
+    const double c = shared.cosine[pair], s = shared.sine[pair];
+    const double first = *x0, second = *x1;
+    const double y0 = first * c - second * s, y1 = first * s + second * c;
+    *x0 = a.page.elem_bytes == 2 ? to_odd(y0) : static_cast<float>(y0);
+    *x1 = a.page.elem_bytes == 2 ? to_odd(y1) : static_cast<float>(y1);
   }
 }
 
