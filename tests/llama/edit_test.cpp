@@ -214,7 +214,11 @@ INSTANTIATE_TEST_SUITE_P(Ways, Edits,
                          testing::Values(Way{"ref", MICA_KV_KEYS_ROTATED, MICA_F32},
                                          Way{"ref", MICA_KV_KEYS_ROTATED, MICA_Q8_0},
                                          Way{"ref", MICA_KV_KEYS_RELATIVE, MICA_F32},
-                                         Way{"ref", MICA_KV_KEYS_RELATIVE, MICA_Q8_0}),
+                                         Way{"ref", MICA_KV_KEYS_RELATIVE, MICA_Q8_0},
+                                         Way{"cpu", MICA_KV_KEYS_ROTATED, MICA_F32},
+                                         Way{"cpu", MICA_KV_KEYS_ROTATED, MICA_Q8_0},
+                                         Way{"cpu", MICA_KV_KEYS_RELATIVE, MICA_F32},
+                                         Way{"cpu", MICA_KV_KEYS_RELATIVE, MICA_Q8_0}),
                          [](const auto& way) {
                            return std::string(way.param.device) +
                                   (way.param.keys == MICA_KV_KEYS_ROTATED ? "Rotated"
