@@ -209,6 +209,17 @@ mica_status fill(mica_kv_cache& c, const mica_kv_params& p) {
   return place_layers(c);
 }
 
+// Cells of the group that a sequence holds.
+uint64_t count_cells(const mica_kv_cache& c, const KvGroup& g) {
+  std::fill(g.page_used.begin(), g.page_used.end(), uint64_t{0});
+  for (uint32_t seq = 0; seq < c.max_seqs; ++seq)
+    for (uint32_t i = 0; i < g.seqs[seq].n_entries; ++i)
+      g.page_used[static_cast<size_t>(g.of(seq)[i].page)] |= g.of(seq)[i].cells();
+  uint64_t n = 0;
+  for (const uint64_t cells : g.page_used) n += static_cast<uint64_t>(__builtin_popcountll(cells));
+  return n;
+}
+
 }  // namespace
 }  // namespace mica
 
@@ -275,10 +286,13 @@ uint64_t mica_kv_seq_cells(const mica_kv_cache* cache, uint32_t seq) {
 mica_status mica_kv_cache_usage(const mica_kv_cache* cache, mica_kv_usage* out_usage) {
   if (cache == nullptr) return MICA_INVALID_ARGUMENT;
   if (out_usage == nullptr) return cache->device->error().null("out_usage");
-  *out_usage = {mica::kv_n_groups(cache), 0, 0};
+  *out_usage = {mica::kv_n_groups(cache), 0, 0, 0, 0};
   for (const KvGroup& g : cache->groups) {
+    const uint64_t n_cells = mica::count_cells(*cache, g);
     out_usage->n_pages += g.n_pages;
     out_usage->n_pages_free += g.free_pages.size();
+    if (&g == cache->groups.begin()) out_usage->n_cells_used = n_cells;
+    out_usage->n_cells_used_all += n_cells;
   }
   return MICA_OK;
 }

@@ -21,6 +21,9 @@ struct KvEntry {
     return div == key_div && by % div == 0;
   }
   bool is_moved() const { return base != key_base || div != key_div; }
+  uint64_t cells() const {  // of the page, one bit each
+    return (~uint64_t{0} >> (kPageCells - n_cells)) << first_cell;
+  }
   int64_t first() const { return int64_t{base} / div; }  // positions
   int64_t last() const { return (int64_t{base} + n_cells - 1) / div; }
 };
@@ -84,15 +87,15 @@ struct KvGroup {
         step(a), table(a), slots(a), appends(a), shifts(a), shifted(a) {}
   uint32_t window = 0, n_first = 0;
   uint32_t n_pages = 0;
-  uint32_t max_entries = 0;      // of a step's table
-  uint32_t max_seq_entries = 0;  // of one sequence
-  Vec<uint32_t> page_refs;       // [n_pages]
-  Vec<int32_t> page_end;         // [n_pages]: one past the highest cell in use
-  Vec<uint64_t> page_used;       // [n_pages], scratch: cells of one sequence, a bit each
-  Vec<uint32_t> page_own;        // [n_pages], scratch: entries of one sequence
-  Vec<int32_t> free_pages;       // a stack; never grows beyond n_pages
-  Vec<KvEntry> entries;          // [max_seqs][max_seq_entries], in use: the first n_entries
-  Vec<KvSeq> seqs;               // [max_seqs]
+  uint32_t max_entries = 0;         // of a step's table
+  uint32_t max_seq_entries = 0;     // of one sequence
+  Vec<uint32_t> page_refs;          // [n_pages]
+  Vec<int32_t> page_end;            // [n_pages]: one past the highest cell in use
+  mutable Vec<uint64_t> page_used;  // [n_pages], scratch: cells of a sequence or of all, a bit each
+  Vec<uint32_t> page_own;           // [n_pages], scratch: entries of one sequence
+  Vec<int32_t> free_pages;          // a stack; never grows beyond n_pages
+  Vec<KvEntry> entries;             // [max_seqs][max_seq_entries], in use: the first n_entries
+  Vec<KvSeq> seqs;                  // [max_seqs]
   // The pending step.
   Vec<KvEntry> step;      // [max_entries], or more: what the table says; scratch of edits
   Vec<int32_t> table;     // mica/kv_table.h says how

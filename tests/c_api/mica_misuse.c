@@ -56,6 +56,16 @@ static void null_handles(void) {
   BAD(mica_kv_seq_rm(NULL, 0, 0, -1));
   BAD(mica_kv_seq_cp(NULL, 0, 1, 0, -1));
   BAD(mica_kv_seq_keep(NULL, 0));
+  BAD(mica_kv_seq_cp_to(NULL, 0, 1, 0, -1, 0));
+  BAD(mica_kv_seq_add(NULL, 0, 0, -1, 1));
+  BAD(mica_kv_seq_div(NULL, 0, 0, -1, 2));
+  BAD(mica_kv_seq_seek(NULL, 0, 0));
+  BAD(mica_kv_clear(NULL));
+  BAD(mica_kv_reserve_shift(NULL, 0, NULL));
+  BAD(mica_kv_save(NULL, 0, 0, "x"));
+  BAD(mica_kv_save_to(NULL, 0, 0, NULL));
+  BAD(mica_kv_load(NULL, 0, 0, "x", NULL));
+  BAD(mica_kv_load_from(NULL, 0, 0, NULL, NULL));
   BAD(mica_dtype_decode(MICA_F16, NULL, NULL, 4));
   BAD(mica_dtype_encode((mica_dtype)99, &value, &byte, 4));
   CHECK(mica_dtype_get((mica_dtype)99) == NULL);

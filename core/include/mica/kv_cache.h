@@ -170,7 +170,11 @@ typedef struct mica_kv_usage {
   uint32_t n_groups;
   uint64_t n_pages; /* of all groups */
   uint64_t n_pages_free;
+  uint64_t n_cells_used; /* of the first group: held by a sequence, a shared one counts once; the
+                            rest of the pages in use is room that their last tokens left */
+  uint64_t n_cells_used_all; /* of all groups */
 } mica_kv_usage;
+/* Takes time in proportion to pages and table entries. */
 MICA_API mica_status mica_kv_cache_usage(const mica_kv_cache* cache, mica_kv_usage* out_usage);
 
 #ifdef __cplusplus

@@ -7,6 +7,7 @@
 #include "gguf.h"
 #include "graph.h"
 #include "kv_cache.h"
+#include "kv_state.h"
 #include "mica/ops.h" /* generated: the header of every op family in ops/ops.def */
 #include "session.h"
 #include "status.h"

@@ -254,6 +254,7 @@ struct KvCacheRandom : mica::kv_test::KvModel {
       check_all();
       if (HasFatalFailure()) return;
     }
+    check_usage();
   }
 
   bool moves = false;

@@ -100,6 +100,23 @@ struct KvModel : KvFixture {
     return {g.of(seq), g.of(seq) + g.seqs[seq].n_entries};
   }
 
+  void check_usage() {
+    uint64_t all = 0;
+    uint64_t first = 0;
+    for (const KvGroup& g : cache->groups) {
+      std::set<int32_t> cells;
+      for (uint32_t s = 0; s < cache->max_seqs; ++s)
+        for (const KvEntry& e : held(g, s))
+          for (int32_t i = 0; i < e.n_cells; ++i) cells.insert(e.page * 64 + e.first_cell + i);
+      all += cells.size();
+      if (&g == cache->groups.begin()) first = cells.size();
+    }
+    mica_kv_usage usage{};
+    ASSERT_EQ(mica_kv_cache_usage(cache, &usage), MICA_OK);
+    ASSERT_EQ(usage.n_cells_used, first);
+    ASSERT_EQ(usage.n_cells_used_all, all);
+  }
+
   void check_all() {
     for (uint32_t gi = 0; gi < cache->groups.size(); ++gi) {
       const KvGroup& g = cache->groups[gi];
