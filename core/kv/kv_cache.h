@@ -103,7 +103,7 @@ struct KvGroup {
   Vec<KvAppend> appends;  // [max_seqs], one a span
   Vec<int32_t> shifts;    // mica/kv_table.h
   Vec<KvShift> shifted;   // [max_shifts]
-  uint32_t n_words = 0;
+  uint32_t n_words = 0, n_rewritten = 0;
   uint32_t n_taken = 0;  // pages from the top of free_pages
   uint32_t max_shifts = 0, n_shifts = 0;
 

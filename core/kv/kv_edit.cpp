@@ -249,29 +249,36 @@ int64_t end_after(const mica_kv_cache& c, uint32_t seq, Range r, const Change& c
   return after;
 }
 
+// Leaves the entries as they are to be in each group's `step`.
 mica_status check_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
   const int64_t next = end_after(c, seq, r, what);
   // Where a removal leaves the end as it was, the sequence could go on before and still can.
   const bool same_end =
       what.kind == Change::kRemove && next == end_before(c, seq, kNoEnd) && next == c.next[seq];
   for (KvGroup& g : c.groups) {
-    MICA_TRY(Rewrite(c, g, seq).change(r, what));
+    Rewrite rewrite(c, g, seq);
+    MICA_TRY(rewrite.change(r, what));
+    g.n_rewritten = rewrite.size();
     const KvSeq after = lost_after(g.seqs[seq], r, what);
     if (!same_end && misses(g, after, 0, next)) return fail_window(c, g.seqs[seq], seq, g, next);
   }
   return MICA_OK;
 }
 
-// Cannot fail: it was checked.
+// Makes the change that was checked last.
 void make_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
   const int64_t next = end_after(c, seq, r, what);
   for (KvGroup& g : c.groups) {
-    Rewrite rewrite(c, g, seq);
-    (void)rewrite.change(r, what);
-    kv_replace(g, seq, rewrite.entries(), rewrite.size());
+    kv_replace(g, seq, g.step.data(), g.n_rewritten);
     g.seqs[seq] = lost_after(g.seqs[seq], r, what);
   }
   kv_set_next(c, seq, next);
+}
+
+mica_status change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
+  MICA_TRY(check_change(c, seq, r, what));
+  make_change(c, seq, r, what);
+  return MICA_OK;
 }
 
 bool has_full_group(const mica_kv_cache& c) {
@@ -402,7 +409,7 @@ mica_status mica_kv_seq_rm(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64
   const uint32_t begin = all ? 0 : seq;
   const uint32_t end = all ? c.max_seqs : seq + 1;
   for (uint32_t s = begin; s < end; ++s) MICA_TRY(mica::check_change(c, s, r, mica::kRemoved));
-  for (uint32_t s = begin; s < end; ++s) mica::make_change(c, s, r, mica::kRemoved);
+  for (uint32_t s = begin; s < end; ++s) MICA_TRY(mica::change(c, s, r, mica::kRemoved));
   return MICA_OK;
 }
 
@@ -433,7 +440,7 @@ mica_status mica_kv_seq_keep(mica_kv_cache* cache, uint32_t seq) {
   if (cache == nullptr) return MICA_INVALID_ARGUMENT;
   MICA_TRY(mica::check_edit(*cache, seq));
   for (uint32_t s = 0; s < cache->max_seqs; ++s)
-    if (s != seq) mica::make_change(*cache, s, {0, mica::kNoEnd}, mica::kRemoved);
+    if (s != seq) MICA_TRY(mica::change(*cache, s, {0, mica::kNoEnd}, mica::kRemoved));
   return MICA_OK;
 }
 
@@ -449,9 +456,7 @@ mica_status mica_kv_seq_add(mica_kv_cache* cache, uint32_t seq, int64_t p0, int6
   if (r.p0 >= r.p1 || delta == 0) return MICA_OK;
   // Beyond it every position is out of range, and sums could be too.
   const mica::Change what = {mica::Change::kAdd, std::clamp(delta, -mica::kNoEnd, mica::kNoEnd)};
-  MICA_TRY(mica::check_change(*cache, seq, r, what));
-  mica::make_change(*cache, seq, r, what);
-  return MICA_OK;
+  return mica::change(*cache, seq, r, what);
 }
 
 mica_status mica_kv_seq_div(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64_t p1,
@@ -464,9 +469,7 @@ mica_status mica_kv_seq_div(mica_kv_cache* cache, uint32_t seq, int64_t p0, int6
   const Range r = mica::normal_range(p0, p1);
   if (r.p0 >= r.p1 || divisor == 1) return MICA_OK;
   const mica::Change what = {mica::Change::kDivide, std::min(divisor, mica::kNoEnd)};
-  MICA_TRY(mica::check_change(*cache, seq, r, what));
-  mica::make_change(*cache, seq, r, what);
-  return MICA_OK;
+  return mica::change(*cache, seq, r, what);
 }
 
 mica_status mica_kv_seq_seek(mica_kv_cache* cache, uint32_t seq, int64_t position) {

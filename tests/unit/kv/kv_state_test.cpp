@@ -1,6 +1,6 @@
 // Saved states of a KV cache: what was saved goes on as it did, bit by bit; what is damaged, cut,
 // foreign or too large changes nothing and says why.
-#include "core/kv/kv_state.h"
+#include "core/state/kv_state.h"
 
 #include <unistd.h>
 

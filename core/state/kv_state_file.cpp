@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "core/kv/kv_state.h"
+#include "core/state/kv_state.h"
 
 namespace mica {
 namespace {

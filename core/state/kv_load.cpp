@@ -3,7 +3,7 @@
 // they are free, and adopted with their tables when all of the state was read and is whole.
 #include <algorithm>
 
-#include "core/kv/kv_state.h"
+#include "core/state/kv_state.h"
 
 namespace mica {
 namespace {

@@ -1,5 +1,5 @@
 // Saving sequences of a KV cache.
-#include "core/kv/kv_state.h"
+#include "core/state/kv_state.h"
 
 namespace mica {
 
