@@ -270,6 +270,14 @@ mica_status mica_llama_edit_to(mica_llama_session* session, uint32_t seq, const 
   });
 }
 
+mica_status mica_llama_save(mica_llama_session* session, uint32_t seq, const char* path) {
+  return guarded([&] { session_of(session).save(seq, &required(path, "the path")); });
+}
+
+mica_status mica_llama_load(mica_llama_session* session, uint32_t seq, const char* path) {
+  return guarded([&] { session_of(session).load(seq, &required(path, "the path")); });
+}
+
 mica_status mica_llama_seq_tokens(const mica_llama_session* session, uint32_t seq, int32_t* tokens,
                                   size_t capacity, size_t* out_n) {
   return guarded([&] {

@@ -16,7 +16,7 @@ constexpr size_t kRepeatWindow = 64;  // tokens that --repeat-penalty looks back
 
 struct Arguments {
   Options common;
-  std::string prompt, prompt_file, system;
+  std::string prompt, prompt_file, system, prompt_cache;
   int64_t n_predict = -1;
   int64_t seed = -1;
   float temperature = 0.8f, top_p = 0.95f, min_p = 0.05f, repeat_penalty = 1.0f;
@@ -47,6 +47,8 @@ void add_arguments(CommandLine& line, Arguments& a) {
   line.add("--drop", &a.n_drop, "tokens to drop at once (default: half)");
   line.add("--group", &a.group, "Self-Extend: tokens that share a position (default: off)");
   line.add("--group-window", &a.group_window, "tokens that become groups at once", true);
+  line.add("--prompt-cache", &a.prompt_cache,
+           "a file that keeps what was computed: the next run with it computes only what is new");
   line.add("--explain", &a.explain, "print where and how each step runs");
 }
 
@@ -139,6 +141,23 @@ void check_logits(const mica_llama_model* model, mica_llama_session* session) {
   require_finite(row, info_of(model).n_vocab);
 }
 
+// The prompt, or what of it the file of --prompt-cache lacks. False when Ctrl-C stopped it.
+bool prompt_or_stop(const Arguments& a, mica_llama_session* session,
+                    const std::vector<int32_t>& tokens) {
+  if (a.prompt_cache.empty()) return decode_or_stop(session, tokens.data(), tokens.size());
+  const mica_status loaded = mica_llama_load(session, 0, a.prompt_cache.c_str());
+  if (loaded != MICA_NOT_FOUND) check_llama(loaded);
+  mica_llama_edit_info info{};
+  const mica_status status =
+      mica_llama_edit_to(session, 0, tokens.data(), tokens.size(), nullptr, &info);
+  if (status == MICA_CANCELLED) return false;
+  check_llama(status);
+  std::fprintf(stderr, "reused %llu of %llu tokens\n",
+               static_cast<unsigned long long>(info.n_reused),
+               static_cast<unsigned long long>(info.n_tokens));
+  return true;
+}
+
 // Generates until an end. Returns a sentence when that is worth telling.
 const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_session* session,
                      std::vector<int32_t> tokens, Timing& timing) {
@@ -150,7 +169,7 @@ const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_ses
   sampler.repeat_penalty = a.repeat_penalty;
   sampler.seed = a.seed >= 0 ? static_cast<uint64_t>(a.seed) : std::random_device{}();
   auto start = std::chrono::steady_clock::now();
-  if (!decode_or_stop(session, tokens.data(), tokens.size())) return nullptr;
+  if (!prompt_or_stop(a, session, tokens)) return nullptr;
   timing.n_prompt = tokens.size();
   timing.prompt = seconds_since(start);
   check_logits(model, session);
@@ -210,6 +229,8 @@ int run(const Arguments& a) {
   timing.load = seconds_since(start);
   if (a.explain) print_explanation(session.get());
   const char* end = generate(a, model.get(), session.get(), tokens, timing);
+  if (!a.prompt_cache.empty() && interrupted == 0)
+    check_llama(mica_llama_save(session.get(), 0, a.prompt_cache.c_str()));
   mica_memory memory{};
   check_llama(mica_llama_session_memory(session.get(), &memory));
   if (end != nullptr) std::fprintf(stderr, "%s\n", end);

@@ -281,6 +281,15 @@ MICA_API mica_status mica_llama_edit_to(mica_llama_session* session, uint32_t se
                                         const int32_t* tokens, size_t n_tokens,
                                         const mica_llama_edit_params* params,
                                         mica_llama_edit_info* out_info);
+/* Saves a sequence with its tokens, and loads it into an empty one, of this or another session of
+ * the same model: it goes on as if it had never left, bit by bit when the cache's types are the
+ * same; other types are converted. Follow with mica_llama_edit_to: it runs what the file lacks, and
+ * the last token for its logits. The file appears whole or not at all, and a load that fails
+ * changes nothing. Errors: NOT_FOUND, IO, BAD_FILE (damaged, or no saved sequence),
+ * INVALID_ARGUMENT (another model; the sequence is not empty; tokens not known by position),
+ * CACHE_FULL. */
+MICA_API mica_status mica_llama_save(mica_llama_session* session, uint32_t seq, const char* path);
+MICA_API mica_status mica_llama_load(mica_llama_session* session, uint32_t seq, const char* path);
 /* The tokens of a sequence by position. At most `capacity` are written; *out_n is how many there
  * are. Errors: INVALID_ARGUMENT (no such sequence, or they are not known by position). */
 MICA_API mica_status mica_llama_seq_tokens(const mica_llama_session* session, uint32_t seq,

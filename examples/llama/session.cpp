@@ -292,11 +292,7 @@ bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& d
 }
 
 void Session::decode(const mica_llama_batch& batch) {
-  if (!allocated_) {
-    const std::lock_guard<std::mutex> lock(model_->mutex());
-    if (!model_->is_loaded()) fail(MICA_INVALID_ARGUMENT, "decode: load the model's weights first");
-    allocate();
-  }
+  check_allocated();
   if (batch.spans != nullptr)
     for (uint32_t i = 0; i < batch.n_spans; ++i)
       if (batch.spans[i].seq < n_seqs_) make_room(batch.spans[i].seq, batch.spans[i].n_tokens);

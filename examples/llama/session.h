@@ -44,6 +44,8 @@ class Session {
   mica_llama_edit_info edit_to(uint32_t seq, std::span<const int32_t> tokens,
                                const mica_llama_edit_params& params);
   const std::vector<int32_t>& tokens_of(uint32_t seq) const;
+  void save(uint32_t seq, const std::string& path);  // state.cpp
+  void load(uint32_t seq, const std::string& path);
 
  private:
   // A row of logits: the token it came from, and what the step sampled there if it did.
@@ -74,6 +76,7 @@ class Session {
   bool prompt_samples() const { return max_outputs_ <= n_seqs_; }
   bool samples(const mica_plan* plan) const { return plan == decode_plan_ || prompt_samples(); }
   void check_free() const;
+  void check_allocated();
   void compile();
   void allocate();
 

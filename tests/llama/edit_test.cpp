@@ -158,6 +158,40 @@ TEST_P(Edits, GroupsOfPositionsHoldALongContext) {
   EXPECT_LT(mica_llama_seq_next(own.get(), 0), 200);
 }
 
+TEST_P(Edits, ASavedSequenceGoesOn) {
+  const std::string path = testing::TempDir() + "mica_saved_" + std::to_string(getpid());
+  std::vector<int32_t> tokens = some_tokens(100, 12);
+  const std::vector<int32_t> more = some_tokens(7, 13);
+  {
+    const Session own = open_session(model_.get(), params());
+    (void)next_row(own.get(), tokens);
+    ASSERT_MICA_OK(mica_llama_save(own.get(), 0, path.c_str()));
+  }
+  const Session other = open_session(model_.get(), params());
+  ASSERT_MICA_OK(mica_llama_load(other.get(), 0, path.c_str()));
+  tokens.insert(tokens.end(), more.begin(), more.end());
+  mica_llama_edit_info info{};
+  ASSERT_MICA_OK(mica_llama_edit_to(other.get(), 0, tokens.data(), tokens.size(), nullptr, &info));
+  EXPECT_EQ(info.n_reused, 100u);
+  EXPECT_EQ(logits_row(other.get(), 0, n_vocab_), fresh_row(tokens));
+  // Damaged, cut off, or into a sequence that holds something: nothing changes.
+  EXPECT_EQ(mica_llama_load(other.get(), 0, path.c_str()), MICA_INVALID_ARGUMENT);
+  ASSERT_MICA_OK(mica_llama_seq_rm(other.get(), 0, 0, -1));
+  std::ifstream in(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  for (const size_t keep : {size_t{0}, size_t{20}, size_t{200}, bytes.size() - 1}) {
+    std::ofstream(path, std::ios::binary) << bytes.substr(0, keep);
+    EXPECT_EQ(mica_llama_load(other.get(), 0, path.c_str()), MICA_BAD_FILE) << keep;
+  }
+  std::string wrong = bytes;
+  wrong[30] = static_cast<char>(wrong[30] ^ 1);
+  std::ofstream(path, std::ios::binary) << wrong;
+  EXPECT_EQ(mica_llama_load(other.get(), 0, path.c_str()), MICA_BAD_FILE);
+  EXPECT_EQ(mica_llama_seq_next(other.get(), 0), 0);
+  std::remove(path.c_str());
+  EXPECT_EQ(mica_llama_load(other.get(), 0, path.c_str()), MICA_NOT_FOUND);
+}
+
 TEST_P(Edits, SayWhatIsWrong) {
   const Session own = open_session(model_.get(), params());
   (void)next_row(own.get(), some_tokens(20, 8));

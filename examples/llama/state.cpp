@@ -1,0 +1,132 @@
+// Saved sequences: a small head with their tokens, then what the core saves of the cache.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "mica/kv_state.h"
+#include "session.h"
+
+namespace mica_llama {
+namespace {
+
+constexpr char kMagic[8] = {'M', 'I', 'C', 'A', 'S', 'E', 'Q', '1'};
+
+struct Head {
+  char magic[8];
+  uint32_t n_tokens, unused;
+  uint64_t checksum;  // of the tokens
+};
+
+// FNV-1a.
+uint64_t hash(const void* data, size_t bytes, uint64_t h = 0xcbf29ce484222325u) {
+  const auto* p = static_cast<const unsigned char*>(data);
+  for (size_t i = 0; i < bytes; ++i) h = (h ^ p[i]) * 0x100000001b3u;
+  return h;
+}
+
+// What a saved sequence must agree in with the model that goes on with it.
+uint64_t fingerprint_of(const Model& model) {
+  const Hparams& h = model.hparams();
+  const uint32_t numbers[] = {h.n_layers,   h.n_embd,     h.n_ff,           h.n_heads,
+                              h.n_kv_heads, h.head_dim_k, h.head_dim_v,     h.n_vocab,
+                              h.window,     h.n_rot,      h.rope_n_ctx_orig};
+  const float factors[] = {h.norm_eps,        h.rope_base,        h.rope_linear_scale,
+                           h.yarn_ext_factor, h.yarn_attn_factor, h.yarn_beta_fast,
+                           h.yarn_beta_slow};
+  const char* name = model.architecture().name;
+  return hash(factors, sizeof factors,
+              hash(numbers, sizeof numbers, hash(name, std::strlen(name))));
+}
+
+[[noreturn]] void fail_file(const char* doing, const std::string& path) {
+  fail(errno == ENOENT ? MICA_NOT_FOUND : MICA_IO,
+       std::string(doing) + " " + path + ": " + std::strerror(errno));
+}
+
+struct Closer {
+  void operator()(std::FILE* file) const { std::fclose(file); }
+};
+using File = std::unique_ptr<std::FILE, Closer>;
+
+mica_status write_file(void* user, const void* data, uint64_t bytes) {
+  return std::fwrite(data, 1, bytes, static_cast<std::FILE*>(user)) == bytes ? MICA_OK : MICA_IO;
+}
+mica_status read_file(void* user, void* dst, uint64_t bytes) {
+  return std::fread(dst, 1, bytes, static_cast<std::FILE*>(user)) == bytes ? MICA_OK : MICA_IO;
+}
+
+}  // namespace
+
+void Session::check_allocated() {
+  if (allocated_) return;
+  const std::lock_guard<std::mutex> lock(model_->mutex());
+  if (!model_->is_loaded()) fail(MICA_INVALID_ARGUMENT, "load the model's weights first");
+  allocate();
+}
+
+void Session::save(uint32_t seq, const std::string& path) {
+  check_allocated();
+  const std::vector<int32_t>& tokens = tokens_of(seq);
+  Head head{};
+  std::memcpy(head.magic, kMagic, sizeof kMagic);
+  head.n_tokens = static_cast<uint32_t>(tokens.size());
+  head.checksum = hash(tokens.data(), tokens.size() * sizeof(int32_t));
+  const std::string part = path + ".part";
+  File file(std::fopen(part.c_str(), "wb"));
+  if (file == nullptr) fail_file("cannot make", part);
+  try {
+    const mica_kv_writer writer = {write_file, file.get()};
+    bool ok =
+        std::fwrite(&head, sizeof head, 1, file.get()) == 1 &&
+        std::fwrite(tokens.data(), sizeof(int32_t), tokens.size(), file.get()) == tokens.size();
+    if (ok) {
+      const mica_status status =
+          mica_kv_save_to(session_.get(), seq, fingerprint_of(*model_), &writer);
+      if (status != MICA_IO) check(status, context_.get());
+      ok = status == MICA_OK;
+    }
+    ok = ok && std::fflush(file.get()) == 0 && fsync(fileno(file.get())) == 0 &&
+         std::rename(part.c_str(), path.c_str()) == 0;
+    if (!ok) fail_file("cannot write", part);
+  } catch (...) {
+    std::remove(part.c_str());
+    throw;
+  }
+}
+
+void Session::load(uint32_t seq, const std::string& path) {
+  check_allocated();
+  (void)tokens_of(seq);
+  File file(std::fopen(path.c_str(), "rb"));
+  if (file == nullptr) fail_file("cannot open", path);
+  struct stat info {};
+  if (fstat(fileno(file.get()), &info) != 0 || !S_ISREG(info.st_mode))
+    fail(MICA_IO, path + " is not a regular file");
+  const auto size = static_cast<uint64_t>(info.st_size);
+  const auto damaged = [&]() { fail(MICA_BAD_FILE, path + " is no saved sequence, or damaged"); };
+  Head head{};
+  if (std::fread(&head, sizeof head, 1, file.get()) != 1 ||
+      std::memcmp(head.magic, kMagic, sizeof kMagic) != 0)
+    damaged();
+  const uint64_t bytes = uint64_t{head.n_tokens} * sizeof(int32_t);
+  if (bytes > size - sizeof head) damaged();
+  if (head.n_tokens > n_ctx_)
+    fail(MICA_CACHE_FULL, path + " has " + std::to_string(head.n_tokens) +
+                              " tokens, the context holds " + std::to_string(n_ctx_));
+  std::vector<int32_t> tokens(head.n_tokens);
+  if (std::fread(tokens.data(), 1, bytes, file.get()) != bytes ||
+      hash(tokens.data(), bytes) != head.checksum)
+    damaged();
+  fetch();
+  const mica_kv_reader reader = {read_file, file.get(), size - sizeof head - bytes};
+  mica_kv_loaded loaded{};
+  check(mica_kv_load_from(session_.get(), seq, fingerprint_of(*model_), &reader, &loaded),
+        context_.get());
+  if (loaded.needs_shift != 0) run_shifts(false);
+  lines_[seq] = {std::move(tokens), true, 0};
+}
+
+}  // namespace mica_llama
