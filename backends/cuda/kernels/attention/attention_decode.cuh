@@ -283,6 +283,8 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
   decode_positions(a, item, s);
   cells.open(t, item.units.begin, s);
   wait_for_inputs();
+  // Queries of another turn come with the next batch, which then begins where this one would.
+  if (cells.turn() != 0) cells.end = cells.begin;
   query.load(a, item, 0);
   cells.load_k(cells.first_unit());
   cells.load_v(cells.first_unit());
@@ -296,17 +298,15 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
   int32_t from = item.units.begin;
   int32_t turn = 0;  // of the queries in shared memory
   for (;;) {
-    if (cells.turn() != turn) {
-      turn = cells.turn();
-      turn_queries<Cells, kWarps>(a, item, turn, shared, s);
-      cells.load_k(cells.first_unit());
-      cells.load_v(cells.first_unit());
-    }
     cells.run(s);
     from = from / kPageUnits * kPageUnits + cells.end;
     if (from >= item.units.end) break;
     __syncthreads();
     cells.open(t, from, s);
+    if (cells.turn() != turn) {
+      turn = cells.turn();
+      turn_queries<Cells, kWarps>(a, item, turn, shared, s);
+    }
     cells.load_k(cells.first_unit());
     cells.load_v(cells.first_unit());
   }

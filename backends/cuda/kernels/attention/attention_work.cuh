@@ -103,7 +103,7 @@ template <int kWarps>
 __device__ int32_t same_turn(const AttentionArgs& a, const Table& t, int32_t first, int32_t n,
                              int32_t mine, int32_t* scratch) {
   const auto thread = static_cast<int32_t>(threadIdx.x);
-  const int32_t turn = checked_turn(a, entry_words(t, first)[MICA_KV_ENTRY_TURN]);
+  const int32_t turn = n > 0 ? checked_turn(a, entry_words(t, first)[MICA_KV_ENTRY_TURN]) : 0;
   const bool other = thread < n && mine != turn;
   if (__syncthreads_or(other ? 1 : 0) == 0) return kWarps * 32;
   const unsigned others = __ballot_sync(0xffffffffu, other);
