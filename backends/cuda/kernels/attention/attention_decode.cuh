@@ -283,12 +283,16 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
   decode_positions(a, item, s);
   cells.open(t, item.units.begin, s);
   wait_for_inputs();
-  // Queries of another turn come with the next batch, which then begins where this one would.
-  if (cells.turn() != 0) cells.end = cells.begin;
-  query.load(a, item, 0);
+  int32_t turn = cells.turn();  // of the queries in shared memory
+  if (turn == 0) {
+    query.load(a, item, 0);
+  } else {
+    const float2 factor = load_turned<Cells, kWarps>(a, item, turn, shared);
+    s.q_factor[0] = factor.x, s.q_factor[1] = factor.y;
+  }
   cells.load_k(cells.first_unit());
   cells.load_v(cells.first_unit());
-  query.store(a, item, s.q_factor, shared);
+  if (turn == 0) query.store(a, item, s.q_factor, shared);
 #pragma unroll
   for (int half = 0; half < 2; ++half) s.largest[half] = -infinity(), s.denominator[half] = 0;
 #pragma unroll
@@ -296,7 +300,6 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
 #pragma unroll
     for (int i = 0; i < 4; ++i) s.sums[j][i] = 0;
   int32_t from = item.units.begin;
-  int32_t turn = 0;  // of the queries in shared memory
   for (;;) {
     cells.run(s);
     from = from / kPageUnits * kPageUnits + cells.end;

@@ -100,8 +100,8 @@ __device__ inline Entry table_entry(const AttentionArgs& a, const Table& t, int3
 // meet the queries of one rotation. How many of them come before it; `mine`: this thread's turn.
 // `first`: the first entry, `n` as many as there are. By the whole block; only where a.n_turns > 0.
 template <int kWarps>
-__device__ int32_t same_turn(const AttentionArgs& a, const Table& t, int32_t first, int32_t n,
-                             int32_t mine, int32_t* scratch) {
+__device__ __noinline__ int32_t same_turn(const AttentionArgs& a, const Table& t, int32_t first,
+                                          int32_t n, int32_t mine, int32_t* scratch) {
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const int32_t turn = n > 0 ? checked_turn(a, entry_words(t, first)[MICA_KV_ENTRY_TURN]) : 0;
   const bool other = thread < n && mine != turn;
