@@ -22,8 +22,6 @@ MICA_VULKAN_SHADER(attention_coop_plain)
 namespace mica::vulkan {
 namespace {
 
-enum Input : uint32_t { kQ, kK, kV, kPositions, kTable, kMask, kSinks };
-
 constexpr uint32_t kSplitRows = 16;  // a sequence with at most so many rows in a step is split
 constexpr uint32_t kSplitThreads = 128;
 constexpr uint32_t kMergeThreads = 64;
@@ -108,9 +106,9 @@ void cut_tiles(const DeviceCaps& caps, Cut& c) {
 // nullptr, or why it cannot be cut.
 const char* cut_of(const Call& call, Cut& c, Units units = Units::kPlain) {
   c.units = units;
-  const Tensor& q = call.in[kQ];
-  const Tensor& k = call.in[kK];
-  const Tensor& v = call.in[kV];
+  const Tensor& q = call.in[MICA_ATTENTION_Q];
+  const Tensor& k = call.in[MICA_ATTENTION_K];
+  const Tensor& v = call.in[MICA_ATTENTION_V];
   if (k.layout != kLayoutKvPage || v.layout != kLayoutKvPage) return "K or V is not of a cache";
   if (!kv_page(k.dtype, k.dim[0], k.dim[1], c.k) || !kv_page(v.dtype, v.dim[0], v.dim[1], c.v))
     return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
@@ -125,7 +123,8 @@ const char* cut_of(const Call& call, Cut& c, Units units = Units::kPlain) {
   c.group = c.n_heads / c.n_kv_heads;
   c.n_tokens = static_cast<uint32_t>(q.dim[2]);
   c.max_seqs = args.max_seqs;
-  const int64_t words = call.in[kTable].dim[0] - MICA_KV_TABLE_ENTRIES(int64_t{args.max_seqs});
+  const int64_t words =
+      call.in[MICA_ATTENTION_TABLE].dim[0] - MICA_KV_TABLE_ENTRIES(int64_t{args.max_seqs});
   if (words < 0 || words > INT32_MAX) return "the table is too large";
   c.max_entries = static_cast<uint32_t>(words / MICA_KV_ENTRY_WORDS);
   cut_split(caps_of(call), c);
@@ -135,19 +134,20 @@ const char* cut_of(const Call& call, Cut& c, Units units = Units::kPlain) {
 }
 
 const char* strides_fit(const Call& call) {
-  const Tensor& q = call.in[kQ];
-  const Tensor& mask = call.in[kMask];
+  const Tensor& q = call.in[MICA_ATTENTION_Q];
+  const Tensor& mask = call.in[MICA_ATTENTION_MASK];
   if (q.stride[1] > UINT32_MAX || q.stride[2] > UINT32_MAX) return "q has rows 4 GiB apart";
   if (!mask.absent() &&
       (mask.stride[1] > UINT32_MAX || mask.stride[2] > UINT32_MAX || mask.dim[0] > UINT32_MAX))
     return "the mask has rows 4 GiB apart";
+  if (call.in[MICA_ATTENTION_TURNS].dim[1] > UINT32_MAX) return "more than 2^32 turns";
   return nullptr;
 }
 
 const char* supports_naive(const Call& call) {
   Cut c;
   if (const char* why = cut_of(call, c); why != nullptr) return why;
-  if (call.in[kV].dim[0] > kMostNaiveDim) return "heads of more than 4096 elements";
+  if (call.in[MICA_ATTENTION_V].dim[0] > kMostNaiveDim) return "heads of more than 4096 elements";
   return strides_fit(call);
 }
 
@@ -181,8 +181,9 @@ const char* supports_coop(const Call& call) {
   if (!c.has_tiles) return "no sequence has many tokens";
   if (coop_shared_bytes(c) > caps_of(call).max_shared_bytes) return "heads fill the shared memory";
   if (c.dim_k > kMostCoopDim || c.dim_v > kMostCoopDim) return "heads of more than 128 elements";
-  if (!call.in[kMask].absent()) return "there is a mask";
-  if (call.in[kK].dtype != MICA_F16 || call.in[kV].dtype != MICA_F16) return "K or V is not F16";
+  if (!call.in[MICA_ATTENTION_MASK].absent()) return "there is a mask";
+  if (call.in[MICA_ATTENTION_K].dtype != MICA_F16 || call.in[MICA_ATTENTION_V].dtype != MICA_F16)
+    return "K or V is not F16";
   return strides_fit(call);
 }
 
@@ -196,7 +197,7 @@ uint64_t workspace(const Call& call) {
 
 uint32_t flags_of(const Call& call) {
   const auto& args = call.arg<mica_attention_args>();
-  const Tensor& mask = call.in[kMask];
+  const Tensor& mask = call.in[MICA_ATTENTION_MASK];
   uint32_t flags = args.causal != 0 ? kCausal : 0u;
   if (args.window != 0) flags |= kWindow;
   if (!mask.absent()) {
@@ -204,18 +205,19 @@ uint32_t flags_of(const Call& call) {
     if (mask.dtype == MICA_F16) flags |= kMaskF16;
     if (mask.dim[2] > 1) flags |= kMaskHeads;
   }
-  if (!call.in[kSinks].absent()) flags |= kHasSinks;
+  if (!call.in[MICA_ATTENTION_SINKS].absent()) flags |= kHasSinks;
   if (args.softcap > 0) flags |= kSoftcap;
   if (args.max_seqs > 1) flags |= kManySeqs;
+  if (!call.in[MICA_ATTENTION_TURNS].absent()) flags |= kTurns;
   return flags;
 }
 
 AttentionParams params_of(const Call& call, const Cut& c) {
   const auto& args = call.arg<mica_attention_args>();
-  const Tensor& q = call.in[kQ];
-  const Tensor& mask = call.in[kMask];
+  const Tensor& q = call.in[MICA_ATTENTION_Q];
+  const Tensor& mask = call.in[MICA_ATTENTION_MASK];
   AttentionParams p{};
-  p.sinks = call.in[kSinks].absent() ? 0 : call.in[kSinks].address;
+  p.sinks = call.in[MICA_ATTENTION_SINKS].absent() ? 0 : call.in[MICA_ATTENTION_SINKS].address;
   p.scale = args.scale;
   p.softcap = args.softcap;
   p.window = args.window;
@@ -223,10 +225,17 @@ AttentionParams params_of(const Call& call, const Cut& c) {
   p.max_seqs = c.max_seqs;
   p.n_tokens = c.n_tokens;
   p.max_entries = c.max_entries;
-  p.n_pages = static_cast<uint32_t>(call.in[kK].dim[2] / kPageCells);
+  p.n_pages = static_cast<uint32_t>(call.in[MICA_ATTENTION_K].dim[2] / kPageCells);
   p.n_split_units = static_cast<uint32_t>(c.split_units);
   p.s_q_head = static_cast<uint32_t>(q.stride[1]);
   p.s_q_token = static_cast<uint32_t>(q.stride[2]);
+  if (const Tensor& turns = call.in[MICA_ATTENTION_TURNS]; !turns.absent()) {
+    p.turns = turns.address;
+    p.max_turns = static_cast<uint32_t>(turns.dim[1]);
+    p.n_rot = args.n_rot;
+    p.rope_offset = args.rope_offset;
+    p.rope_pairing = args.rope_pairing;
+  }
   if (mask.absent()) return p;
   p.mask = mask.address;
   p.mask_columns = static_cast<uint32_t>(mask.dim[0]);
@@ -239,12 +248,12 @@ AttentionParams params_of(const Call& call, const Cut& c) {
 mica_status push_of(const Call& call, const Cut& c, Recorder& recorder, AttentionPush& out) {
   const AttentionParams params = params_of(call, c);
   out = {};
-  out.q = call.in[kQ].address;
-  out.k = call.in[kK].address;
-  out.v = call.in[kV].address;
-  out.positions = call.in[kPositions].address;
-  out.table = call.in[kTable].address;
-  out.live = call.in[kQ].live;
+  out.q = call.in[MICA_ATTENTION_Q].address;
+  out.k = call.in[MICA_ATTENTION_K].address;
+  out.v = call.in[MICA_ATTENTION_V].address;
+  out.positions = call.in[MICA_ATTENTION_POSITIONS].address;
+  out.table = call.in[MICA_ATTENTION_TABLE].address;
+  out.live = call.in[MICA_ATTENTION_Q].live;
   out.result = call.out.address;
   return constants(recorder, &params, sizeof params, out.params);
 }
@@ -255,9 +264,9 @@ AttentionSpecs specs_of(const Call& call, const Cut& c, uint32_t threads, uint32
           .dim_k = c.dim_k,
           .dim_v = c.dim_v,
           .group = c.group,
-          .dtype_k = static_cast<uint32_t>(call.in[kK].dtype),
-          .dtype_v = static_cast<uint32_t>(call.in[kV].dtype),
-          .dtype_q = static_cast<uint32_t>(call.in[kQ].dtype),
+          .dtype_k = static_cast<uint32_t>(call.in[MICA_ATTENTION_K].dtype),
+          .dtype_v = static_cast<uint32_t>(call.in[MICA_ATTENTION_V].dtype),
+          .dtype_q = static_cast<uint32_t>(call.in[MICA_ATTENTION_Q].dtype),
           .flags = flags_of(call),
           .unit_rows = unit_rows,
           .split_tokens = c.split_tokens,
@@ -338,4 +347,4 @@ constexpr Kernel kKernels[] = {
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(attention, kKernels, MICA_KNOWS(attention, max_seqs))
+MICA_VULKAN_KERNELS(attention, kKernels, MICA_KNOWS(attention, rope_pairing))

@@ -54,18 +54,22 @@ uvec2 seq_entries(uint i_seq, uint n) {
 struct Entry {
   uint page, first_cell, n_cells;
   int base, div;
+  uint turn;  // the row of `turns` that rotates its queries; 0: none does
 };
+uint turn_of(int word) {
+  return has(kTurns) && word > 0 && uint(word) < params.max_turns ? uint(word) : 0u;
+}
 Entry entry_at(uint i) {
   const uint word = MICA_KV_TABLE_ENTRIES(max_seqs()) + MICA_KV_ENTRY_WORDS * i;
   I32P words = I32P(push.table + word * 4u);
   const int page = words.v[MICA_KV_ENTRY_PAGE];
   const int first = words.v[MICA_KV_ENTRY_FIRST_CELL], n = words.v[MICA_KV_ENTRY_N_CELLS];
   Entry e = Entry(uint(page), uint(first), uint(n), words.v[MICA_KV_ENTRY_BASE],
-                  words.v[MICA_KV_ENTRY_DIV]);
+                  words.v[MICA_KV_ENTRY_DIV], turn_of(words.v[MICA_KV_ENTRY_TURN]));
   const bool wrong = page < 0 || uint(page) >= params.n_pages || first < 0 ||
                      first > MICA_KV_PAGE_CELLS || n < 0 || n > MICA_KV_PAGE_CELLS - first ||
                      e.div < 1;
-  if (wrong) e = Entry(0u, 0u, 0u, 0, 1);
+  if (wrong) e = Entry(0u, 0u, 0u, 0, 1, 0u);
   return e;
 }
 
@@ -147,6 +151,25 @@ bool is_hidden(ivec4 seen, int cell, uint token, uint head, uint column) {
 uint64_t q_row(uint token, uint head) {
   return push.q + uint64_t(token) * params.s_q_token + uint64_t(head) * params.s_q_head;
 }
+
+// --- the seam query_operand ----------------------------------------------------------------------
+
+// Element d < kDimK of the query at `q`, as it meets cells of entries with this turn. What kernels
+// keep of a query is made again where an entry's turn is another one.
+float query_operand(uint64_t q, uint d, uint turn) {
+  const float x = load_float(kDtypeQ, q, d);
+  if (!has(kTurns) || turn == 0u) return x;
+  const uint i = d - params.rope_offset;  // before the offset it wraps
+  if (d < params.rope_offset || i >= params.n_rot) return x;
+  const uint n_pairs = params.n_rot / 2u;
+  const bool halves = params.rope_pairing == 1u;  // MICA_ROPE_HALF_SPLIT
+  const uint pair = halves ? i % n_pairs : i / 2u, apart = halves ? n_pairs : 1u;
+  const bool second = halves ? i >= n_pairs : i % 2u != 0u;
+  const float other = load_float(kDtypeQ, q, second ? d - apart : d + apart);
+  const uint64_t row = params.turns + uint64_t(turn) * (params.n_rot * 4u);
+  const float c = F32P(row).v[2u * pair], s = F32P(row).v[2u * pair + 1u];
+  return second ? other * s + x * c : x * c - other * s;
+}
 #endif
 
 // --- loads of 8 elements -------------------------------------------------------------------------
@@ -213,6 +236,11 @@ void decode_lane(uint dtype, Raw r, out float x[8]) {
     }
   }
 }
+
+// --- the seam key_operand ------------------------------------------------------------------------
+
+// A lane of stored K as the products with queries take it.
+void key_operand(Raw r, out float k[8]) { decode_lane(kDtypeK, r, k); }
 
 Page page_k() { return page_of(kDtypeK, kDimK); }
 Page page_v() { return page_of(kDtypeV, kDimV); }

@@ -60,8 +60,9 @@ uvec2 place_of(uint i) {
   const uint item = frag_lane() + i * frag_lanes();
   return uvec2(team_row() + item % 16u, item / 16u);
 }
-// To pool_k the upper, to pool_v the lower parts; then to registers.
-void load_q(Unit u, uint first_row, uint n_rows, uint i_kv_head) {
+// q as it meets cells of entries with this turn: to pool_k the upper, to pool_v the lower parts;
+// then to registers.
+void load_q(Unit u, uint first_row, uint n_rows, uint i_kv_head, uint turn) {
   for (uint i = tid(); i < kUnitRows * kFragsK * 2u; i += kSize) {
     const uint row = first_row + i / (kFragsK * 2u), lane = i % (kFragsK * 2u);
     const uint64_t q = q_row(unit_token(u, row), i_kv_head * kGroup + row % kGroup);
@@ -69,8 +70,8 @@ void load_q(Unit u, uint first_row, uint n_rows, uint i_kv_head) {
     [[unroll]] for (uint j = 0u; j < 4u; ++j) {
       vec2 x = vec2(0.0);
       const uint d = lane * 8u + j * 2u;
-      if (row < n_rows && d < kDimK) x.x = load_float(kDtypeQ, q, d);
-      if (row < n_rows && d + 1u < kDimK) x.y = load_float(kDtypeQ, q, d + 1u);
+      if (row < n_rows && d < kDimK) x.x = query_operand(q, d, turn);
+      if (row < n_rows && d + 1u < kDimK) x.y = query_operand(q, d + 1u, turn);
       x = clamp(x, -65504.0, 65504.0);
       const vec2 upper = upper_of(x);
       high[j] = packFloat2x16(f16vec2(upper));
@@ -97,6 +98,10 @@ ivec2 page_range(Entry e, int low, int high) {
 }
 
 bool is_inside(uint cell, ivec2 range) { return int(cell) >= range.x && int(cell) < range.y; }
+// The seam key_operand: 8 halves of stored K as the fragments take them.
+uvec4 key_operand(Page p, uint64_t head, uint cell, uint lane) {
+  return U32x4P(head + cell * p.row_bytes).v[lane];
+}
 // All loads are on their way before the first is waited for.
 const uint kPartsK = (128u * kFragsK + kSize - 1u) / kSize;
 const uint kPartsV = (128u * kFragsV + kSize - 1u) / kSize;
@@ -112,8 +117,7 @@ void put_pages(Page pk, uint64_t k_head, Page pv, uint64_t v_head, ivec2 range, 
   FRAG_UNROLL for (uint i = 0u; i < kPartsK; ++i) {
     const uint part = tid() + i * kSize, cell = part / (kFragsK * 2u), lane = part % (kFragsK * 2u);
     k[i] = uvec4(0u);
-    if (lane < kLanesK && is_inside(cell, range))
-      k[i] = U32x4P(k_head + cell * pk.row_bytes).v[lane];
+    if (lane < kLanesK && is_inside(cell, range)) k[i] = key_operand(pk, k_head, cell, lane);
   }
   FRAG_UNROLL for (uint i = 0u; i < kPartsV; ++i) {
     const uint part = tid() + i * kSize, cell = part / (kFragsV * 2u), lane = part % (kFragsV * 2u);
@@ -356,7 +360,8 @@ void main() {
   const Page pk = page_k(), pv = page_v();
   for (uint i = tid(); i < unit_rows; i += kSize)
     position[i] = I32P(push.positions).v[unit_token(u, first_row + i)];
-  load_q(u, first_row, n_rows, i_kv_head);  // ends behind a barrier
+  uint turn = 0u;                                 // of the loaded queries
+  load_q(u, first_row, n_rows, i_kv_head, turn);  // ends behind a barrier
   int low = position[0], high = position[0];
   for (uint i = 1u; i < unit_rows; ++i) {
     low = min(low, position[i]);
@@ -376,6 +381,11 @@ void main() {
     const bool hides = seen_cells(e, high).z > range.x || seen_cells(e, low).w < range.y;
     if (tid() == 0u) page_apart = 0u;
     barrier();
+    if (e.turn != turn) {  // of all invocations alike
+      turn = e.turn;
+      load_q(u, first_row, n_rows, i_kv_head, turn);
+      barrier();
+    }
     put_pages(pk, k_head, pv, v_head, range, hides);
     barrier();
     const bool apart = page_apart != 0u;

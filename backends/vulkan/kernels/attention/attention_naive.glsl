@@ -2,19 +2,15 @@
 shared float scores[64];
 shared float sums[kDimV];
 
-float element(Page p, uint64_t head, uint cell, uint i) {
-  const uint64_t row = head + cell * p.row_bytes;
-  if (p.n_blocks == 0u) return load_float(p.dtype, row, i);
-  const float d = f16_value(uint(U16P(head + scale_at(p, cell, i / 32u)).v[0]));
-  if (p.dtype == MICA_Q8_0) return d * float(I8P(row).v[i]);
-  const uint both = uint(U8P(row).v[i / 32u * 16u + i % 16u]);
-  return d * float(int(i % 32u < 16u ? both & 15u : both >> 4) - 8);
+// The seam key_operand, of one element.
+float key_operand(Page p, uint64_t head, uint cell, uint i) {
+  return stored_element(p, head, cell, i);
 }
 
-float raw_score(Page p, uint64_t head, uint cell, uint64_t q) {
+float raw_score(Page p, uint64_t head, uint cell, uint64_t q, uint turn) {
   float sum = 0.0;
   for (uint i = 0u; i < kDimK; ++i) {
-    sum += params.scale * load_float(kDtypeQ, q, i) * element(p, head, cell, i);
+    sum += params.scale * query_operand(q, i, turn) * key_operand(p, head, cell, i);
   }
   return sum;
 }
@@ -47,7 +43,7 @@ void main() {
     if (tid() < 64u) {
       float s = minus_infinity();
       if (sees(seen, int(tid()))) {
-        s = finish_score(raw_score(pk, k_head, tid(), q), token, i_head,
+        s = finish_score(raw_score(pk, k_head, tid(), q, e.turn), token, i_head,
                          column + tid() - e.first_cell);
       }
       scores[tid()] = s;
@@ -73,7 +69,7 @@ void main() {
     for (uint d = tid(); d < kDimV; d += gl_WorkGroupSize.x) {
       float sum = sums[d] * less;
       for (uint c = 0u; c < 64u; ++c) {
-        if (scores[c] != -1.0) sum += scores[c] * element(pv, v_head, c, d);
+        if (scores[c] != -1.0) sum += scores[c] * stored_element(pv, v_head, c, d);
       }
       sums[d] = sum;
     }

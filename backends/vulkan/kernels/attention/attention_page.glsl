@@ -33,3 +33,13 @@ uint64_t head_at(Page p, uint64_t state, uint i_page, uint n_kv_heads, uint i_kv
 uint scale_at(Page p, uint cell, uint block) {
   return MICA_KV_PAGE_CELLS * p.row_bytes + (cell * p.n_blocks + block) * 2u;
 }
+
+// Element i of a cell's row of the kv head at `head`.
+float stored_element(Page p, uint64_t head, uint cell, uint i) {
+  const uint64_t row = head + cell * p.row_bytes;
+  if (p.n_blocks == 0u) return load_float(p.dtype, row, i);
+  const float d = f16_value(uint(U16P(head + scale_at(p, cell, i / 32u)).v[0]));
+  if (p.dtype == MICA_Q8_0) return d * float(I8P(row).v[i]);
+  const uint both = uint(U8P(row).v[i / 32u * 16u + i % 16u]);
+  return d * float(int(i % 32u < 16u ? both & 15u : both >> 4) - 8);
+}

@@ -16,6 +16,7 @@ const uint32_t kMaskHeads = 16u;  // the mask has a part for each head
 const uint32_t kHasSinks = 32u;
 const uint32_t kSoftcap = 64u;
 const uint32_t kManySeqs = 128u;
+const uint32_t kTurns = 256u;  // queries may be rotated
 
 // Push constants: what shaders need first, addresses that differ from layer to layer.
 struct AttentionPush {
@@ -32,7 +33,7 @@ struct AttentionMergePush {
 
 // In constant memory. Layers that differ in nothing of it share it.
 struct AttentionParams {
-  uint64_t mask, sinks;  // 0: there is none
+  uint64_t mask, sinks, turns;  // 0: there is none
   float scale, softcap;
   uint32_t window, n_first;
   uint32_t max_seqs, n_tokens;  // most of a step
@@ -41,6 +42,8 @@ struct AttentionParams {
   uint32_t n_split_units;       // whose partial results there is room for
   uint32_t mask_columns;
   uint32_t s_q_head, s_q_token, s_mask_token, s_mask_head;  // bytes
+  // The rotation of queries by rows of `turns`.
+  uint32_t max_turns, n_rot, rope_offset, rope_pairing;
 };
 
 #ifdef __cplusplus

@@ -26,7 +26,8 @@ shared uint column_sum[kSize];
 
 uint unit_token(Unit u, uint row) { return u.tokens.x + row / kGroup; }
 
-void load_queries(Unit u, uint first_row, uint i_kv_head) {
+// As they meet cells of entries with this turn.
+void load_queries(Unit u, uint first_row, uint i_kv_head, uint turn) {
   const uint n_rows = (u.tokens.y - u.tokens.x) * kGroup;
   for (uint i = tid(); i < kUnitRows * kLanesK * 2u; i += kSize) {
     const uint row = first_row + i / (kLanesK * 2u);
@@ -35,10 +36,14 @@ void load_queries(Unit u, uint first_row, uint i_kv_head) {
     vec4 x = vec4(0.0);
     [[unroll]] for (uint k = 0u; k < 4u; ++k) {
       const uint d = element_of(kDtypeK, lane, j + k);
-      if (row < n_rows && d < kDimK) x[k] = load_float(kDtypeQ, q, d) * params.scale;
+      if (row < n_rows && d < kDimK) x[k] = query_operand(q, d, turn) * params.scale;
     }
     query[i] = x;
   }
+}
+
+void begin_rows(Unit u, uint first_row) {
+  const uint n_rows = (u.tokens.y - u.tokens.x) * kGroup;
   if (tid() < kUnitRows) {
     const uint row = first_row + tid();
     position[tid()] = row < n_rows ? I32P(push.positions).v[unit_token(u, row)] : 0;
@@ -80,7 +85,7 @@ void lane_products(Page p, uint64_t head, uint first, ivec2 range) {
       const uint c = base + b * kCellsK;
       if (c >= kStep) continue;
       float k[8];
-      decode_lane(kDtypeK, raw[b], k);
+      key_operand(raw[b], k);
       const vec4 low = vec4(k[0], k[1], k[2], k[3]), high = vec4(k[4], k[5], k[6], k[7]);
       for (uint quad = 0u; quad < kQuads; ++quad) {
         vec4 sum;
@@ -263,7 +268,9 @@ void main() {
   const uint begin = u.entries.x + n * chunk / u.n_chunks;
   const uint end = u.entries.x + n * (chunk + 1u) / u.n_chunks;
   const Page pk = page_k(), pv = page_v();
-  load_queries(u, first_row, i_kv_head);
+  uint turn = 0u;  // of the loaded queries
+  load_queries(u, first_row, i_kv_head, turn);
+  begin_rows(u, first_row);
   [[unroll]] for (uint i = 0u; i < kQuads * 8u; ++i) sums[i] = vec4(0.0);
   [[unroll]] for (uint i = 0u; i < kQuads; ++i) denominator[i] = vec4(0.0);
   uint now = 0u;  // where in `largest` the current ones are: 0 or kQuads
@@ -271,6 +278,10 @@ void main() {
   for (uint i = begin; i < end; ++i) {
     const Entry e = entry_at(i);
     barrier();
+    if (e.turn != turn) {
+      turn = e.turn;
+      load_queries(u, first_row, i_kv_head, turn);
+    }
     if (tid() < kUnitRows) {
       seen[tid()] = first_row + tid() < n_rows ? seen_cells(e, position[tid()]) : ivec4(0);
     }

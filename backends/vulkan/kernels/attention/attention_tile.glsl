@@ -35,16 +35,17 @@ float denominator[kTileRows];
 uint unit_token(Unit u, uint row) { return u.tokens.x + row / kGroup; }
 void put(uint quad, uint i, float x) { pool[quad + i / 4u][i % 4u] = x; }
 
-// Two lanes (16 elements) of q and of K to [element][row] and [element][cell].
-void load_qk(Unit u, uint first_row, uint n_rows, uint i_kv_head, Page p, uint64_t head, uint lane0,
-             ivec2 range) {
+// Two lanes (16 elements) of q and of K to [element][row] and [element][cell], q as it meets cells
+// of this turn.
+void load_qk(Unit u, uint first_row, uint n_rows, uint i_kv_head, uint turn, Page p, uint64_t head,
+             uint lane0, ivec2 range) {
   for (uint i = tid(); i < kUnitRows * 2u; i += kSize) {
     const uint lane = lane0 + i % 2u, row = first_row + i / 2u;
     const bool inside = row < n_rows && lane < kLanesK;
     const uint64_t q = q_row(unit_token(u, row), i_kv_head * kGroup + row % kGroup);
     for (uint j = 0u; j < 8u; ++j) {
       const uint d = element_of(kDtypeK, lane, j);
-      const float x = inside && d < kDimK ? load_float(kDtypeQ, q, d) * params.scale : 0.0;
+      const float x = inside && d < kDimK ? query_operand(q, d, turn) * params.scale : 0.0;
       put((i % 2u * 8u + j) * kRowStride, i / 2u, x);
     }
   }
@@ -56,7 +57,7 @@ void load_qk(Unit u, uint first_row, uint n_rows, uint i_kv_head, Page p, uint64
       raw = load_lane(p, head, uint(cell), lane);
     }
     float k[8];
-    decode_lane(kDtypeK, raw, k);
+    key_operand(raw, k);
     [[unroll]] for (uint j = 0u; j < 8u; ++j) {
       put(16u * kRowStride + (i % 2u * 8u + j) * kCellStride, i / 2u, k[j]);
     }
@@ -262,7 +263,7 @@ void main() {
     [[unroll]] for (uint r = 0u; r < kTileRows; ++r) scores[r] = vec4(0.0);
     for (uint lane = 0u; lane < kLanesK; lane += 2u) {
       barrier();
-      load_qk(u, first_row, n_rows, i_kv_head, pk, k_head, lane, range);
+      load_qk(u, first_row, n_rows, i_kv_head, e.turn, pk, k_head, lane, range);
       barrier();
       add_scores(tx, ty);
     }

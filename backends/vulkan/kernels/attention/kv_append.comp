@@ -5,6 +5,7 @@
 #include "kernels/common/base.glsl"
 #include "kernels/blocks.glsl"
 #include "kernels/attention/attention_page.glsl"
+#include "kernels/attention/attention_store.glsl"
 
 layout(push_constant, scalar) uniform Push {
   uint64_t state, rows, slots, live;
@@ -43,13 +44,7 @@ void store_plain(Page p, uint64_t row, uint first, uint64_t to) {
 void store_quantized(Page p, uint64_t row, uint block, uint64_t head, uint cell) {
   float x[32];
   for (uint i = 0u; i < 32u; ++i) x[i] = element(row, block * 32u + i);
-  const Block b = encode_block(push.dtype, x);
-  const uint64_t quants = head + cell * p.row_bytes + block * (p.row_bytes / p.n_blocks);
-  U32x4P(quants).v[0] = uvec4(b.quants[0], b.quants[1], b.quants[2], b.quants[3]);
-  if (push.dtype == MICA_Q8_0) {
-    U32x4P(quants).v[1] = uvec4(b.quants[4], b.quants[5], b.quants[6], b.quants[7]);
-  }
-  U16P(head + scale_at(p, cell, block)).v[0] = uint16_t(b.d);
+  store_page_block(p, head, cell, block, x);
 }
 
 void main() {
