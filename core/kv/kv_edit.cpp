@@ -249,6 +249,13 @@ int64_t end_after(const mica_kv_cache& c, uint32_t seq, Range r, const Change& c
   return after;
 }
 
+// Positions that windows let go count too, and no cell of theirs is there to be refused.
+mica_status check_next(mica_kv_cache& c, uint32_t seq, int64_t next) {
+  if (next <= INT32_MAX) return MICA_OK;
+  return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq,
+                                " would go on at position ", next, ", which is above 2147483647");
+}
+
 // Leaves the entries as they are to be in each group's `step`.
 mica_status check_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& what) {
   const int64_t next = end_after(c, seq, r, what);
@@ -262,7 +269,7 @@ mica_status check_change(mica_kv_cache& c, uint32_t seq, Range r, const Change& 
     const KvSeq after = lost_after(g.seqs[seq], r, what);
     if (!same_end && misses(g, after, 0, next)) return fail_window(c, g.seqs[seq], seq, g, next);
   }
-  return MICA_OK;
+  return check_next(c, seq, next);
 }
 
 // Makes the change that was checked last.
@@ -312,6 +319,7 @@ mica_status copy(mica_kv_cache& c, uint32_t src, uint32_t dst, Range r, int64_t 
     const KvSeq after = lost_with(g, src, dst, r, by);
     if (misses(g, after, 0, next)) return fail_window(c, after, dst, g, next);
   }
+  MICA_TRY(check_next(c, dst, next));
   for (KvGroup& g : c.groups) {
     Rewrite rewrite(c, g, dst);
     MICA_TRY(rewrite.add(src, r, what));

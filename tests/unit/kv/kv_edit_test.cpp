@@ -47,6 +47,18 @@ TEST_F(KvEdit, PositionsHaveLimits) {
   EXPECT_EQ(mica_kv_seq_cells(cache, 1), 0u);
 }
 
+// A window of 1 sees nothing that it let go, so that only its end limits what a move of that does.
+TEST_F(KvEdit, WhatAWindowLetGoHasLimitsToo) {
+  ASSERT_EQ(make({layer(1)}, 640, 2, 100), MICA_OK);
+  step({{0, 100}});
+  expect(mica_kv_seq_add(cache, 0, 0, 50, INT32_MAX), MICA_INVALID_ARGUMENT,
+         "sequence 0 would go on at position 2147483697, which is above 2147483647");
+  expect(mica_kv_seq_cp_to(cache, 0, 1, 0, 50, INT32_MAX), MICA_INVALID_ARGUMENT,
+         "sequence 1 would go on at position 2147483697, which is above 2147483647");
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 100);
+  EXPECT_EQ(mica_kv_seq_next(cache, 1), 0);
+}
+
 TEST_F(KvEdit, DivisorsMayBeHuge) {
   keys = MICA_KV_KEYS_NONE;
   for (const int64_t divisor : {int64_t{100}, int64_t{INT32_MAX}, INT64_MAX}) {
