@@ -51,17 +51,22 @@ mica_plan* Session::shift_plan() {
 }
 
 void Session::run_shifts(bool all) {
+  shifts_wait_ = true;
   for (;;) {
     uint64_t n_cells = 0;
     check(mica_kv_reserve_shift(cache_.get(), all ? 1 : 0, &n_cells), context_.get());
-    if (n_cells == 0) return;
+    if (n_cells == 0) break;
     mica_kv_abandon(cache_.get());
     fetch();  // the plan's memory may be that of the last step's rows
     mica_plan* const plan = shift_plan();
     last_plan_ = nullptr;
     check(mica_kv_reserve_shift(cache_.get(), all ? 1 : 0, &n_cells), context_.get());
-    check(mica_plan_run(plan), context_.get());
+    const mica_status status = mica_plan_run(plan);
+    for (uint32_t i = 0; status != MICA_OK && i < n_seqs_; ++i)  // it may have emptied the cache
+      if (mica_kv_seq_next(cache_.get(), i) == 0) lines_[i] = {};
+    check(status, context_.get());
   }
+  shifts_wait_ = false;
 }
 
 void Session::seq_rm(uint32_t seq, int64_t p0, int64_t p1) {
@@ -75,10 +80,15 @@ void Session::seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1) {
   Line& to = lines_[dst];
   const auto size = static_cast<int64_t>(from.tokens.size());
   p0 = std::max<int64_t>(p0, 0);
-  p1 = p1 < 0 ? size : std::min(p1, size);
+  p1 = p1 < 0 && from.is_known ? size : p1;
+  if (from.is_known) p1 = std::min(p1, size);
+  if (p1 >= 0 && p0 >= p1) return;  // nothing was copied
   to.is_known = to.is_known && from.is_known && p0 == static_cast<int64_t>(to.tokens.size());
-  if (to.is_known && p0 < p1)
-    to.tokens.insert(to.tokens.end(), from.tokens.begin() + p0, from.tokens.begin() + p1);
+  if (!to.is_known) return;
+  const bool same = to.exact == p0 && from.exact >= p1 &&
+                    std::equal(to.tokens.begin(), to.tokens.end(), from.tokens.begin());
+  to.tokens.insert(to.tokens.end(), from.tokens.begin() + p0, from.tokens.begin() + p1);
+  if (same) to.exact = p1;
 }
 void Session::seq_keep(uint32_t seq) {
   check(mica_kv_seq_keep(cache_.get(), seq), context_.get());
@@ -94,6 +104,10 @@ void Session::seq_div(uint32_t seq, int64_t p0, int64_t p1, int64_t divisor) {
   check(mica_kv_seq_div(cache_.get(), seq, p0, p1, divisor), context_.get());
   if (divisor != 1) lines_[seq].is_known = false;
   run_shifts(false);
+}
+int64_t Session::used(uint32_t seq) const {
+  return std::max(mica_kv_seq_next(cache_.get(), seq),
+                  static_cast<int64_t>(mica_kv_seq_cells(cache_.get(), seq)));
 }
 int64_t Session::seq_next(uint32_t seq) const {
   return seq < n_seqs_ ? mica_kv_seq_next(cache_.get(), seq) : -1;
@@ -111,6 +125,7 @@ void Session::note_tokens(const Chunk& chunk) {
     if (line.is_known)
       std::copy_n(chunk.tokens.begin() + static_cast<ptrdiff_t>(at), span.n_tokens,
                   line.tokens.begin() + static_cast<ptrdiff_t>(first));
+    if (line.exact == static_cast<int64_t>(first)) line.exact = static_cast<int64_t>(end);
     at += span.n_tokens;
   }
 }
@@ -124,10 +139,20 @@ void Session::forget_tokens(uint32_t seq, int64_t p0, int64_t p1) {
     line = {};
   } else if (p1 == size) {
     line.tokens.resize(static_cast<size_t>(p0));
-    line.grouped = std::min(line.grouped, p0);
+    line.exact = std::min(line.exact, p0);
+    // Of tokens that are not known by position there are fewer here than positions.
+    line.grouped = std::min(line.grouped, mica_kv_seq_next(cache_.get(), seq));
   } else if (p0 < p1) {
     line.is_known = false;
   }
+}
+
+void Session::end_at(uint32_t seq, int64_t position) {
+  if (mica_kv_seq_rm(cache_.get(), seq, position, -1) != MICA_OK) {
+    (void)mica_kv_seq_rm(cache_.get(), seq, 0, -1);  // nothing can refuse it
+    position = 0;
+  }
+  forget_tokens(seq, position, -1);
 }
 
 const std::vector<int32_t>& Session::tokens_of(uint32_t seq) const {
@@ -148,18 +173,25 @@ Session::Line& Session::known_line(uint32_t seq) {
 // Drops `n` tokens behind the first n_keep and moves the rest down.
 void Session::drop_tokens(uint32_t seq, int64_t n) {
   const int64_t keep = n_keep_;
-  check(mica_kv_seq_rm(cache_.get(), seq, keep, keep + n), context_.get());
-  check(mica_kv_seq_add(cache_.get(), seq, keep + n, -1, -n), context_.get());
   Line& line = lines_[seq];
+  check(mica_kv_seq_rm(cache_.get(), seq, keep, keep + n), context_.get());
+  const mica_status status = mica_kv_seq_add(cache_.get(), seq, keep + n, -1, -n);
+  if (status == MICA_INVALID_ARGUMENT && line.is_known) {
+    // A window let go what is seen from where the rest would be: the rest is run again.
+    compute_from(seq, keep, {line.tokens.begin() + keep + n, line.tokens.end()});
+    return;
+  }
+  check(status, context_.get());
   if (line.is_known) line.tokens.erase(line.tokens.begin() + keep, line.tokens.begin() + keep + n);
+  line.exact = std::min(line.exact, keep);
+  if (line.grouped > keep) line.grouped = std::max(keep, line.grouped - n);
 }
 
 void Session::make_room(uint32_t seq, uint32_t n) {
   if (extend_factor_ != 0) extend_groups(seq);
   if (n_drop_ == 0) return;
-  const int64_t used = mica_kv_seq_next(cache_.get(), seq);
-  const int64_t need = used + int64_t{n} - int64_t{n_ctx_};
-  const int64_t most = used - int64_t{n_keep_};
+  const int64_t need = used(seq) + int64_t{n} - int64_t{n_ctx_};
+  const int64_t most = mica_kv_seq_next(cache_.get(), seq) - int64_t{n_keep_};
   if (need <= 0 || need > most) return;
   const int64_t wanted = n_drop_ == MICA_LLAMA_DROP_HALF ? most / 2 : int64_t{n_drop_};
   drop_tokens(seq, std::clamp(wanted, need, most));
@@ -173,6 +205,7 @@ void Session::extend_groups(uint32_t seq) {
   const int64_t factor = extend_factor_, window = extend_window_;
   bool moved = false;
   while (mica_kv_seq_next(cache_.get(), seq) >= line.grouped + window + window / factor) {
+    shifts_wait_ = true;
     const int64_t first = line.grouped;
     const int64_t far = mica_kv_seq_next(cache_.get(), seq) + window;
     const auto add = [&](int64_t p0, int64_t p1, int64_t by) {
@@ -197,7 +230,7 @@ void Session::decode_span(uint32_t seq, const std::vector<int32_t>& tokens) {
   batch.n_spans = 1;
   batch.spans = &span;
   batch.tokens = tokens.data();
-  decode(batch);
+  decode(batch, true);
 }
 
 uint64_t Session::compute_from(uint32_t seq, int64_t keep, std::vector<int32_t> tokens) {
@@ -205,8 +238,11 @@ uint64_t Session::compute_from(uint32_t seq, int64_t keep, std::vector<int32_t> 
   check(mica_kv_seq_rewind(cache_.get(), seq, keep, &from), context_.get());
   Line& line = lines_[seq];
   tokens.insert(tokens.begin(), line.tokens.begin() + from, line.tokens.begin() + keep);
-  line.tokens.resize(static_cast<size_t>(keep));
-  decode_span(seq, tokens);
+  const int64_t exact = std::min(line.exact, keep);
+  line.tokens.resize(static_cast<size_t>(from));  // until those before `keep` were run again
+  line.exact = std::min(line.exact, from);
+  if (!tokens.empty()) decode_span(seq, tokens);
+  line.exact = exact == keep ? static_cast<int64_t>(line.tokens.size()) : exact;
   return tokens.size();
 }
 
@@ -237,14 +273,21 @@ uint64_t Session::edit_moving(uint32_t seq, int64_t p0, int64_t p1, std::span<co
   try {
     move();
   } catch (const Failure& failure) {
-    // What a window let go may be needed where it was not before: then nothing behind is kept.
-    if (failure.status != MICA_INVALID_ARGUMENT) throw;
-    lines_[seq].tokens.assign(old.begin(), old.begin() + p0);
     lines_[seq].is_known = true;
-    return compute_from(seq, p0, {all.begin() + p0, all.end()});
+    // What a window let go may be needed where it was not before: then nothing behind is kept.
+    if (failure.status == MICA_INVALID_ARGUMENT)
+      return compute_from(seq, p0, {all.begin() + p0, all.end()});
+    end_at(seq, std::min(p0, mica_kv_seq_next(cache_.get(), seq)));
+    throw;
+  } catch (const std::bad_alloc&) {
+    lines_[seq].is_known = true;
+    end_at(seq, std::min(p0, mica_kv_seq_next(cache_.get(), seq)));
+    throw;
   }
-  lines_[seq].tokens = all;
-  lines_[seq].is_known = true;
+  Line& line = lines_[seq];
+  line.tokens = all;
+  line.is_known = true;
+  line.exact = line.exact < p0 ? line.exact : p0 + static_cast<int64_t>(fresh.size());
   if (moved == size) return n_computed;  // the last token is a fresh one
   const auto last = static_cast<int64_t>(all.size()) - 1;
   return n_computed + compute_from(seq, last, {all.back()});
@@ -255,6 +298,13 @@ mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
                                    const mica_llama_edit_params& params) {
   const Line& line = known_line(seq);
   const auto size = static_cast<int64_t>(line.tokens.size());
+  if (params.mode != MICA_LLAMA_EDIT_EXACT && params.mode != MICA_LLAMA_EDIT_REUSED)
+    fail(MICA_INVALID_ARGUMENT, "edit: mode " + std::to_string(static_cast<int>(params.mode)) +
+                                    " is neither EXACT nor REUSED");
+  for (const int32_t id : tokens)
+    if (id < 0 || static_cast<uint32_t>(id) >= model_->hparams().n_vocab)
+      fail(MICA_INVALID_ARGUMENT, "edit: token " + std::to_string(id) + ", there are " +
+                                      std::to_string(model_->hparams().n_vocab));
   if (p1 < 0) p1 = size;
   if (p0 < 0 || p0 > p1 || p1 > size)
     fail(MICA_INVALID_ARGUMENT, "edit: positions " + std::to_string(p0) + " to " +
@@ -269,7 +319,8 @@ mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
   if (params.mode == MICA_LLAMA_EDIT_REUSED && p1 < size) {
     info.n_computed = edit_moving(seq, p0, p1, tokens, params.n_recompute);
   } else {
-    const int64_t keep = std::min(p0, total - 1);  // the last token's logits are wanted
+    int64_t keep = std::min(p0, total - 1);  // the last token's logits are wanted
+    if (params.mode == MICA_LLAMA_EDIT_EXACT) keep = std::min(keep, line.exact);
     std::vector<int32_t> rest(line.tokens.begin() + keep, line.tokens.begin() + p0);
     rest.insert(rest.end(), tokens.begin(), tokens.end());
     rest.insert(rest.end(), line.tokens.begin() + p1, line.tokens.end());

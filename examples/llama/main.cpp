@@ -158,6 +158,9 @@ bool prompt_or_stop(const Arguments& a, mica_llama_session* session,
   return true;
 }
 
+constexpr const char* kFull =
+    "stopped: the context is full (-c makes it larger, --context-shift drops old tokens)";
+
 // Generates until an end. Returns a sentence when that is worth telling.
 const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_session* session,
                      std::vector<int32_t> tokens, Timing& timing) {
@@ -190,10 +193,17 @@ const char* generate(const Arguments& a, mica_llama_model* model, mica_llama_ses
     ++timing.n_generated;
     if (i + 1 == a.n_predict) break;
     if (!a.context_shift && mica_llama_seq_next(session, 0) >= int64_t{mica_llama_n_ctx(session)}) {
-      end = "stopped: the context is full (-c makes it larger, --context-shift drops old tokens)";
+      end = kFull;
       break;
     }
-    if (!decode_or_stop(session, &token, 1)) break;
+    // Tokens that share a position fill the cache before the positions do.
+    const mica_status decoded = decode(session, &token, 1);
+    if (decoded == MICA_CACHE_FULL && !a.context_shift) {
+      end = kFull;
+      break;
+    }
+    if (decoded == MICA_CANCELLED) break;
+    check_llama(decoded);
   }
   timing.generation = seconds_since(start);
   output.finish();
@@ -221,7 +231,7 @@ int run(const Arguments& a) {
   params.extend_window = a.group_window;
   const SessionHandle session = create_session(model.get(), params);
   const uint32_t n_ctx = mica_llama_n_ctx(session.get());
-  if (tokens.size() >= n_ctx && a.group == 0)
+  if (tokens.size() >= n_ctx)
     fail(MICA_INVALID_ARGUMENT, "the prompt has " + std::to_string(tokens.size()) +
                                     " tokens and needs room for an answer, the context holds " +
                                     std::to_string(n_ctx) + " (-c makes it larger)");

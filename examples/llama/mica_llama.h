@@ -150,7 +150,7 @@ typedef struct mica_llama_session_params {
   /* Self-Extend (Jin et al. 2024, arXiv 2401.01325): each time extend_window tokens are behind the
    * last group, they are made one, their positions divided by extend_factor. 0 or 1: off. */
   uint32_t extend_factor;
-  uint32_t extend_window; /* a multiple of extend_factor */
+  uint32_t extend_window; /* a multiple of extend_factor; models with a sliding window: refused */
 } mica_llama_session_params;
 #define MICA_LLAMA_DROP_HALF UINT32_MAX
 #define MICA_LLAMA_SESSION_PARAMS_INIT                                                \
@@ -194,7 +194,8 @@ typedef struct mica_llama_batch {
 
 /* Runs the tokens, in several steps when there are more than n_batch. On an error each sequence
  * ends where it did before; where a sliding window has let go of what it would go on with, the
- * sequence is emptied (mica_llama_seq_next is 0), and the error's text says which were. Errors:
+ * sequence is emptied (mica_llama_seq_next is 0), and the error's text says which were. What was
+ * dropped or grouped to make room for the tokens stays so when they are cancelled. Errors:
  * INVALID_ARGUMENT (ids, sequences, weights not loaded), CACHE_FULL (the context or the cache is
  * full; nothing ran), CANCELLED, OUT_OF_MEMORY, DEVICE_LOST. */
 MICA_API mica_status mica_llama_decode(mica_llama_session* session, const mica_llama_batch* batch);
@@ -244,7 +245,8 @@ MICA_API mica_status mica_llama_seq_div(mica_llama_session* session, uint32_t se
                                         int64_t p1, int64_t divisor);
 
 /* How mica_llama_edit makes what lies behind an edit right.
- *   EXACT   it is computed again: all results are those of a fresh sequence of the same tokens.
+ *   EXACT   it is computed again, and so is what a REUSED edit, a full context or a copy onto other
+ *           tokens left: all results are those of a fresh sequence of the same tokens.
  *   REUSED  it is moved: its cells keep what they had attended to when they were computed, the old
  *           text included, so that results deviate a little. The first n_recompute tokens behind
  *           the edit are computed again, which makes the deviation smaller. */
@@ -269,8 +271,9 @@ typedef struct mica_llama_edit_info {
  * many. Then the last token's logits are row 0, as after mica_llama_decode of the whole. `params`
  * and `out_info` may be NULL. Where a sliding window has let go of what is needed, as many tokens
  * before the edit as the windows together see are run again. Errors: as mica_llama_decode (the
- * sequence then ends before the edit); INVALID_ARGUMENT (positions that the sequence does not have;
- * nothing would be left; its tokens are not known by position). */
+ * sequence then ends before the edit, or before what was to be run again); INVALID_ARGUMENT, and
+ * nothing is changed (positions that the sequence does not have; ids; nothing would be left; its
+ * tokens are not known by position). Nothing is grouped meanwhile (extend_factor). */
 MICA_API mica_status mica_llama_edit(mica_llama_session* session, uint32_t seq, int64_t p0,
                                      int64_t p1, const int32_t* tokens, size_t n_tokens,
                                      const mica_llama_edit_params* params,

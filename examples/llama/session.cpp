@@ -95,6 +95,9 @@ void Session::read_params(const mica_llama_session_params& p) {
   max_outputs_ = limited("n_outputs", p.n_outputs != 0 ? p.n_outputs : n_seqs_, kMaxBatch);
   if (p.variant != nullptr) variant_ = p.variant;
   keys_ = p.keys;
+  if (keys_ != MICA_KV_KEYS_ROTATED && keys_ != MICA_KV_KEYS_RELATIVE)
+    fail(MICA_INVALID_ARGUMENT,
+         "keys is " + std::to_string(static_cast<int>(keys_)) + ", neither ROTATED nor RELATIVE");
   n_keep_ = p.n_keep;
   n_drop_ = p.n_drop;
   if (n_drop_ != 0 && n_keep_ >= n_ctx_)
@@ -106,6 +109,9 @@ void Session::read_params(const mica_llama_session_params& p) {
     fail(MICA_INVALID_ARGUMENT, "extend_window is " + std::to_string(extend_window_) +
                                     ", not a multiple of extend_factor " +
                                     std::to_string(extend_factor_));
+  if (extend_factor_ != 0 && model_->hparams().window != 0)
+    fail(MICA_INVALID_ARGUMENT, "extend_factor is " + std::to_string(extend_factor_) +
+                                    ", but the model has a sliding window, which sees no further");
   lines_.resize(n_seqs_);
   wanted_.resize(n_seqs_);
 }
@@ -243,11 +249,6 @@ void Session::check_batch(const mica_llama_batch& batch) const {
            "decode: sequence " + std::to_string(span.seq) + " is there twice");
     seen[span.seq] = true;
     if (span.n_tokens == 0) fail(MICA_INVALID_ARGUMENT, "decode: a span has no tokens");
-    const int64_t used = mica_kv_seq_next(cache_.get(), span.seq);
-    if (used + int64_t{span.n_tokens} > int64_t{n_ctx_})
-      fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) +
-                                " tokens is full: " + std::to_string(used) + " are used, " +
-                                std::to_string(span.n_tokens) + " more were to come");
     for (uint32_t k = 0; k < span.n_tokens; ++k) {
       const int32_t id = batch.tokens[n_tokens + k];
       if (id < 0 || static_cast<uint32_t>(id) >= model_->hparams().n_vocab)
@@ -263,6 +264,14 @@ void Session::check_batch(const mica_llama_batch& batch) const {
                                     " rows of logits, the session "
                                     "was made for " +
                                     std::to_string(max_outputs_));
+}
+
+void Session::check_room(uint32_t seq, uint32_t n) const {
+  if (used(seq) + int64_t{n} <= int64_t{n_ctx_}) return;
+  if (n_drop_ != 0 && int64_t{n_keep_} + n <= int64_t{n_ctx_}) return;
+  fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) +
+                            " tokens is full: " + std::to_string(used(seq)) + " are used, " +
+                            std::to_string(n) + " more were to come");
 }
 
 bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done,
@@ -291,12 +300,14 @@ bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& d
   return !chunk.tokens.empty();
 }
 
-void Session::decode(const mica_llama_batch& batch) {
+void Session::decode(const mica_llama_batch& batch, bool in_edit) {
   check_allocated();
-  if (batch.spans != nullptr)
-    for (uint32_t i = 0; i < batch.n_spans; ++i)
-      if (batch.spans[i].seq < n_seqs_) make_room(batch.spans[i].seq, batch.spans[i].n_tokens);
   check_batch(batch);
+  const std::span<const mica_llama_span> spans(batch.spans, batch.n_spans);
+  for (const mica_llama_span& s : spans) check_room(s.seq, s.n_tokens);
+  if (!in_edit)
+    for (const mica_llama_span& s : spans) make_room(s.seq, s.n_tokens);
+  if (shifts_wait_) run_shifts(false);
   rows_.clear();
   n_fetched_ = 0;
   last_plan_ = nullptr;

@@ -28,7 +28,8 @@ class Session {
   uint32_t n_ctx() const { return n_ctx_; }
   std::string explain() const;
 
-  void decode(const mica_llama_batch& batch);
+  // `in_edit`: the session's own, which has room already.
+  void decode(const mica_llama_batch& batch, bool in_edit = false);
   uint32_t n_outputs() const { return static_cast<uint32_t>(rows_.size()); }
   const float* logits(uint32_t i_output);
   int32_t sample(uint32_t i_output, const mica_llama_sampler& sampler);
@@ -60,6 +61,7 @@ class Session {
   struct Line {
     std::vector<int32_t> tokens;
     bool is_known = true;
+    int64_t exact = 0;    // so many of the first tokens have the cells of a fresh run
     int64_t grouped = 0;  // Self-Extend: positions before it are of groups
   };
   struct Chunk {
@@ -81,6 +83,8 @@ class Session {
   void allocate();
 
   void check_batch(const mica_llama_batch& batch) const;
+  // Fails when the sequence cannot take `n` tokens more, whatever make_room drops.
+  void check_room(uint32_t seq, uint32_t n) const;
   // Cuts the next step's part off the batch; `done`: tokens of each span that ran. False at the
   // end.
   bool next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done, Chunk& chunk) const;
@@ -100,6 +104,10 @@ class Session {
   void drop_tokens(uint32_t seq, int64_t n);
   void extend_groups(uint32_t seq);
   void note_tokens(const Chunk& chunk);
+  // The sequence is as long as that, or where a window refuses that, empty. Allocates nothing.
+  void end_at(uint32_t seq, int64_t position);
+  // The most that it holds: of positions, or, where several share one, of cells.
+  int64_t used(uint32_t seq) const;
   void forget_tokens(uint32_t seq, int64_t p0, int64_t p1);
   Line& known_line(uint32_t seq);
   // Removes what is behind `keep` and runs `tokens` there; returns how many were run.
@@ -136,6 +144,7 @@ class Session {
   mica_plan* sampler_plan_ = nullptr;  // one row of logits given by the host
   mica_plan* shift_plan_ = nullptr;    // rotates moved cells; made when it is first needed
   bool allocated_ = false;
+  bool shifts_wait_ = false;  // cells were moved, and the step that rotates them did not run
 
   std::vector<Line> lines_;           // of each sequence
   std::vector<SampleColumn> wanted_;  // of each sequence: what it was last sampled with

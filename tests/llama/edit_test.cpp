@@ -212,6 +212,129 @@ TEST_P(Edits, SayWhatIsWrong) {
   EXPECT_MICA_OK(mica_llama_edit(own.get(), 0, 1, 2, &token, 1, nullptr, nullptr));
 }
 
+// What is left of an edit or of a full context is not exact, and an exact edit knows that.
+TEST_P(Edits, AnExactEditTrustsOnlyExactCells) {
+  mica_llama_session_params p = params(128);
+  p.n_keep = 4;
+  p.n_drop = MICA_LLAMA_DROP_HALF;
+  p.n_seqs = 2;
+  const Session own = open_session(model_.get(), p);
+  const auto expect_exact = [&](uint32_t seq) {
+    std::vector<int32_t> tokens(128);
+    size_t n = 0;
+    ASSERT_MICA_OK(mica_llama_seq_tokens(own.get(), seq, tokens.data(), tokens.size(), &n));
+    tokens.resize(n);
+    tokens.push_back(9);
+    ASSERT_MICA_OK(
+        mica_llama_edit_to(own.get(), seq, tokens.data(), tokens.size(), nullptr, nullptr));
+    EXPECT_EQ(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens));
+    mica_llama_edit_info info{};
+    ASSERT_MICA_OK(
+        mica_llama_edit_to(own.get(), seq, tokens.data(), tokens.size(), nullptr, &info));
+    EXPECT_EQ(info.n_computed, 1u);  // now all of it is
+  };
+  (void)next_row(own.get(), some_tokens(120, 12));
+  mica_llama_edit_params how = MICA_LLAMA_EDIT_PARAMS_INIT;
+  how.mode = MICA_LLAMA_EDIT_REUSED;
+  const int32_t token = 5;
+  ASSERT_MICA_OK(mica_llama_edit(own.get(), 0, 30, 33, &token, 1, &how, nullptr));
+  expect_exact(0);
+  (void)next_row(own.get(), some_tokens(20, 13));  // drops
+  EXPECT_LT(mica_llama_seq_next(own.get(), 0), 100);
+  expect_exact(0);
+  ASSERT_MICA_OK(decode(own.get(), some_tokens(10, 14), false, 1));
+  ASSERT_MICA_OK(mica_llama_seq_cp(own.get(), 0, 1, 10, -1));
+  expect_exact(1);
+}
+
+TEST_P(Edits, WhatFailsOrIsCancelledCanBeTriedAgain) {
+  int32_t cancel = 0;
+  mica_llama_session_params p = params(128);
+  p.n_keep = 4;
+  p.n_drop = MICA_LLAMA_DROP_HALF;
+  p.cancel = &cancel;
+  const Session own = open_session(model_.get(), p);
+  const std::vector<int32_t> tokens = some_tokens(128, 15);
+  (void)next_row(own.get(), tokens);
+  const std::vector<int32_t> wrong = {int32_t(n_vocab_)};
+  EXPECT_EQ(decode(own.get(), wrong), MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(mica_llama_edit(own.get(), 0, 50, 51, wrong.data(), 1, nullptr, nullptr),
+            MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(decode(own.get(), some_tokens(125, 16)), MICA_CACHE_FULL);
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 128);  // nothing was dropped for them
+  cancel = 1;
+  mica_llama_edit_params how = MICA_LLAMA_EDIT_PARAMS_INIT;
+  how.mode = MICA_LLAMA_EDIT_REUSED;
+  EXPECT_EQ(mica_llama_edit(own.get(), 0, 30, 33, tokens.data(), 2, &how, nullptr), MICA_CANCELLED);
+  cancel = 0;
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 30);
+  ASSERT_MICA_OK(mica_llama_edit_to(own.get(), 0, tokens.data(), tokens.size(), nullptr, nullptr));
+  EXPECT_EQ(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens));
+  cancel = 1;
+  EXPECT_EQ(decode(own.get(), {5, 6}), MICA_CANCELLED);  // has dropped, and perhaps not rotated
+  cancel = 0;
+  EXPECT_MICA_OK(decode(own.get(), {5, 6}));
+  how.mode = static_cast<mica_llama_edit_mode>(2);
+  EXPECT_EQ(mica_llama_edit(own.get(), 0, 0, 1, tokens.data(), 1, &how, nullptr),
+            MICA_INVALID_ARGUMENT);
+  p.keys = MICA_KV_KEYS_NONE;
+  mica_llama_session* none = nullptr;
+  EXPECT_EQ(mica_llama_session_create(model_.get(), &p, &none), MICA_INVALID_ARGUMENT);
+}
+
+// Groups are made when tokens come, not while an edit runs; and cells count beside positions.
+TEST_P(Edits, GroupsLeaveEditsAlone) {
+  mica_llama_session_params p = params(256);
+  p.extend_factor = 4;
+  p.extend_window = 32;
+  p.n_keep = 4;
+  p.n_drop = MICA_LLAMA_DROP_HALF;
+  const Session own = open_session(model_.get(), p);
+  std::vector<int32_t> tokens = some_tokens(200, 17);
+  (void)next_row(own.get(), tokens);
+  tokens[120] = 5;
+  mica_llama_edit_params how = MICA_LLAMA_EDIT_PARAMS_INIT;
+  how.mode = MICA_LLAMA_EDIT_REUSED;
+  mica_llama_edit_info info{};
+  ASSERT_MICA_OK(mica_llama_edit_to(own.get(), 0, tokens.data(), tokens.size(), &how, &info));
+  EXPECT_EQ(info.n_computed, 2u);
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 200);
+  tokens[120] = 6;
+  ASSERT_MICA_OK(mica_llama_edit_to(own.get(), 0, tokens.data(), tokens.size(), nullptr, &info));
+  EXPECT_EQ(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens));
+  for (uint32_t i = 0; i < 30; ++i) ASSERT_MICA_OK(decode(own.get(), some_tokens(25, i)));
+  EXPECT_LT(mica_llama_seq_next(own.get(), 0), 200);
+}
+
+// Where a window let go what would be seen after the drop, the rest is run again.
+TEST_P(Edits, AFullContextWithAWindow) {
+  ModelFile file;
+  file.window = 100;
+  file.n_layers = 2;
+  file.n_vocab = 256;
+  const std::string path = testing::TempDir() + "mica_wide_" + std::to_string(getpid()) + ".gguf";
+  std::ofstream(path, std::ios::binary) << file.bytes();
+  model_ = open_model(path, GetParam().device);
+  std::remove(path.c_str());
+  ASSERT_NE(model_, nullptr);
+  n_vocab_ = n_vocab_of(model_.get());
+  mica_llama_session_params p = params(128);
+  p.n_keep = 4;
+  p.n_drop = MICA_LLAMA_DROP_HALF;
+  const Session own = open_session(model_.get(), p);
+  for (uint32_t i = 0; i < 40; ++i) {
+    ASSERT_MICA_OK(decode(own.get(), some_tokens(9, i)));
+    std::vector<int32_t> held(128);
+    size_t n = 0;
+    ASSERT_MICA_OK(mica_llama_seq_tokens(own.get(), 0, held.data(), held.size(), &n));
+    EXPECT_EQ(static_cast<int64_t>(n), mica_llama_seq_next(own.get(), 0));
+  }
+  p.extend_factor = 4;
+  p.extend_window = 32;
+  mica_llama_session* grouped = nullptr;
+  EXPECT_EQ(mica_llama_session_create(model_.get(), &p, &grouped), MICA_INVALID_ARGUMENT);
+}
+
 // Two layers of a window of 20 see 38 tokens further back together: those are run again, no more.
 TEST_P(Edits, AWindowIsRunAgainAsFarAsItSees) {
   ModelFile file;
