@@ -375,12 +375,12 @@ mica_status kv_check_plan(const mica_kv_cache* c, const uint8_t* has_table) {
     appends |= has_table[kv_slots_of(g)] != 0;
     if (c->is_shift && c->groups[g].n_shifts > 0 && has_table[kv_shifts_of(g)] == 0)
       return error.fail(MICA_INVALID_ARGUMENT, "the reserve is a shift of cells with window ",
-                        c->groups[g].window, ", which the plan has no kv_shift for");
+                        c->groups[g].window, ", which the plan has no kv_shift for in each layer");
     if (!c->is_shift && c->n_turns > 1 && has_table[kv_table_of(g)] != 0 &&
         has_table[kKvTurns] == 0)
       return error.fail(MICA_INVALID_ARGUMENT,
-                        "the cache has moved cells, but the plan's attention ",
-                        "has no turns; use mica_kv.turns, or mica_kv_reserve_shift first");
+                        "the cache has moved cells, but not every attention ",
+                        "of the plan has turns; use mica_kv.turns, or mica_kv_reserve_shift first");
   }
   for (uint32_t i = 0; i < kv_step_tokens(c) && appends && has_table[kKvKeyPositions] == 0; ++i)
     if (c->positions[i] != c->key_positions[i])

@@ -1,4 +1,6 @@
 // Graph to partition: live nodes, resolved views, strict placement, units and what they need.
+#include <algorithm>
+
 #include "core/kv/kv_cache.h"
 #include "core/plan/session.h"
 
@@ -93,12 +95,51 @@ bool add_nodes(mica_plan& p, const mica_graph& g, const Vec<uint8_t>& live) {
   return true;
 }
 
+// One past the number of the table that a value is, 0: none.
+uint32_t table_of(const mica_plan& p, const mica_graph& g, uint32_t value) {
+  const GraphValue& v = g.values[g.values[value].root];
+  return v.kind == ValueKind::kInput ? p.inputs[v.source].table : 0;
+}
+bool reads_table(const mica_plan& p, const mica_graph& g, const GraphNode& node, uint32_t table) {
+  const auto is_it = [&](uint32_t value) {
+    return value != 0 && table_of(p, g, value) == table + 1;
+  };
+  return std::any_of(node.in, node.in + node.n_in, is_it);
+}
+
+// Turns count as read when all that read a table of entries have them, a group's shifts when every
+// layer that owns storage is shifted: a step that a layer would do without is to be refused.
+void note_lacks(mica_plan& p, const mica_graph& g) {
+  const mica_kv_cache& c = *p.cache;
+  const auto has_turns = [&](uint32_t value) {
+    const GraphValue& v = g.values[g.values[value].root];
+    return value != 0 && v.kind == ValueKind::kNode && reads_table(p, g, g.nodes[v.node], kKvTurns);
+  };
+  const auto is_shifted = [&](uint32_t layer) {
+    return std::any_of(g.nodes.begin(), g.nodes.end(), [&](const GraphNode& n) {
+      const auto is_k = [&](uint32_t value) {
+        const GraphValue& v = g.values[g.values[value].root];
+        return v.kind == ValueKind::kState && v.source == 2 * layer;
+      };
+      return std::any_of(n.in, n.in + n.n_in, is_k) &&
+             reads_table(p, g, n, kv_shifts_of(c.layers[layer].group));
+    });
+  };
+  for (const GraphNode& n : g.nodes)
+    for (uint32_t group = 0; group < kv_n_groups(&c); ++group)
+      if (reads_table(p, g, n, kv_table_of(group)) && std::none_of(n.in, n.in + n.n_in, has_turns))
+        p.reads_table[kKvTurns] = 0;
+  for (uint32_t i = 0; i < kv_n_layers(&c); ++i) {
+    uint8_t& reads = p.reads_table[kv_shifts_of(c.layers[i].group)];
+    if (kv_layer(&c, i).source == MICA_KV_NO_SOURCE && reads != 0) reads = is_shifted(i);
+  }
+}
+
 // A graph has all tables of a cache; those that nothing reads get no place in the step block.
 bool note_tables(mica_plan& p, const mica_graph& g) {
   if (p.cache != nullptr && !p.reads_table.resize(kv_n_tables(p.cache))) return false;
   const auto note = [&](uint32_t root) {
-    const GraphValue& v = g.values[root];
-    const uint32_t table = v.kind == ValueKind::kInput ? p.inputs[v.source].table : 0;
+    const uint32_t table = table_of(p, g, root);
     if (table != 0) p.reads_table[table - 1] = 1;
   };
   for (const PlanNamed& o : p.outputs) note(p.roots[o.value]);
@@ -107,6 +148,7 @@ bool note_tables(mica_plan& p, const mica_graph& g) {
     if (in.table != 0 && p.reads_table[in.table - 1] == 0) in.place = kNoPlace;
   for (const PlanStepValue& v : p.step_values)
     if (p.inputs[v.input].place == kNoPlace) p.values[v.value].storage = MICA_B_UNPLACED;
+  if (p.cache != nullptr) note_lacks(p, g);
   return true;
 }
 
