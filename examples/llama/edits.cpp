@@ -1,5 +1,6 @@
 // Edits of what a session's sequences hold: moved, dropped, grouped and replaced tokens.
 #include <algorithm>
+#include <cstring>
 
 #include "graphs.h"
 #include "mica/ops.h"
@@ -298,9 +299,11 @@ mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
                                    const mica_llama_edit_params& params) {
   const Line& line = known_line(seq);
   const auto size = static_cast<int64_t>(line.tokens.size());
-  if (params.mode != MICA_LLAMA_EDIT_EXACT && params.mode != MICA_LLAMA_EDIT_REUSED)
-    fail(MICA_INVALID_ARGUMENT, "edit: mode " + std::to_string(static_cast<int>(params.mode)) +
-                                    " is neither EXACT nor REUSED");
+  int mode = 0;  // as bytes: a C program may put any number into an enum
+  std::memcpy(&mode, &params.mode, sizeof mode);
+  if (mode != MICA_LLAMA_EDIT_EXACT && mode != MICA_LLAMA_EDIT_REUSED)
+    fail(MICA_INVALID_ARGUMENT,
+         "edit: mode " + std::to_string(mode) + " is neither EXACT nor REUSED");
   for (const int32_t id : tokens)
     if (id < 0 || static_cast<uint32_t>(id) >= model_->hparams().n_vocab)
       fail(MICA_INVALID_ARGUMENT, "edit: token " + std::to_string(id) + ", there are " +

@@ -274,7 +274,8 @@ TEST_P(Edits, WhatFailsOrIsCancelledCanBeTriedAgain) {
   EXPECT_EQ(decode(own.get(), {5, 6}), MICA_CANCELLED);  // has dropped, and perhaps not rotated
   cancel = 0;
   EXPECT_MICA_OK(decode(own.get(), {5, 6}));
-  how.mode = static_cast<mica_llama_edit_mode>(2);
+  const int other = 2;
+  std::memcpy(&how.mode, &other, sizeof other);
   EXPECT_EQ(mica_llama_edit(own.get(), 0, 0, 1, tokens.data(), 1, &how, nullptr),
             MICA_INVALID_ARGUMENT);
   p.keys = MICA_KV_KEYS_NONE;
