@@ -307,7 +307,12 @@ void Session::decode(const mica_llama_batch& batch, bool in_edit) {
   for (const mica_llama_span& s : spans) check_room(s.seq, s.n_tokens);
   if (!in_edit)
     for (const mica_llama_span& s : spans) make_room(s.seq, s.n_tokens);
-  if (shifts_wait_) run_shifts(false);
+  try {
+    if (shifts_wait_) run_shifts(false);
+  } catch (const Failure& failure) {
+    // Of another sequence perhaps; where it is one of these, reserve says so.
+    if (failure.status != MICA_CACHE_FULL) throw;
+  }
   rows_.clear();
   n_fetched_ = 0;
   last_plan_ = nullptr;
