@@ -63,8 +63,9 @@ MICA_API mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor pos
  * sine of positions[r] * base^(-2i / n_rot) … as above; exact to F32 alike.
  *
  *   positions  I32 [n]; mica_kv.turns for mica_attention_params.turns.
- *   params     of the RoPE; n_rot is not 0; offset, pairing and attn_factor have no part in it.
- *   result     F32 [n_rot, n], packed, with positions' extent.
+ *   params     of the RoPE; n_rot must not be 0, as there is no head to take it from; offset,
+ * pairing and attn_factor have no part in it. result     F32 [n_rot, n], packed, with positions'
+ * extent.
  *
  * Errors: as mica_rope. */
 MICA_API mica_tensor mica_rope_angles(mica_graph* graph, mica_tensor positions,

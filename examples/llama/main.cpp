@@ -225,6 +225,11 @@ int run(const Arguments& a) {
   const ModelHandle model = open_model(a.common);
   const std::vector<int32_t> tokens = prompt_tokens(a, model.get());
   mica_llama_session_params params = session_params(a.common);
+  if (!a.context_shift && (a.n_keep != 0 || a.n_drop != 0))
+    fail(MICA_INVALID_ARGUMENT, "--keep and --drop say what --context-shift does; give that too");
+  if (a.group > 1 && a.group_window % a.group != 0)
+    fail(MICA_INVALID_ARGUMENT, "--group-window is " + std::to_string(a.group_window) +
+                                    ", not a multiple of --group " + std::to_string(a.group));
   params.n_keep = a.n_keep;
   if (a.context_shift) params.n_drop = a.n_drop != 0 ? a.n_drop : MICA_LLAMA_DROP_HALF;
   params.extend_factor = a.group;

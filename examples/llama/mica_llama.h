@@ -193,11 +193,12 @@ typedef struct mica_llama_batch {
 } mica_llama_batch;
 
 /* Runs the tokens, in several steps when there are more than n_batch. On an error each sequence
- * ends where it did before; where a sliding window has let go of what it would go on with, the
- * sequence is emptied (mica_llama_seq_next is 0), and the error's text says which were. What was
- * dropped or grouped to make room for the tokens stays so when they are cancelled. Errors:
- * INVALID_ARGUMENT (ids, sequences, weights not loaded), CACHE_FULL (the context or the cache is
- * full; nothing ran), CANCELLED, OUT_OF_MEMORY, DEVICE_LOST. */
+ * ends where it did before; where a sliding window has let go of what it would go on with, or where
+ * Self-Extend has grouped between the steps, the sequence is emptied (mica_llama_seq_next is 0),
+ * and the error's text says which were. What was dropped or grouped to make room for the tokens
+ * stays so when they are cancelled. Errors: INVALID_ARGUMENT (ids, sequences, weights not loaded),
+ * CACHE_FULL (the context or the cache is full; nothing ran), CANCELLED, OUT_OF_MEMORY,
+ * DEVICE_LOST. */
 MICA_API mica_status mica_llama_decode(mica_llama_session* session, const mica_llama_batch* batch);
 /* Rows of logits of the last decode. */
 MICA_API uint32_t mica_llama_n_outputs(const mica_llama_session* session);
@@ -246,7 +247,8 @@ MICA_API mica_status mica_llama_seq_div(mica_llama_session* session, uint32_t se
 
 /* How mica_llama_edit makes what lies behind an edit right.
  *   EXACT   it is computed again, and so is what a REUSED edit, a full context or a copy onto other
- *           tokens left: all results are those of a fresh sequence of the same tokens.
+ *           tokens left. All results are those of a fresh sequence of the same tokens, bit by bit
+ *           where its steps have as many tokens: kernels for few and for many add in another order.
  *   REUSED  it is moved: its cells keep what they had attended to when they were computed, the old
  *           text included, so that results deviate a little. The first n_recompute tokens behind
  *           the edit are computed again, which makes the deviation smaller. */
@@ -286,11 +288,11 @@ MICA_API mica_status mica_llama_edit_to(mica_llama_session* session, uint32_t se
                                         mica_llama_edit_info* out_info);
 /* Saves a sequence with its tokens, and loads it into an empty one, of this or another session of
  * the same model: it goes on as if it had never left, bit by bit when the cache's types are the
- * same; other types are converted. Follow with mica_llama_edit_to: it runs what the file lacks, and
- * the last token for its logits. The file appears whole or not at all, and a load that fails
- * changes nothing. Errors: NOT_FOUND, IO, BAD_FILE (damaged, or no saved sequence),
- * INVALID_ARGUMENT (another model; the sequence is not empty; tokens not known by position),
- * CACHE_FULL. */
+ * same; other types are converted, which an exact edit then does not trust. Follow with
+ * mica_llama_edit_to: it runs what the file lacks, and the last token for its logits. The file
+ * appears whole or not at all, and a load that fails changes nothing. Errors: NOT_FOUND, IO,
+ * BAD_FILE (damaged, or no saved sequence), INVALID_ARGUMENT (another model; the sequence is not
+ * empty; tokens not known by position), CACHE_FULL. */
 MICA_API mica_status mica_llama_save(mica_llama_session* session, uint32_t seq, const char* path);
 MICA_API mica_status mica_llama_load(mica_llama_session* session, uint32_t seq, const char* path);
 /* The tokens of a sequence by position. At most `capacity` are written; *out_n is how many there

@@ -26,7 +26,9 @@ std::string emptied_text(const mica_llama_batch& batch, const std::vector<int64_
       names += (names.empty() ? "" : ", ") + std::to_string(batch.spans[i].seq);
   if (names.empty()) return names;
   return "; emptied: sequence " + names +
-         ", whose sliding window has let go of what it would go on with";
+         ", which cannot be taken back: a sliding window has let go of what it would go on with, "
+         "or "
+         "its positions were grouped";
 }
 
 uint32_t limited(const char* what, uint32_t value, uint32_t high) {
@@ -322,7 +324,10 @@ void Session::decode(const mica_llama_batch& batch, bool in_edit) {
   std::vector<uint32_t> done(batch.n_spans);
   Chunk chunk;
   try {
-    while (next_chunk(batch, done, chunk)) run_chunk(chunk);
+    while (next_chunk(batch, done, chunk)) {
+      run_chunk(chunk);
+      if (!in_edit && extend_factor_ != 0) group_between(batch, done, before);
+    }
   } catch (Failure& failure) {
     take_back(batch, before);
     failure.text += emptied_text(batch, before);
@@ -333,11 +338,23 @@ void Session::decode(const mica_llama_batch& batch, bool in_edit) {
   }
 }
 
+// Self-Extend between the steps of one decode. A sequence that was grouped cannot be taken back.
+void Session::group_between(const mica_llama_batch& batch, const std::vector<uint32_t>& done,
+                            std::vector<int64_t>& before) {
+  for (uint32_t i = 0; i < batch.n_spans; ++i) {
+    const mica_llama_span span = batch.spans[i];
+    if (done[i] == span.n_tokens) continue;
+    const int64_t grouped = lines_[span.seq].grouped;
+    extend_groups(span.seq);
+    if (lines_[span.seq].grouped != grouped) before[i] = kEmptied;
+  }
+}
+
 void Session::take_back(const mica_llama_batch& batch, std::vector<int64_t>& before) {
   rows_.clear();
   for (uint32_t i = 0; i < batch.n_spans; ++i) {
     const uint32_t seq = batch.spans[i].seq;
-    if (mica_kv_seq_rm(cache_.get(), seq, before[i], -1) == MICA_OK) {
+    if (before[i] != kEmptied && mica_kv_seq_rm(cache_.get(), seq, before[i], -1) == MICA_OK) {
       forget_tokens(seq, before[i], -1);
       continue;
     }

@@ -92,6 +92,8 @@ class Session {
   // After a decode that failed: the sequences end where they did, `before` each span, or are
   // emptied where a window refuses that, and `before` says so. Allocates nothing.
   void take_back(const mica_llama_batch& batch, std::vector<int64_t>& before);
+  void group_between(const mica_llama_batch& batch, const std::vector<uint32_t>& done,
+                     std::vector<int64_t>& before);
   void set(const char* input, const void* data, size_t bytes);
   void reserve(const Chunk& chunk);
 

@@ -16,8 +16,8 @@ constexpr char kMagic[8] = {'M', 'I', 'C', 'A', 'S', 'E', 'Q', '1'};
 
 struct Head {
   char magic[8];
-  uint32_t n_tokens, unused;
-  uint64_t checksum;  // of the tokens
+  uint32_t n_tokens, n_exact;  // Session::Line
+  uint64_t checksum;           // of the tokens, and of n_exact
 };
 
 // FNV-1a.
@@ -25,6 +25,11 @@ uint64_t hash(const void* data, size_t bytes, uint64_t h = 0xcbf29ce484222325u) 
   const auto* p = static_cast<const unsigned char*>(data);
   for (size_t i = 0; i < bytes; ++i) h = (h ^ p[i]) * 0x100000001b3u;
   return h;
+}
+
+uint64_t checksum_of(const Head& head, const std::vector<int32_t>& tokens) {
+  return hash(tokens.data(), tokens.size() * sizeof(int32_t),
+              hash(&head.n_exact, sizeof head.n_exact));
 }
 
 // What a saved sequence must agree in with the model that goes on with it.
@@ -73,7 +78,8 @@ void Session::save(uint32_t seq, const std::string& path) {
   Head head{};
   std::memcpy(head.magic, kMagic, sizeof kMagic);
   head.n_tokens = static_cast<uint32_t>(tokens.size());
-  head.checksum = hash(tokens.data(), tokens.size() * sizeof(int32_t));
+  head.n_exact = static_cast<uint32_t>(lines_[seq].exact);
+  head.checksum = checksum_of(head, tokens);
   const std::string part = path + ".part";
   File file(std::fopen(part.c_str(), "wb"));
   if (file == nullptr) fail_file("cannot make", part);
@@ -118,7 +124,7 @@ void Session::load(uint32_t seq, const std::string& path) {
                               " tokens, the context holds " + std::to_string(n_ctx_));
   std::vector<int32_t> tokens(head.n_tokens);
   if (std::fread(tokens.data(), 1, bytes, file.get()) != bytes ||
-      hash(tokens.data(), bytes) != head.checksum)
+      checksum_of(head, tokens) != head.checksum || head.n_exact > head.n_tokens)
     damaged();
   fetch();
   const mica_kv_reader reader = {read_file, file.get(), size - sizeof head - bytes};
@@ -126,7 +132,10 @@ void Session::load(uint32_t seq, const std::string& path) {
   check(mica_kv_load_from(session_.get(), seq, fingerprint_of(*model_), &reader, &loaded),
         context_.get());
   if (loaded.needs_shift != 0) run_shifts(false);
-  lines_[seq] = {std::move(tokens), true, 0};
+  Line line;
+  line.exact = loaded.converted != 0 ? 0 : int64_t{head.n_exact};
+  line.tokens = std::move(tokens);
+  lines_[seq] = std::move(line);
 }
 
 }  // namespace mica_llama
