@@ -119,7 +119,7 @@ MatmulPrepared matmul_prepared(const Call& c, uint32_t m_tile) {
   const auto m = static_cast<uint64_t>(c.in[1].dim[1]);
   const auto n_slices = static_cast<uint64_t>(c.in[1].dim[2] * c.in[1].dim[3]);
   const uint64_t rows = n_slices * n_units * ((m + m_tile - 1) / m_tile * m_tile);
-  return {rows * 64, rows * 68};
+  return {rows * 64, rows * 72};
 }
 
 }  // namespace mica::vulkan

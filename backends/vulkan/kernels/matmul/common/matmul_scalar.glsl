@@ -4,11 +4,7 @@ const uint kAcross = BN / TN;  // invocations along n
 const uint kDown = BM / TM;
 
 float outputs[TM * TN];
-#if defined(W_BITS)
 float products[TM * TN];  // of a unit, or half of it, before scaling
-#else
-#define products outputs
-#endif
 
 void clear_outputs() { [[unroll]] for (uint i = 0; i < TM * TN; ++i) outputs[i] = 0.0; }
 
@@ -27,15 +23,16 @@ void multiply_columns(uint first, uint end) {
 }
 
 void multiply() {
-#if defined(W_BITS)
   const uint n = gl_LocalInvocationIndex % kAcross;
   const uint m = gl_LocalInvocationIndex / kAcross;
+#if defined(W_BITS)
   for (uint h = 0; h < 1u + W_HALVES; ++h) {
     [[unroll]] for (uint i = 0; i < TM * TN; ++i) products[i] = 0.0;
     multiply_columns(4u * h, W_HALVES != 0 ? 4u * h + 4u : 8u);
     [[unroll]] for (uint i = 0; i < TN; ++i) {
       const float scale = tile_scale[BN * h + n + i * kAcross];
-      [[unroll]] for (uint j = 0; j < TM; ++j) outputs[j * TN + i] += scale * products[j * TN + i];
+      [[unroll]] for (uint j = 0; j < TM; ++j) outputs[j * TN + i] +=
+          scale * tile_power[m + j * kDown] * products[j * TN + i];
     }
   }
 #if W_BIAS
@@ -45,7 +42,12 @@ void multiply() {
   }
 #endif
 #else
+  [[unroll]] for (uint i = 0; i < TM * TN; ++i) products[i] = 0.0;
   multiply_columns(0u, 8u);
+  [[unroll]] for (uint j = 0; j < TM; ++j) {
+    [[unroll]] for (uint i = 0; i < TN; ++i) outputs[j * TN + i] +=
+        tile_power[m + j * kDown] * products[j * TN + i];
+  }
 #endif
 }
 

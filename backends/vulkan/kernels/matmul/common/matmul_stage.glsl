@@ -15,9 +15,10 @@ shared float tile_scale[BN * (1 + W_HALVES)];
 shared float tile_bias[BN];
 shared float tile_sum[BM];
 #endif
+shared float tile_power[BM];  // of two, that a row's values are to be multiplied by
 
-// This tile's rows of unit 0: the push constants have the address of all rows in x, of sums in
-// s_x[0].
+// This tile's rows of unit 0: the push constants have the address of all rows in x, of sums and
+// powers in s_x[0].
 uint64_t stage_x;
 uint64_t stage_sums;
 uint64_t stage_step;  // rows from unit to unit
@@ -29,15 +30,13 @@ Part part_w[kPartsW];
 uint64_t stage_w[kPartsW];
 uvec4 part_w[kPartsW];
 #endif
-#if defined(W_BITS) && W_BIAS
-float part_sum;
-#endif
+float part_sum, part_power;
 
 void begin_stage(Slice s, uint n0, uint m0, uint n_units) {
   stage_step = (p.m + BM - 1u) / BM * BM;
   const uint64_t first = prepared_at(s, 0u, n_units, BM) + m0;
   stage_x = p.x + first * 64ul;
-  stage_sums = p.s_x[0] + first * 4ul;
+  stage_sums = p.s_x[0] + first * 8ul;
   [[unroll]] for (uint i = 0; i < kPartsW; ++i) {
     const uint n = n0 + (gl_LocalInvocationIndex + i * kThreads) / 4u;
     stage_w[i] = w_row(s, min(n, p.n - 1u));
@@ -63,10 +62,11 @@ void fetch(uint unit) {
     }
 #endif
   }
-#if defined(W_BITS) && W_BIAS
-  if (gl_LocalInvocationIndex < BM)
-    part_sum = F32P(stage_sums + unit * stage_step * 4ul).v[gl_LocalInvocationIndex];
-#endif
+  if (gl_LocalInvocationIndex < BM) {
+    const uint64_t row = stage_sums + (unit * stage_step + gl_LocalInvocationIndex) * 8ul;
+    part_sum = F32P(row).v[0];
+    part_power = F32P(row).v[1];
+  }
 }
 
 void put(uint unit) {
@@ -98,7 +98,10 @@ void put(uint unit) {
     tile_w[n * kPitch + 2u * j + 1u] = four_halves(part_w[i].z, part_w[i].w);
 #endif
   }
+  if (gl_LocalInvocationIndex < BM) {
+    tile_power[gl_LocalInvocationIndex] = part_power;
 #if defined(W_BITS) && W_BIAS
-  if (gl_LocalInvocationIndex < BM) tile_sum[gl_LocalInvocationIndex] = part_sum;
+    tile_sum[gl_LocalInvocationIndex] = part_sum;
 #endif
+  }
 }
