@@ -113,8 +113,8 @@ MICA_API void mica_kv_abandon(mica_kv_cache* cache);
 
 /* Edits of what is stored; none touches K or V, and one that fails changes nothing. All are refused
  * with BUSY while a reserve is pending. Position ranges are [p0, p1); p0 < 0 means from the start,
- * p1 < 0 to the end. After an edit, even of nothing, a sequence goes on behind its largest position.
- * CACHE_FULL: the sequence would have more table entries than there is room for. */
+ * p1 < 0 to the end. After an edit, even of nothing, a sequence goes on behind its largest
+ * position. CACHE_FULL: the sequence would have more table entries than there is room for. */
 
 /* Removes a range of positions from a sequence (or from all: MICA_KV_ALL_SEQS). Later positions
  * stay where they are. Errors: CACHE_FULL; INVALID_ARGUMENT (in a group with a window: what would
