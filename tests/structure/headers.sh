@@ -11,7 +11,8 @@ headers+=" mica/ops.h "
 headers+=$(sed -n 's/#include "\(.*\)"/\1/p' "$generated/mica/ops.h")
 headers+=" $(cd "$source" && ls ops/*_args.h ops/*/*_args.h ops/dtypes/q*.h)"
 for h in $headers; do
-  echo "#include \"$h\"" | tee "$work/a.c" >"$work/a.cpp"
+  # A header of macros alone would make a file without a declaration, which C forbids.
+  printf '#include "%s"\nextern int declared;\n' "$h" | tee "$work/a.c" >"$work/a.cpp"
   include="-I$source -I$source/core/include -I$generated"
   cc -std=c99 -pedantic -Wall -Wextra -Werror -fsyntax-only $include "$work/a.c" || failed=1
   c++ -std=c++17 -pedantic -Wall -Wextra -Werror -fsyntax-only $include "$work/a.cpp" || failed=1
