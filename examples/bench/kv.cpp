@@ -45,7 +45,7 @@ double median(std::vector<double> values) {
 // Prints a table as it comes: Markdown, or a JSON list of objects of numbers and texts.
 class Table {
  public:
-  Table(std::string format, std::vector<std::string> names)
+  Table(const std::string& format, std::vector<std::string> names)
       : is_json_(format == "json"), names_(std::move(names)) {
     if (is_json_) return;
     std::string rule;
