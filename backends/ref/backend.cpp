@@ -1,11 +1,12 @@
 // The reference backend: every op's own double-precision reference, one unit after another.
 // Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics
 // do; ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) *
-// sum |t|, instead of its value. ",shake3" moves every element of every float result a little, as
+// sum |t|, instead of its value. ",jitter3" moves every element of every F32 result a little, as
 // sums of another order would, the third way: what comes of it shows how much of a difference the
-// roundings behind it can make. The conformance suite and tests/fuzz derive their
-// bounds from these. ",fused" claims every region and runs its members in their order, for tests of
-// the core's fusions.
+// roundings behind it can make. ",shake3" moves results by more: by their terms too, and of F16 and
+// BF16 by a step of the type, as graphs of any kind need it. The conformance suite derives its
+// bounds from the former, tests/fuzz from the latter. ",fused" claims every region and runs its
+// members in their order, for tests of the core's fusions.
 #include "backends/cancellable.h"
 #include "backends/known_args_check.h"
 #include "core/base/context.h"
@@ -35,7 +36,8 @@ struct Device {
   const mica_host* host;
   mica_numerics numerics;
   bool bound, fused;
-  uint32_t shake;  // 0: none
+  uint32_t jitter;  // which way results are moved, 0: not
+  bool shake;
 };
 
 struct Memory {
@@ -93,16 +95,18 @@ mica_status device_open(const mica_host* host, const char* option, mica_b_device
   while (option[length] != '\0' && option[length] != ',') ++length;
   const bool bound = std::strcmp(option + length, ",bound") == 0;
   const bool fused = std::strcmp(option + length, ",fused") == 0;
-  uint32_t shake = 0;
-  if (std::strncmp(option + length, ",shake", 6) == 0)
-    for (const char* c = option + length + 6; *c >= '0' && *c <= '9' && shake < 1000; ++c)
-      shake = shake * 10 + static_cast<uint32_t>(*c - '0');
+  uint32_t jitter = 0;
+  const bool shake = std::strncmp(option + length, ",shake", 6) == 0;
+  if (shake || std::strncmp(option + length, ",jitter", 7) == 0)
+    for (const char* c = option + length + (shake ? 6 : 7); *c >= '0' && *c <= '9' && jitter < 1000;
+         ++c)
+      jitter = jitter * 10 + static_cast<uint32_t>(*c - '0');
   for (const auto& o : kOptions) {
     if (std::strlen(o.name) != length || std::memcmp(o.name, option, length) != 0) continue;
-    if (option[length] != '\0' && !bound && !fused && shake == 0) break;
+    if (option[length] != '\0' && !bound && !fused && jitter == 0) break;
     auto* d = mica::create<Device>(*host->allocator);
     if (d == nullptr) return fail(host, MICA_OUT_OF_MEMORY, "out of memory: device");
-    *d = {host, o.numerics, bound, fused, shake};
+    *d = {host, o.numerics, bound, fused, jitter, shake};
     *out = reinterpret_cast<mica_b_device*>(d);
     return MICA_OK;
   }
@@ -315,19 +319,22 @@ mica_status run_bound(const OpDef& op, mica::RefCall& call) {
   return MICA_OK;
 }
 
-// A number in [-1, 1) of an element of a node's result and the device's shake.
-double noise(uint64_t shake, uint64_t node, uint64_t element) {
-  uint64_t h = shake * 0x9e3779b97f4a7c15ull + node * 0xc2b2ae3d27d4eb4full + element;
+// A number in [-1, 1) of an element of a node's result and the device's jitter.
+double noise(uint64_t jitter, uint64_t node, uint64_t element) {
+  uint64_t h = jitter * 0x9e3779b97f4a7c15ull + node * 0xc2b2ae3d27d4eb4full + element;
   h = (h ^ h >> 31) * 0x7fb5d329728ea185ull;
   h = (h ^ h >> 27) * 0x81dadef4bc2dd44dull;
   return static_cast<double>(static_cast<int64_t>(h ^ h >> 33)) * 0x1p-63;
 }
 
-// Moves each element of a node's result by up to 2^-21 of itself and of its row's root mean square
-// and 2^-24 of the magnitudes of its terms, somewhat more than sums in F32 are off by; of F16 and
-// BF16 also by a step of the type.
-void run_shake(const HostTensor& y, uint32_t shake, uint32_t node, const double* terms) {
-  const double type_step = y.dtype == MICA_F16 ? 0x1p-10 : y.dtype == MICA_BF16 ? 0x1p-7 : 0;
+// Moves each element of a node's result by up to 2^-21 of itself and of its row's root mean square,
+// somewhat more than sums in F32 are off by; with `terms`, the magnitudes of each element's, also
+// by 2^-24 of those and, of F16 and BF16, by a step of the type.
+void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node, const double* terms) {
+  const double type_step = terms == nullptr       ? 0
+                           : y.dtype == MICA_F16  ? 0x1p-10
+                           : y.dtype == MICA_BF16 ? 0x1p-7
+                                                  : 0;
   uint64_t i = 0;
   for (int64_t i3 = 0; i3 < y.dim[3]; ++i3)
     for (int64_t i2 = 0; i2 < y.dim[2]; ++i2)
@@ -340,9 +347,9 @@ void run_shake(const HostTensor& y, uint32_t shake, uint32_t node, const double*
         for (int64_t i0 = 0; i0 < y.dim[0]; ++i0) {
           const double v = y.at(i0, i1, i2, i3);
           const double magnitude = v < 0 ? -v : v;
-          const double step = 0x1p-21 * (magnitude + (size - size == 0 ? size : 0)) +
-                              0x1p-24 * terms[i] + type_step * magnitude;
-          y.set(v + step * noise(shake, node, i++), i0, i1, i2, i3);
+          double step = 0x1p-21 * (magnitude + (size - size == 0 ? size : 0));
+          if (terms != nullptr) step += 0x1p-24 * terms[i] + type_step * magnitude;
+          y.set(v + step * noise(jitter, node, i++), i0, i1, i2, i3);
         }
       }
 }
@@ -363,15 +370,16 @@ mica_status run_node(Plan* p, uint32_t i_node, uint32_t numerics) {
   if (p->device->bound && float_out && (op.flags & mica::kOpState) == 0 &&
       p->is_read[node.output] == 0)
     return run_bound(op, call);
-  const uint32_t shake = p->device->shake;
-  const bool moves = shake != 0 && float_out && (op.flags & mica::kOpState) == 0;
+  const Device& d = *p->device;
+  const bool moves = d.jitter != 0 && (d.shake ? float_out : call.out.dtype == MICA_F32) &&
+                     (op.flags & mica::kOpState) == 0;
   mica::Vec<double> terms(*call.allocator);
-  if (moves) {
+  if (moves && d.shake) {
     if (!terms.resize(static_cast<size_t>(call.out.elements()))) return MICA_OUT_OF_MEMORY;
     call.magnitude = terms.data();
   }
   MICA_TRY(MICA_REF_CALL(*p->partition, node, op, call));
-  if (moves) run_shake(call.out, shake, i_node, terms.data());
+  if (moves) run_jitter(call.out, d.jitter, i_node, d.shake ? terms.data() : nullptr);
   return MICA_OK;
 }
 

@@ -56,8 +56,8 @@ struct ChainLimit {
 constexpr ChainLimit kRegion = {3e-5, 5e-6};
 constexpr ChainLimit kWholeGraph = {1e-4, 2e-5};
 constexpr double kManyRoundings = 2;  // a row of ops against the exact result: errors add up
-constexpr uint32_t kMostShakes = 16;
-constexpr double kShakeElement = 4, kShakeRms = 2;  // times what the shakes moved
+constexpr uint32_t kMostJitters = 16;
+constexpr double kJitterElement = 4, kJitterRms = 2;  // times what the jitter moved
 
 double half_ulp(mica_dtype dtype) {
   switch (dtype) {
@@ -179,7 +179,7 @@ Outcome compare_cells(const OutputData& got, const OutputData& want) {
 // ----------------------------------------------------------------------------------
 
 // How far the reference moves when the results of its ops are moved a little: of each element the
-// farthest of all shakes so far, and the RMS of the farthest of them.
+// farthest of all so far, and the RMS of the farthest of them.
 struct Spread {
   std::vector<double> element;
   double rms = 0;
@@ -200,7 +200,7 @@ double element_limit(const OutputData& want, const Spread& spread, double base, 
   const auto n = static_cast<size_t>(want.dim[0]);
   const std::vector<double> row(spread.element.begin() + static_cast<int64_t>(i / n * n),
                                 spread.element.begin() + static_cast<int64_t>(i / n * n + n));
-  return limit + kShakeElement * std::max(spread.element[i], rms_of(row));
+  return limit + kJitterElement * std::max(spread.element[i], rms_of(row));
 }
 
 // Of a cache's cells few may be off by a step: those that lie at the border of two.
@@ -234,7 +234,7 @@ Outcome compare_chain(const OutputData& got, const OutputData& want, const Chain
     return out;
   }
   const double error = std::sqrt(sum / n);
-  const double limit = limits.rms * size + kTiny + kShakeRms * spread.rms;
+  const double limit = limits.rms * size + kTiny + kJitterRms * spread.rms;
   out.take(error / limit);
   if (!(error <= limit))
     out.text = got.name + ": RMS difference from the reference " + number(error / size) +
@@ -285,17 +285,17 @@ struct Judged {
   const RunResult& got;
   const RunResult &want, &exact;
   const RunResult* bound;  // of single ops
-  std::vector<const RunResult*> shakes;
+  std::vector<const RunResult*> jitters;
 
   bool whole() const { return c.op == "graph"; }
   bool row_of_ops() const { return c.chain || whole(); }
 
-  // Another shake of the reference; false: there are enough, or it failed.
-  bool more_shake() {
-    if (shakes.size() == kMostShakes) return false;
-    const std::string how = "f64,shake" + std::to_string(shakes.size() + 1);
-    shakes.push_back(&oracle(c, options, how, got.numerics));
-    return shakes.back()->status == MICA_OK;
+  // Another jitter of the reference; false: there are enough, or it failed.
+  bool more_jitter() {
+    if (jitters.size() == kMostJitters) return false;
+    const std::string how = "f64,jitter" + std::to_string(jitters.size() + 1);
+    jitters.push_back(&oracle(c, options, how, got.numerics));
+    return jitters.back()->status == MICA_OK;
   }
 
   Outcome compare(size_t s, size_t i) {
@@ -327,8 +327,8 @@ struct Judged {
     for (;;) {
       Outcome out = compare_chain(g, w, limits, spread);
       if (out.text.empty()) return out;
-      if (c.exact || (n == shakes.size() && !more_shake())) return out;
-      spread.add(shakes[n++]->steps[s][i], w);
+      if (c.exact || (n == jitters.size() && !more_jitter())) return out;
+      spread.add(jitters[n++]->steps[s][i], w);
     }
   }
 };

@@ -7,7 +7,7 @@
 
 namespace mica::conformance {
 
-// `how`: options of ref's, "", "f64,bound", "f64,shake1". `numerics`: what the nodes are computed
+// `how`: options of ref's, "", "f64,bound", "f64,jitter1". `numerics`: what the nodes are computed
 // with. Results are kept for one case and one seed; of `options` only the seed matters. The answer
 // is valid until a call for another case or seed.
 const RunResult& oracle(const Case& c, const RunOptions& options, const std::string& how,
