@@ -62,10 +62,10 @@ MICA_API mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor pos
 /* The angles of such a rotation, without its magnitude m: pair i of row r is the cosine and the
  * sine of positions[r] * base^(-2i / n_rot) … as above; exact to F32 alike.
  *
- *   positions  I32 [n]; mica_kv.turns for mica_attention_params.turns.
+ *   positions  I32 [n].
  *   params     of the RoPE; n_rot must not be 0, as there is no head to take it from; offset,
- * pairing and attn_factor have no part in it. result     F32 [n_rot, n], packed, with positions'
- * extent.
+ *              pairing and attn_factor have no part in it.
+ *   result     F32 [n_rot, n], packed, with positions' extent.
  *
  * Errors: as mica_rope. */
 MICA_API mica_tensor mica_rope_angles(mica_graph* graph, mica_tensor positions,

@@ -211,7 +211,7 @@ mica_status kv_unpack(mica_b_device* device, const mica_b_kv_desc* d, mica_b_buf
 }
 
 // What the references read. As a plug-in it may be older than the core.
-constexpr mica::KnownArgs kKnown[] = {MICA_KNOWS(attention, rope_pairing),
+constexpr mica::KnownArgs kKnown[] = {MICA_KNOWS(attention, rope_keys),
                                       MICA_KNOWS(concat, dim),
                                       MICA_KNOWS(copy, dtype),
                                       MICA_KNOWS_AS(kv_shift, rope, beta_slow),

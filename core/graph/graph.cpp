@@ -114,16 +114,25 @@ mica_tensor table_input(mica_graph* g, uint32_t table, int64_t n, uint32_t exten
   return g->inputs.push({0, known, table + 1}) ? add_value(g, v) : out_of_memory(g);
 }
 
+// The extent of the cache's turns: made once a graph, known by its number, without a name.
+uint32_t turns_extent(mica_graph* g, const mica_kv_cache* cache) {
+  uint32_t& known = g->table_values[kKvTurnRows];
+  if (known != 0) return known;
+  GraphExtent extent{0, cache->max_turns, kKvTurnRows + 1};
+  if (!g->extents.push(extent)) return out_of_memory(g).index;
+  return known = static_cast<uint32_t>(g->extents.size() - 1);
+}
+
 mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent n_tokens) {
   const uint32_t group = cache->layers[layer].group;
   const int64_t max = g->extents[n_tokens.index].max;
   mica_kv kv{};
   kv.k = state_value(g, cache, layer, false);
   kv.v = state_value(g, cache, layer, true);
-  const bool relative = cache->keys == MICA_KV_KEYS_RELATIVE;
+  const bool turns = kv_has_turns(*cache);
   kv.positions = table_input(g, kKvPositions, max, n_tokens.index);
-  kv.key_positions = relative ? table_input(g, kKvKeyPositions, max, n_tokens.index) : kv.positions;
-  if (relative) kv.turns = table_input(g, kKvTurns, cache->max_turns, kNoExtent);
+  kv.key_positions = turns ? table_input(g, kKvKeyPositions, max, n_tokens.index) : kv.positions;
+  if (turns) kv.turns = table_input(g, kKvTurns, cache->max_turns, turns_extent(g, cache));
   kv.slots = table_input(g, kv_slots_of(group), max, n_tokens.index);
   kv.table = table_input(
       g, kv_table_of(group),
@@ -131,6 +140,7 @@ mica_kv make_kv(mica_graph* g, mica_kv_cache* cache, uint32_t layer, mica_extent
   kv.shifts =
       table_input(g, kv_shifts_of(group),
                   1 + int64_t{cache->groups[group].max_shifts} * MICA_KV_SHIFT_WORDS, kNoExtent);
+  kv.keys = static_cast<uint32_t>(cache->keys);
   kv.max_seqs = cache->max_seqs;
   kv.window = kv_layer(cache, layer).window;
   kv.n_first = kv_layer(cache, layer).n_first;
@@ -270,7 +280,7 @@ mica_extent mica_graph_extent(mica_graph* graph, const char* name, int64_t max) 
     return refuse(": the maximum was ", graph->extents[i].max, ", now it is ", max);
   if (i != mica::NameMap::kNone) return {i, graph->tag};
   if (!mica::add_named(graph, graph->extent_names, graph->extents, name,
-                       mica::GraphExtent{0, max})) {
+                       mica::GraphExtent{0, max, 0})) {
     out_of_memory(graph);
     return none;
   }

@@ -44,6 +44,7 @@ struct GraphInput : GraphNamed {
 struct GraphExtent {
   size_t name;
   int64_t max;
+  uint32_t table = 0;  // 1 + which of the cache's: how many rows it has; it has no name then
 };
 
 struct GraphCache {

@@ -30,7 +30,7 @@ mica_status check_params(const mica_kv_params& p, Error& error) {
   if (p.max_step_tokens == 0 || p.max_step_tokens > INT32_MAX)
     return error.fail(MICA_INVALID_ARGUMENT, "kv cache: max_step_tokens is ", p.max_step_tokens,
                       ", not 1 to 2147483647");
-  if (p.keys < MICA_KV_KEYS_ROTATED || p.keys > MICA_KV_KEYS_NONE)
+  if (p.keys < MICA_KV_KEYS_ROTATED || p.keys > MICA_KV_KEYS_UNROTATED)
     return error.fail(MICA_INVALID_ARGUMENT, "kv cache: keys is ", static_cast<int64_t>(p.keys),
                       ", no mica_kv_keys");
   if (p.max_turns > kMostTurns)
@@ -185,6 +185,24 @@ mica_status place_layers(mica_kv_cache& c) {
   return MICA_OK;
 }
 
+// Of UNROTATED keys: the rows of offsets, and one for each page, which cells that lie at a multiple
+// of 64 in their sequence never exceed; with some for those that do not.
+uint32_t max_page_turns(const mica_kv_cache& c, const mica_kv_params& p) {
+  uint64_t pages = 64;
+  for (const KvGroup& g : c.groups) pages += g.n_pages;
+  if (p.max_turns != 0) pages = p.max_turns;
+  return MICA_KV_OFFSET_TURNS + static_cast<uint32_t>(std::min<uint64_t>(pages, kMostTurns));
+}
+
+mica_status make_turns(mica_kv_cache& c) {
+  const bool unrotated = c.keys == MICA_KV_KEYS_UNROTATED;
+  if (!c.turns.resize(c.max_turns) || (unrotated && !c.turn_rows.resize(kTurnRows)))
+    return c.device->error().out_of_memory("kv cache");
+  for (int32_t i = 0; unrotated && i < MICA_KV_OFFSET_TURNS; ++i)
+    c.turns[static_cast<size_t>(i)] = i;
+  return MICA_OK;
+}
+
 mica_status fill(mica_kv_cache& c, const mica_kv_params& p) {
   Error& error = c.device->error();
   MICA_TRY(check_params(p, error));
@@ -197,14 +215,15 @@ mica_status fill(mica_kv_cache& c, const mica_kv_params& p) {
     MICA_TRY(add_layer(c, p, i));
   }
   for (KvGroup& g : c.groups) MICA_TRY(size_group(c, p, g));
+  if (p.keys == MICA_KV_KEYS_UNROTATED) c.max_turns = max_page_turns(c, p);
+  MICA_TRY(make_turns(c));
   for (KvGroup& g : c.groups) MICA_TRY(allocate_group(c, p, g));
   size_t n_copies = 0;
   for (const KvGroup& g : c.groups) n_copies += std::max(p.max_seqs, g.max_shifts);
   if (!c.next.resize(p.max_seqs) || !c.next_key.resize(p.max_seqs) || !c.again.resize(p.max_seqs) ||
-      !c.key_positions.resize(p.max_step_tokens) || !c.turns.resize(c.max_turns) ||
-      !c.copy_seqs.resize(n_copies) || !c.spans.resize(p.max_seqs) ||
-      !c.in_step.resize(p.max_seqs) || !c.positions.resize(p.max_step_tokens) ||
-      !c.copies.resize(n_copies))
+      !c.key_positions.resize(p.max_step_tokens) || !c.copy_seqs.resize(n_copies) ||
+      !c.spans.resize(p.max_seqs) || !c.in_step.resize(p.max_seqs) ||
+      !c.positions.resize(p.max_step_tokens) || !c.copies.resize(n_copies))
     return error.out_of_memory("kv cache");
   return place_layers(c);
 }

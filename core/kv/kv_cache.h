@@ -20,7 +20,6 @@ struct KvEntry {
     *out = by / div;
     return div == key_div && by % div == 0;
   }
-  bool is_moved() const { return base != key_base || div != key_div; }
   uint64_t cells() const {  // of the page, one bit each
     return (~uint64_t{0} >> (kPageCells - n_cells)) << first_cell;
   }
@@ -122,7 +121,7 @@ struct mica_session;
 struct mica_kv_cache {
   explicit mica_kv_cache(const mica_allocator& a)
       : layers(a), groups(a), next(a), next_key(a), again(a), positions(a), key_positions(a),
-        turns(a), spans(a), copies(a), copy_seqs(a), in_step(a) {}
+        turns(a), turn_rows(a), spans(a), copies(a), copy_seqs(a), in_step(a) {}
   mica_device* device = nullptr;        // referenced
   const mica_session* owner = nullptr;  // one at a time: it has the storage
   uint32_t references = 1;
@@ -141,7 +140,8 @@ struct mica_kv_cache {
   uint32_t n_step_tokens = 0, n_spans = 0, n_copies = 0, n_turns = 0;
   mica::Vec<int32_t> positions;      // [max_step_tokens]
   mica::Vec<int32_t> key_positions;  // [max_step_tokens]
-  mica::Vec<int32_t> turns;          // [max_turns]
+  mica::Vec<int32_t> turns;          // [max_turns]: their positions
+  mica::Vec<uint32_t> turn_rows;     // [kTurnRows], of UNROTATED keys: where a turn may be found
   mica::Vec<mica_kv_span> spans;     // [max_seqs]
   mica::Vec<mica::PageCopy> copies;  // [n_groups * max(max_seqs, max_shifts)]
   mica::Vec<uint32_t> copy_seqs;     // of a shift's copies, which sequence each is for
@@ -170,7 +170,7 @@ inline const KvPlace& kv_place(const mica_kv_cache* c, uint32_t layer) {
 }
 
 // Tables by the number that graphs and plans know them by.
-enum KvTable : uint32_t { kKvPositions, kKvKeyPositions, kKvTurns, kKvGroupTables };
+enum KvTable : uint32_t { kKvPositions, kKvKeyPositions, kKvTurns, kKvTurnRows, kKvGroupTables };
 constexpr uint32_t kv_slots_of(uint32_t group) { return kKvGroupTables + 3 * group; }
 constexpr uint32_t kv_table_of(uint32_t group) { return kKvGroupTables + 3 * group + 1; }
 constexpr uint32_t kv_shifts_of(uint32_t group) { return kKvGroupTables + 3 * group + 2; }
@@ -182,10 +182,27 @@ const int32_t* kv_step_data(const mica_kv_cache* c, uint32_t table, uint32_t* n_
 // Refuses a step of a plan that lacks a table which the pending reserve needs. `has_table`: of each
 // whether the plan reads it.
 mica_status kv_check_plan(const mica_kv_cache* c, const uint8_t* has_table);
+inline bool kv_has_turns(const mica_kv_cache& c) {
+  return c.keys == MICA_KV_KEYS_RELATIVE || c.keys == MICA_KV_KEYS_UNROTATED;
+}
+// What a position that K is stored as for is divided by: divided by more than any, it is 0.
+inline int32_t kv_key_div(const mica_kv_cache& c) {
+  return c.keys == MICA_KV_KEYS_UNROTATED ? INT32_MAX : 1;
+}
+// Is the entry's K, which stays as it is, right wherever its cells are?
+inline bool kv_fits_anywhere(const mica_kv_cache& c, const KvEntry& e) {
+  return c.keys == MICA_KV_KEYS_NONE ||
+         (c.keys == MICA_KV_KEYS_UNROTATED && e.key_div == INT32_MAX);
+}
+// Is the entry's K stored as for other positions than those that queries are made for?
+inline bool kv_is_moved(const mica_kv_cache& c, const KvEntry& e) {
+  if (c.keys == MICA_KV_KEYS_UNROTATED) return e.key_div != INT32_MAX;
+  return c.keys != MICA_KV_KEYS_NONE && (e.base != e.key_base || e.div != e.key_div);
+}
 // Must the entry's K be rotated before a query meets it?
 inline bool kv_needs_shift(const mica_kv_cache& c, const KvEntry& e) {
   int64_t by = 0;
-  return e.is_moved() && (c.keys == MICA_KV_KEYS_ROTATED || !e.turn(&by));
+  return kv_is_moved(c, e) && !(c.keys == MICA_KV_KEYS_RELATIVE && e.turn(&by));
 }
 void kv_adopt_shift(mica_kv_cache& c);
 // The sequence goes on at `next`. K of its next token is rotated as that of the cell before it.
@@ -194,6 +211,11 @@ void kv_set_next(mica_kv_cache& c, uint32_t seq, int64_t next);
 int64_t kv_held_until(const KvGroup& g, uint32_t seq, int64_t from);
 // Keys farther than this would have angles that are not exact to F32 (ops/rope.h).
 constexpr int64_t kMostKey = int64_t{1} << 20;
+constexpr uint32_t kTurnRows = 1024;
+// Rows of turns that every step has: row 0, not moved, or those of offsets.
+inline uint32_t kv_first_turns(const mica_kv_cache& c) {
+  return c.keys == MICA_KV_KEYS_UNROTATED ? MICA_KV_OFFSET_TURNS : 1;
+}
 // The sequence's entries in the group become `entries`, whose pages it must be able to hold.
 void kv_replace(KvGroup& g, uint32_t seq, const KvEntry* entries, uint32_t n);
 inline const PageCopy* kv_copies(const mica_kv_cache* c, uint32_t* n) {

@@ -178,9 +178,9 @@ class Rewrite {
   mica_status insert(KvEntry e, const Change& change) {
     const int64_t was = e.first();
     if (!apply(change, e)) return fail_position(e, change);
-    if (c_.keys == MICA_KV_KEYS_NONE) {  // nothing of what is stored depends on its position
+    if (kv_fits_anywhere(c_, e)) {
       e.key_base = e.base;
-      e.key_div = e.div;
+      if (c_.keys == MICA_KV_KEYS_NONE) e.key_div = e.div;
     }
     uint32_t at = n_;
     while (at > 0 && g_.step[at - 1].first() > e.first()) --at;

@@ -71,7 +71,7 @@ mica_status list(mica_kv_cache& c, uint32_t group, uint32_t seq, uint32_t index,
   out[MICA_KV_SHIFT_FROM] = e.key_base;
   out[MICA_KV_SHIFT_FROM_DIV] = e.key_div;
   out[MICA_KV_SHIFT_TO] = e.base;
-  out[MICA_KV_SHIFT_TO_DIV] = e.div;
+  out[MICA_KV_SHIFT_TO_DIV] = c.keys == MICA_KV_KEYS_UNROTATED ? INT32_MAX : e.div;
   g.shifted[g.n_shifts++] = {seq, index, page};
   return MICA_OK;
 }
@@ -83,7 +83,7 @@ mica_status list_group(mica_kv_cache& c, uint32_t group, bool all, uint64_t* n_c
   for (uint32_t seq = 0; seq < c.max_seqs; ++seq)
     for (uint32_t i = 0; i < g.seqs[seq].n_entries && g.n_shifts < g.max_shifts; ++i) {
       const KvEntry& e = g.of(seq)[i];
-      if (!(all ? e.is_moved() : kv_needs_shift(c, e))) continue;
+      if (!(all ? kv_is_moved(c, e) : kv_needs_shift(c, e))) continue;
       MICA_TRY(list(c, group, seq, i, first_copy));
       *n_cells += static_cast<uint64_t>(e.n_cells);
     }
@@ -107,7 +107,7 @@ void kv_adopt_shift(mica_kv_cache& c) {
       g.drop(e.page);
       e.page = s.page;
       e.key_base = e.base;
-      e.key_div = e.div;
+      e.key_div = c.keys == MICA_KV_KEYS_UNROTATED ? INT32_MAX : e.div;
     }
     g.n_shifts = 0;
   }
@@ -129,8 +129,7 @@ extern "C" mica_status mica_kv_reserve_shift(mica_kv_cache* cache, int32_t all,
     return c.device->error().fail(MICA_BUSY, "kv reserve: the last reserve is neither committed ",
                                   "nor abandoned");
   c.n_spans = c.n_copies = c.n_step_tokens = 0;
-  c.n_turns = 1;
-  std::fill(c.turns.begin(), c.turns.end(), 0);
+  c.n_turns = mica::kv_first_turns(c);
   uint64_t n_cells = 0;
   for (uint32_t g = 0; g < c.groups.size(); ++g) {
     uint64_t of_group = 0;

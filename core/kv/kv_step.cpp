@@ -57,7 +57,7 @@ bool can_extend(const mica_kv_cache& c, const KvGroup& g, uint32_t seq, uint32_t
   const KvEntry* entries = g.of(seq);
   const KvEntry& e = entries[tail];
   const int32_t end = e.first_cell + e.n_cells;
-  bool fits = end < kPageCells && e.div == 1 && e.key_div == 1 &&
+  bool fits = end < kPageCells && e.div == 1 && e.key_div == kv_key_div(c) &&
               int64_t{e.base} + e.n_cells == c.next[seq] + a.n_held &&
               int64_t{e.key_base} + e.n_cells == c.next_key[seq] + a.n_held;
   *n_own = 1;
@@ -230,7 +230,7 @@ KvEntry* write_span(mica_kv_cache& c, uint32_t group, uint32_t i_span, KvEntry* 
   auto left = static_cast<int32_t>(span.n_tokens - n_before);
   const auto put = [&](int32_t page, int32_t cell0, int32_t m) {
     for (int32_t i = 0; i < m; ++i) *slot++ = page * kPageCells + cell0 + i;
-    *out++ = {page, cell0, m, base, 1, key, 1};
+    *out++ = {page, cell0, m, base, 1, key, kv_key_div(c)};
     base += m, key += m, left -= m;
   };
   uint32_t n_holes = 0;
@@ -252,15 +252,37 @@ KvEntry* write_span(mica_kv_cache& c, uint32_t group, uint32_t i_span, KvEntry* 
   return out;
 }
 
-// Which row of the step's turns has this one; max_turns: there is no room.
-uint32_t turn_row(mica_kv_cache& c, const KvEntry& e) {
-  int64_t by = 0;
-  if (c.keys != MICA_KV_KEYS_RELATIVE || !e.turn(&by)) return 0;
-  for (uint32_t i = c.n_turns; i > 0; --i)
-    if (c.turns[i - 1] == by) return i - 1;
+// Adds a row to the step's turns; max_turns: there is no room.
+uint32_t add_turn(mica_kv_cache& c, int64_t by) {
   if (c.n_turns == c.max_turns) return c.max_turns;
   c.turns[c.n_turns] = static_cast<int32_t>(by);
   return c.n_turns++;
+}
+
+// Which row of the step's turns is the entry's (mica/kv_table.h); max_turns: there is no room.
+uint32_t turn_row(mica_kv_cache& c, const KvEntry& e) {
+  int64_t by = 0;
+  if (c.keys == MICA_KV_KEYS_UNROTATED) {
+    // Sequences begin at the same multiples of 64; a row that another one displaced is added again.
+    by = e.first() / kPageCells * kPageCells;
+    uint32_t& row = c.turn_rows[static_cast<size_t>(by / kPageCells % kTurnRows)];
+    if (row < MICA_KV_OFFSET_TURNS || row >= c.n_turns || c.turns[row] != by) row = add_turn(c, by);
+    return row;
+  }
+  if (c.keys != MICA_KV_KEYS_RELATIVE || !e.turn(&by)) return 0;
+  for (uint32_t i = c.n_turns; i > 0; --i)
+    if (c.turns[i - 1] == by) return i - 1;
+  return add_turn(c, by);
+}
+
+mica_status fail_turns(const mica_kv_cache& c) {
+  if (c.keys == MICA_KV_KEYS_UNROTATED)
+    return c.device->error().fail(
+        MICA_CACHE_FULL, "the KV cache has no room: the step's cells lie at more than ",
+        c.max_turns - MICA_KV_OFFSET_TURNS, " different multiples of 64 positions (max_turns)");
+  return c.device->error().fail(
+      MICA_CACHE_FULL, "the KV cache has no room: cells were moved by more than ", c.max_turns - 1,
+      " different numbers of positions; ", "mica_kv_reserve_shift makes them one");
 }
 
 mica_status write_entries(mica_kv_cache& c, KvGroup& g, uint32_t n) {
@@ -268,11 +290,7 @@ mica_status write_entries(mica_kv_cache& c, KvGroup& g, uint32_t n) {
   for (uint32_t i = 0; i < n; ++i, out += MICA_KV_ENTRY_WORDS) {
     const KvEntry& e = g.step[i];
     const uint32_t turn = turn_row(c, e);
-    if (turn == c.max_turns)
-      return c.device->error().fail(MICA_CACHE_FULL,
-                                    "the KV cache has no room: cells were moved by ", "more than ",
-                                    c.max_turns - 1, " different numbers of ",
-                                    "positions; mica_kv_reserve_shift makes them one");
+    if (turn == c.max_turns) return fail_turns(c);
     out[MICA_KV_ENTRY_PAGE] = e.page;
     out[MICA_KV_ENTRY_FIRST_CELL] = e.first_cell;
     out[MICA_KV_ENTRY_N_CELLS] = e.n_cells;
@@ -357,7 +375,7 @@ const int32_t* kv_step_data(const mica_kv_cache* c, uint32_t table, uint32_t* n_
   if (table == kKvPositions) return c->positions.data();
   if (table == kKvKeyPositions) return c->key_positions.data();
   if (table == kKvTurns) {
-    *n_words = c->max_turns;
+    *n_words = c->n_turns;
     return c->turns.data();
   }
   const uint32_t group = (table - kKvGroupTables) / 3;
@@ -376,11 +394,6 @@ mica_status kv_check_plan(const mica_kv_cache* c, const uint8_t* has_table) {
     if (c->is_shift && c->groups[g].n_shifts > 0 && has_table[kv_shifts_of(g)] == 0)
       return error.fail(MICA_INVALID_ARGUMENT, "the reserve is a shift of cells with window ",
                         c->groups[g].window, ", which the plan has no kv_shift for in each layer");
-    if (!c->is_shift && c->n_turns > 1 && has_table[kv_table_of(g)] != 0 &&
-        has_table[kKvTurns] == 0)
-      return error.fail(MICA_INVALID_ARGUMENT,
-                        "the cache has moved cells, but not every attention ",
-                        "of the plan has turns; use mica_kv.turns, or mica_kv_reserve_shift first");
   }
   for (uint32_t i = 0; i < kv_step_tokens(c) && appends && has_table[kKvKeyPositions] == 0; ++i)
     if (c->positions[i] != c->key_positions[i])
@@ -416,16 +429,16 @@ mica_status mica_kv_reserve(mica_kv_cache* cache, uint32_t n_spans, const mica_k
   std::copy_n(spans, n_spans, c.spans.data());
   c.n_spans = n_spans;
   c.n_copies = 0;
-  c.n_turns = 1;  // row 0: not moved
+  c.n_turns = mica::kv_first_turns(c);
   for (mica::KvGroup& g : c.groups) g.n_shifts = 0, g.shifts[0] = 0;
   for (uint32_t g = 0; g < c.groups.size(); ++g) MICA_TRY(mica::plan_group(c, g));
   for (uint32_t g = 0; g < c.groups.size(); ++g) MICA_TRY(mica::write_group(c, g));
-  std::fill(c.turns.begin() + c.n_turns, c.turns.end(), 0);
   uint32_t n = 0;
   for (uint32_t i = 0; i < n_spans; ++i)
     for (uint32_t k = 0; k < spans[i].n_tokens; ++k, ++n) {
       c.positions[n] = static_cast<int32_t>(c.next[spans[i].seq] + k);
-      c.key_positions[n] = static_cast<int32_t>(c.next_key[spans[i].seq] + k);
+      const int64_t key = c.next_key[spans[i].seq] + k;
+      c.key_positions[n] = static_cast<int32_t>(key / mica::kv_key_div(c));
     }
   c.n_step_tokens = n;
   c.pending = true;

@@ -107,14 +107,10 @@ bool reads_table(const mica_plan& p, const mica_graph& g, const GraphNode& node,
   return std::any_of(node.in, node.in + node.n_in, is_it);
 }
 
-// Turns count as read when all that read a table of entries have them, a group's shifts when every
-// layer that owns storage is shifted: a step that a layer would do without is to be refused.
+// A group's shifts count as read when every layer that owns storage is shifted: a step that a layer
+// would do without is to be refused.
 void note_lacks(mica_plan& p, const mica_graph& g) {
   const mica_kv_cache& c = *p.cache;
-  const auto has_turns = [&](uint32_t value) {
-    const GraphValue& v = g.values[g.values[value].root];
-    return value != 0 && v.kind == ValueKind::kNode && reads_table(p, g, g.nodes[v.node], kKvTurns);
-  };
   const auto is_shifted = [&](uint32_t layer) {
     return std::any_of(g.nodes.begin(), g.nodes.end(), [&](const GraphNode& n) {
       const auto is_k = [&](uint32_t value) {
@@ -125,10 +121,6 @@ void note_lacks(mica_plan& p, const mica_graph& g) {
              reads_table(p, g, n, kv_shifts_of(c.layers[layer].group));
     });
   };
-  for (const GraphNode& n : g.nodes)
-    for (uint32_t group = 0; group < kv_n_groups(&c); ++group)
-      if (reads_table(p, g, n, kv_table_of(group)) && std::none_of(n.in, n.in + n.n_in, has_turns))
-        p.reads_table[kKvTurns] = 0;
   for (uint32_t i = 0; i < kv_n_layers(&c); ++i) {
     uint8_t& reads = p.reads_table[kv_shifts_of(c.layers[i].group)];
     if (kv_layer(&c, i).source == MICA_KV_NO_SOURCE && reads != 0) reads = is_shifted(i);
@@ -160,7 +152,8 @@ bool add_leaves(mica_plan& p, const mica_graph& g) {
   for (const GraphInput& in : g.inputs)
     if (!p.inputs.push({in, 0})) return false;
   for (const GraphExtent& e : g.extents)
-    if (!p.extents.push({e.max, 0}) || !p.extent_names.push(e.name) || !p.extent_places.push(0))
+    if (!p.extents.push({e.max, 0}) || !p.extent_names.push(e.name) ||
+        !p.extent_tables.push(e.table) || !p.extent_places.push(0))
       return false;
   p.graph_tag = g.tag;
   if (!p.weights.reserve(g.weights.size())) return false;

@@ -39,8 +39,8 @@ struct mica_plan : mica::PlanParts {
   mica_plan(mica_session* s, const mica_allocator& a)
       : PlanParts(a), session(s), values(a), roots(a), nodes(a), regions(a), members(a), units(a),
         extents(a), names(a), args(a), outputs(a), output_names(a), inputs(a), step_values(a),
-        extent_names(a), extent_places(a), weights(a), kernels(a), refusals(a), reasons(a),
-        reads_table(a) {}
+        extent_names(a), extent_tables(a), extent_places(a), weights(a), kernels(a), refusals(a),
+        reasons(a), reads_table(a) {}
   ~mica_plan();
 
   mica_session* session;
@@ -59,6 +59,7 @@ struct mica_plan : mica::PlanParts {
   mica::Vec<mica::PlanInput> inputs;
   mica::Vec<mica::PlanStepValue> step_values;
   mica::Vec<size_t> extent_names;
+  mica::Vec<uint32_t> extent_tables;  // of each extent, GraphExtent::table
   mica::Vec<uint32_t> extent_places;  // of each extent, index in the session's places
   uint32_t graph_tag = 0;             // of its extents
   mica::Vec<mica_weights*> weights;   // retained

@@ -108,6 +108,7 @@ mica_status find_output(const mica_plan* p, const char* name, const PlanNamed*& 
 
 int64_t mica::extent_value(const mica_plan& p, uint32_t extent) {
   if (p.cache != nullptr && extent == p.cache_extent) return kv_step_tokens(p.cache);
+  if (p.extent_tables[extent] != 0) return p.cache->n_turns;
   const int64_t value = p.session->places[p.extent_places[extent]].value;
   return value >= 0 ? value : p.extents[extent].max;
 }

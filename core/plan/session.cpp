@@ -102,6 +102,7 @@ mica_status add_places(mica_session* s, mica_plan& p) {
   for (size_t i = 1; i < p.extents.size(); ++i) {
     StepPlace place(s->allocator());
     place.is_extent = true;
+    place.table = p.extent_tables[i];
     MICA_TRY(take_place(s, p.name_at(p.extent_names[i]), std::move(place), p.extent_places[i]));
   }
   for (PlanInput& in : p.inputs) {

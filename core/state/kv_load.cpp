@@ -114,7 +114,7 @@ class Load {
     if (in_.ok && of_state != fingerprint)
       return refuse(MICA_INVALID_ARGUMENT, "the state is of another model: its fingerprint is ",
                     of_state, ", not ", fingerprint);
-    if (keys_ > MICA_KV_KEYS_NONE) return bad("is damaged: it has unknown keys ", keys_);
+    if (keys_ > MICA_KV_KEYS_UNROTATED) return bad("is damaged: it has unknown keys ", keys_);
     if ((keys_ == MICA_KV_KEYS_NONE) != (cache_.keys == MICA_KV_KEYS_NONE))
       return refuse(MICA_INVALID_ARGUMENT, "of state and cache one has keys with RoPE, the other ",
                     "without");
@@ -221,7 +221,8 @@ class Load {
     for (int32_t* w :
          {&e.page, &e.first_cell, &e.n_cells, &e.base, &e.div, &e.key_base, &e.key_div})
       *w = in.i32();
-    if (cache_.keys == MICA_KV_KEYS_NONE) e.key_base = e.base, e.key_div = e.div;
+    if (kv_fits_anywhere(cache_, e)) e.key_base = e.base;
+    if (cache_.keys == MICA_KV_KEYS_NONE) e.key_div = e.div;
     return e;
   }
 

@@ -1,11 +1,12 @@
 // bench kv-shift: what a move of cached tokens costs and what it does to the logits.
-// bench rope-cache: generation with relative keys beside rotated ones.
+// bench rope-cache: generation with relative and un-rotated keys beside rotated ones.
 // bench edits: a long conversation that is edited in the middle, exactly and by moving.
 #include "kv.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 
 #include "../llama/cli.h"
 
@@ -134,7 +135,7 @@ int kv_shift(const Arguments& a) {
     const std::vector<float> exact =
         Cached(a, model.get(), "f32", "rotated", depth, 512).logits_after(kToken);
     for (const char* type : {"f32", "f16", "q8_0", "q4_0"})
-      for (const char* keys : {"rotated", "relative"}) {
+      for (const char* keys : {"rotated", "relative", "unrotated"}) {
         Cached cached(a, model.get(), type, keys, depth, 512);
         uint32_t done = 0;
         std::vector<double> times;
@@ -175,22 +176,24 @@ double generation_seconds(Cached& cached) {
 
 int rope_cache(const Arguments& a) {
   const ModelHandle model = open_any(a);
-  Table table(a.format, {"tokens", "type_k", "rotated t/s", "relative", "relative, moved"});
+  Table table(a.format, {"tokens", "type_k", "rotated t/s", "relative", "relative, moved",
+                         "unrotated", "unrotated, moved"});
   for (const uint32_t depth : a.depths) {
     const std::string& type = a.common.type_k;
-    Cached rotated(a, model.get(), type, "rotated", depth, 256);
-    Cached relative(a, model.get(), type, "relative", depth, 256);
+    std::vector<std::unique_ptr<Cached>> all;
+    for (const char* keys : {"rotated", "relative", "relative", "unrotated", "unrotated"})
+      all.push_back(std::make_unique<Cached>(a, model.get(), type, keys, depth, 256));
     // As after three edits: four parts, each moved by another number of positions.
-    Cached moved(a, model.get(), type, "relative", depth, 256);
-    for (uint32_t i = 1; i < 4; ++i) moved.move(int64_t{depth} * i / 4 + 20 * i, 3 + i);
-    std::vector<double> times[3];
-    Cached* const all[] = {&rotated, &relative, &moved};
-    for (Cached* c : all) (void)generation_seconds(*c);
+    for (const size_t moved : {2, 4})
+      for (uint32_t i = 1; i < 4; ++i) all[moved]->move(int64_t{depth} * i / 4 + 20 * i, 3 + i);
+    std::vector<std::vector<double>> times(all.size());
+    for (const auto& c : all) (void)generation_seconds(*c);
     for (uint32_t r = 0; r < a.n_repetitions; ++r)
-      for (size_t i = 0; i < 3; ++i) times[i].push_back(generation_seconds(*all[i]));
+      for (size_t i = 0; i < all.size(); ++i) times[i].push_back(generation_seconds(*all[i]));
     const double base = median(times[0]);
-    table.row({std::to_string(depth), type, number("%.1f", 1 / base),
-               number("%.3f", base / median(times[1])), number("%.3f", base / median(times[2]))});
+    std::vector<std::string> row = {std::to_string(depth), type, number("%.1f", 1 / base)};
+    for (size_t i = 1; i < all.size(); ++i) row.push_back(number("%.3f", base / median(times[i])));
+    table.row(row);
   }
   table.finish();
   return 0;
@@ -327,7 +330,8 @@ int run_rope_cache(int argc, char** argv) {
   Arguments a;
   a.depths = {128, 512, 2048, 8192};
   CommandLine line(
-      "Generation behind cached tokens with relative keys, not moved and moved, as a part of the "
+      "Generation behind cached tokens with relative and un-rotated keys, not moved and moved, as "
+      "a part of the "
       "speed with rotated ones.");
   add_arguments(line, a);
   return line.parse(argc, argv, "bench rope-cache") ? rope_cache(a) : 0;

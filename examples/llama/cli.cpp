@@ -62,7 +62,7 @@ void add_options(CommandLine& line, Options& o) {
   line.add("--list-devices", &print_devices, "print what --backend takes here");
   line.add("--ctk", &o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q4_0", true);
   line.add("--ctv", &o.type_v, "type of V in the cache", true);
-  line.add_choice("--kv", &o.keys, "rotated relative");
+  line.add_choice("--kv", &o.keys, "rotated relative unrotated");
 }
 
 void check_llama(mica_status status) {
@@ -152,7 +152,9 @@ mica_llama_session_params session_params(const Options& o) {
   p.n_batch = o.n_batch;
   p.dtype_k = dtype_named(o.type_k);
   p.dtype_v = dtype_named(o.type_v);
-  p.keys = o.keys == "relative" ? MICA_KV_KEYS_RELATIVE : MICA_KV_KEYS_ROTATED;
+  p.keys = o.keys == "relative"    ? MICA_KV_KEYS_RELATIVE
+           : o.keys == "unrotated" ? MICA_KV_KEYS_UNROTATED
+                                   : MICA_KV_KEYS_ROTATED;
   return p;
 }
 

@@ -139,7 +139,7 @@ typedef struct mica_llama_session_params {
   mica_dtype dtype_v;
   const char* variant;            /* of kernels, NULL: the fastest; "naive" */
   const volatile int32_t* cancel; /* NULL: the model's */
-  mica_kv_keys keys; /* ROTATED or RELATIVE (mica/kv_cache.h): what moving cells costs */
+  mica_kv_keys keys; /* ROTATED, RELATIVE or UNROTATED (mica/kv_cache.h): what moving cells costs */
   /* What decode does when a sequence is full. 0: it fails with CACHE_FULL. Else it drops tokens
    * behind the first n_keep, at least n_drop and as many as it must, and moves the rest down
    * (context shift); MICA_LLAMA_DROP_HALF: half of them. n_keep = 4 with a small n_drop is

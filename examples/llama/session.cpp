@@ -97,9 +97,10 @@ void Session::read_params(const mica_llama_session_params& p) {
   max_outputs_ = limited("n_outputs", p.n_outputs != 0 ? p.n_outputs : n_seqs_, kMaxBatch);
   if (p.variant != nullptr) variant_ = p.variant;
   keys_ = p.keys;
-  if (keys_ != MICA_KV_KEYS_ROTATED && keys_ != MICA_KV_KEYS_RELATIVE)
-    fail(MICA_INVALID_ARGUMENT,
-         "keys is " + std::to_string(static_cast<int>(keys_)) + ", neither ROTATED nor RELATIVE");
+  if (keys_ != MICA_KV_KEYS_ROTATED && keys_ != MICA_KV_KEYS_RELATIVE &&
+      keys_ != MICA_KV_KEYS_UNROTATED)
+    fail(MICA_INVALID_ARGUMENT, "keys is " + std::to_string(static_cast<int>(keys_)) +
+                                    ", not ROTATED, RELATIVE or UNROTATED");
   n_keep_ = p.n_keep;
   n_drop_ = p.n_drop;
   if (n_drop_ != 0 && n_keep_ >= n_ctx_)
@@ -156,11 +157,6 @@ Graph Session::build_step(uint32_t max_tokens, uint32_t max_outputs, bool with_s
   step.max_tokens = max_tokens;
   step.tokens = input_1d(g, "tokens", step.n_tokens, max_tokens);
   step.out_ids = input_1d(g, "out_ids", step.n_outputs, max_outputs);
-  if (keys_ == MICA_KV_KEYS_RELATIVE) {
-    const mica_kv kv = mica_graph_kv(g, step.cache, 0, step.n_tokens);
-    mica_rope_params rope = model_->architecture().rope(model_->hparams(), step, 0);
-    step.turns = mica_rope_angles(g, kv.turns, &rope);
-  }
   const mica_tensor logits = model_->architecture().build(model_->hparams(), step);
   mica_output(g, logits, "logits");
   if (with_sampling)

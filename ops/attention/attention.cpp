@@ -100,8 +100,7 @@ mica_status check_sinks(const InferCall& call) {
 mica_status check_turns(const InferCall& call, const mica_attention_args& args) {
   const Desc& turns = call.in[kTurns];
   if (turns.rank == 0) return MICA_OK;
-  if (turns.dtype != MICA_F32 || turns.rank != 2 || !turns.contiguous() ||
-      turns.extent != kNoExtent || turns.dim[0] % 2 != 0)
+  if (turns.dtype != MICA_F32 || turns.rank != 2 || !turns.contiguous() || turns.dim[0] % 2 != 0)
     return call.error.fail(MICA_INVALID_ARGUMENT, "turns are ", dtype_name(turns.dtype), " ",
                            shape_text(turns).text, ", not f32 [n_rot, max_turns], packed");
   if (args.n_rot != turns.dim[0])
@@ -111,6 +110,11 @@ mica_status check_turns(const InferCall& call, const mica_attention_args& args) 
   rope.n_rot = args.n_rot;
   rope.offset = args.rope_offset;
   rope.pairing = args.rope_pairing;
+  if (args.rope_keys > 1)
+    return call.error.fail(MICA_INVALID_ARGUMENT, "rope_keys is ", args.rope_keys, ", not 0 or 1");
+  if (args.rope_keys == 1 && turns.dim[1] <= MICA_KV_OFFSET_TURNS)
+    return call.error.fail(MICA_INVALID_ARGUMENT, "turns have ", turns.dim[1],
+                           " rows; those of unrotated keys are more than ", MICA_KV_OFFSET_TURNS);
   return check_rope_head(call, rope, call.in[kQ].dim[0]);
 }
 
@@ -138,13 +142,14 @@ struct Sequence {
   const int64_t* slot;      // [n_cells]
   const int64_t* position;  // [n_cells]
   const int64_t* turn;      // [n_cells]: row of `turns`
+  const int64_t* offset;    // [n_cells]: and, of unrotated keys, the row of what is left
 };
 
 // Scratch of one call, all in one place so that running out of memory is one check.
 struct Scratch {
   explicit Scratch(const mica_allocator& a)
-      : slot(a), position(a), turn(a), k(a), v(a), q(a), s(a), size(a), y(a) {}
-  Vec<int64_t> slot, position, turn;
+      : slot(a), position(a), turn(a), offset(a), k(a), v(a), q(a), s(a), size(a), y(a) {}
+  Vec<int64_t> slot, position, turn, offset;
   Vec<double> k, v;  // rows of one kv head: [n_cells][head_dim]
   Vec<double> q;     // [head_dim_k]
   Vec<double> s;     // [n_cells]: scores, then weights
@@ -165,6 +170,7 @@ bool read_sequence(const RefCall& call, int64_t i_seq, Scratch& scratch, Sequenc
   scratch.slot.clear();
   scratch.position.clear();
   scratch.turn.clear();
+  scratch.offset.clear();
   for (int64_t e = begin; e < end; ++e) {
     const int64_t word = entries + MICA_KV_ENTRY_WORDS * e;
     if (word < 0 || word + MICA_KV_ENTRY_WORDS > table.dim[0]) break;
@@ -178,12 +184,15 @@ bool read_sequence(const RefCall& call, int64_t i_seq, Scratch& scratch, Sequenc
       if (!scratch.slot.push(first + i)) return false;
       if (!scratch.position.push((base + i) / div)) return false;
       if (!scratch.turn.push(table.int_at(word + MICA_KV_ENTRY_TURN))) return false;
+      const int64_t multiple = base / div / MICA_KV_PAGE_CELLS * MICA_KV_PAGE_CELLS;
+      if (!scratch.offset.push((base + i) / div - multiple)) return false;
     }
   }
   out.n_cells = static_cast<int64_t>(scratch.slot.size());
   out.slot = scratch.slot.data();
   out.position = scratch.position.data();
   out.turn = scratch.turn.data();
+  out.offset = scratch.offset.data();
   return true;
 }
 
@@ -192,17 +201,22 @@ bool sees(const mica_attention_args& args, int64_t query, int64_t cell) {
   return args.window == 0 || cell > query - int64_t{args.window} || cell < int64_t{args.n_first};
 }
 
-// The query as it meets cells of a turn.
-void load_query(const RefCall& call, int64_t i_token, int64_t i_head, int64_t turn, Scratch& x) {
+// A head, rotated by a row of `turns`.
+void turn_head(const RefCall& call, int64_t turn, double* head) {
   const auto& args = call.arg<mica_attention_args>();
   const HostTensor& turns = call.in[kTurns];
+  if (turn < 0 || turn >= turns.dim[1]) return;
+  const int64_t n_pairs = turns.dim[0] / 2;
+  for (int64_t i = 0; i < n_pairs; ++i)
+    rotate(head, rope_pair(args.rope_pairing, args.rope_offset, n_pairs, i), turns.at(2 * i, turn),
+           turns.at(2 * i + 1, turn));
+}
+
+// The query as it meets cells of a turn.
+void load_query(const RefCall& call, int64_t i_token, int64_t i_head, int64_t turn, Scratch& x) {
+  const bool of_keys = call.arg<mica_attention_args>().rope_keys != 0;
   call.in[kQ].read_row(x.q.data(), i_head, i_token);
-  if (turns.present() && turn > 0 && turn < turns.dim[1]) {
-    const int64_t n_pairs = turns.dim[0] / 2;
-    for (int64_t i = 0; i < n_pairs; ++i)
-      rotate(x.q.data(), rope_pair(args.rope_pairing, args.rope_offset, n_pairs, i),
-             turns.at(2 * i, turn), turns.at(2 * i + 1, turn));
-  }
+  if (call.in[kTurns].present() && !of_keys && turn > 0) turn_head(call, turn, x.q.data());
   round_activations(call.numerics, x.q.data(), call.in[kQ].dim[0]);
 }
 
@@ -297,6 +311,10 @@ mica_status run_sequence(const RefCall& call, const Sequence& seq, Scratch& x) {
   for (int64_t i_kv_head = 0; i_kv_head < k.dim[1]; ++i_kv_head) {
     for (size_t i = 0; i < n; ++i) {
       k.read_row(x.k.data() + i * dim_k, i_kv_head, seq.slot[i]);
+      if (call.arg<mica_attention_args>().rope_keys != 0) {
+        turn_head(call, seq.turn[i], x.k.data() + i * dim_k);
+        turn_head(call, seq.offset[i], x.k.data() + i * dim_k);
+      }
       v.read_row(x.v.data() + i * dim_v, i_kv_head, seq.slot[i]);
     }
     for (int64_t t = seq.first_token; t < seq.end_token && t < n_tokens; ++t) {
@@ -362,17 +380,28 @@ mica_tensor mica_attention(mica_graph* graph, mica_tensor q, const mica_kv* kv,
                               kv->max_seqs,
                               0,
                               0,
+                              0,
                               0};
   mica_tensor_info info;
-  if (mica_graph_tensor_info(graph, params->turns, &info) == MICA_OK) {
-    args.n_rot = static_cast<uint32_t>(info.dim[0]);
-    args.rope_offset = params->rope_offset;
-    args.rope_pairing = static_cast<uint32_t>(params->rope_pairing);
+  mica_tensor turns = MICA_NO_TENSOR;
+  const bool has_turns = kv->keys == MICA_KV_KEYS_RELATIVE || kv->keys == MICA_KV_KEYS_UNROTATED;
+  if (has_turns && params->rope == nullptr && params->no_rope == 0)
+    return mica::builder_error(graph, "attention",
+                               "the cache's keys are relative or unrotated, and params.rope does "
+                               "not say what K is rotated by; if by nothing, set params.no_rope");
+  if (has_turns && params->no_rope == 0 && mica_graph_tensor_info(graph, q, &info) == MICA_OK) {
+    mica_rope_params rope = *params->rope;
+    if (rope.n_rot == 0) rope.n_rot = static_cast<uint32_t>(info.dim[0]);
+    turns = mica_rope_angles(graph, kv->turns, &rope);
+    args.n_rot = rope.n_rot;
+    args.rope_offset = rope.offset;
+    args.rope_pairing = static_cast<uint32_t>(rope.pairing);
+    args.rope_keys = kv->keys == MICA_KV_KEYS_UNROTATED ? 1 : 0;
   }
   if (args.scale == 0 && mica_graph_tensor_info(graph, q, &info) == MICA_OK)
     args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(info.dim[0])));
   const mica_tensor in[] = {q,         kv->k,        kv->v,         kv->positions,
-                            kv->table, params->mask, params->sinks, params->turns};
+                            kv->table, params->mask, params->sinks, turns};
   return mica::append(graph, mica::op_attention, in, MICA_ATTENTION_INPUTS, &args, sizeof args);
 }
 

@@ -16,15 +16,14 @@ typedef struct mica_attention_params {
   int32_t non_causal; /* non-zero: cells after the query are seen too */
   mica_tensor mask;   /* or MICA_NO_TENSOR */
   mica_tensor sinks;  /* or MICA_NO_TENSOR */
-  /* Of a cache whose keys are MICA_KV_KEYS_RELATIVE (mica/kv_cache.h): */
-  mica_tensor turns;              /* mica_rope_angles of mica_kv.turns; or MICA_NO_TENSOR */
-  uint32_t rope_offset;           /* of RoPE: the first element that it rotates */
-  mica_rope_pairing rope_pairing; /* of RoPE */
+  /* The RoPE that rotated this layer's K. It takes part where the cache's keys are
+   * MICA_KV_KEYS_RELATIVE or _UNROTATED (mica/kv_cache.h), and there must be given, unless no_rope
+   * says that K of this layer has none. */
+  const mica_rope_params* rope;
+  int32_t no_rope;
 } mica_attention_params;
-/* clang-format off */
 #define MICA_ATTENTION_PARAMS_INIT \
-  {sizeof(mica_attention_params), 0.0f, 0.0f, 0, {0, 0}, {0, 0}, {0, 0}, 0, MICA_ROPE_ADJACENT}
-/* clang-format on */
+  { sizeof(mica_attention_params), 0.0f, 0.0f, 0, {0, 0}, {0, 0}, NULL, 0 }
 
 /* y[:, h, t] = sum over cells i of w[i] * V[:, g, i], where g = h / (n_heads / n_kv_heads),
  *   s[i] = softcap(scale * sum over d of q[d, h, t] * K[d, g, i]) + mask[i, t, h]
@@ -47,17 +46,19 @@ typedef struct mica_attention_params {
  *           the token's own sequence, seen or not, in table order. Cells from n_kv_max on are not
  *           seen. -infinity hides a cell, whatever K holds there.
  *     sinks F32 [n_heads].
- *     turns F32 [n_rot, max_turns]: pair i of row r is the cosine and the sine of an angle. Before
- * q meets the cells of a table entry with turn r, its pairs from rope_offset on are rotated as RoPE
- * does, by row r; row 0 is no rotation. n_rot + rope_offset <= head_dim_k. result  F32 [head_dim_v,
- * n_heads, n_tokens], packed, with q's extent.
+ *     rope  of RELATIVE keys, q is rotated by the position of its row of mica_kv.turns before it
+ *           meets the cells of a table entry; of UNROTATED keys K of each cell is rotated to the
+ *           cell's position (mica/kv_table.h). Angles come from mica_rope_angles, without a
+ *           magnitude: K has it already.
+ *   result  F32 [head_dim_v, n_heads, n_tokens], packed, with q's extent.
  *
  * What a query does not see has no part in its row, not even when K or V are infinite or
  * not-a-number there: the row is as if those cells held zeros. A score of a seen cell that is
  * not-a-number or +infinity gives not-a-number; an infinite or not-a-number element of V in a seen
  * cell makes the row's element infinite or not-a-number.
  *
- * Errors: shapes, dtypes, strides, extents; scale or softcap not finite, softcap below 0. */
+ * Errors: shapes, dtypes, strides, extents; scale or softcap not finite, softcap below 0; rope as
+ * mica_rope says, or missing. */
 MICA_API mica_tensor mica_attention(mica_graph* graph, mica_tensor q, const mica_kv* kv,
                                     const mica_attention_params* params);
 

@@ -12,7 +12,7 @@ enum mica_attention_input {
   MICA_ATTENTION_TABLE,
   MICA_ATTENTION_MASK, /* may be absent, as those behind it */
   MICA_ATTENTION_SINKS,
-  MICA_ATTENTION_TURNS, /* F32 [n_rot, max_turns]: the op rope_angles' result */
+  MICA_ATTENTION_TURNS, /* F32 [n_rot, max_turns], with an extent or not: of op rope_angles */
   MICA_ATTENTION_INPUTS
 };
 
@@ -23,9 +23,10 @@ struct mica_attention_args {
   uint32_t window;   /* 0: none */
   uint32_t n_first;  /* positions below it are seen beside the window */
   uint32_t max_seqs; /* how the table is laid out */
-  /* The queries' rotation by the operand `turns`; all 0 without it. */
+  /* Rotation by the operand `turns`; all 0 without it. */
   uint32_t n_rot;        /* rotated elements of a head: turns' dim[0] */
   uint32_t rope_offset;  /* the first of them */
   uint32_t rope_pairing; /* mica_rope_pairing */
+  uint32_t rope_keys;    /* 0: of queries (RELATIVE keys); 1: of keys (UNROTATED) */
 };
 #endif

@@ -87,12 +87,13 @@ typedef struct mica_kv {
   mica_tensor v;             /* state */
   mica_tensor positions;     /* I32 [n_tokens]: the position of each token of the step */
   mica_tensor key_positions; /* I32 [n_tokens]: the one its K is to be rotated to; `positions`
-                                itself unless the cache's keys are MICA_KV_KEYS_RELATIVE */
+                                itself unless keys are MICA_KV_KEYS_RELATIVE or _UNROTATED */
   mica_tensor slots;         /* I32 [n_tokens]: the cell each token's K and V go to, -1: to none */
   mica_tensor table;         /* I32: see mica/kv_table.h */
-  mica_tensor turns;  /* I32 [max_turns] of RELATIVE keys: by how many positions a query is rotated
-                         before it meets K of an entry with that row; unused rows are 0 */
+  mica_tensor turns;  /* I32 [max_turns], with an extent of the cache's own: the positions of the
+                         rows that table entries name; of RELATIVE and UNROTATED keys */
   mica_tensor shifts; /* I32: what the op kv_shift is to rotate; see mica/kv_table.h */
+  uint32_t keys;      /* mica_kv_keys of the cache (mica/kv_cache.h) */
   uint32_t max_seqs;  /* of the cache: how `table` is laid out */
   uint32_t window;    /* of the layer */
   uint32_t n_first;

@@ -45,15 +45,20 @@ typedef struct mica_kv_layer {
  *             with the op kv_shift (mica_kv_reserve_shift) before their sequence goes on. Of
  *             quantized K each such step adds the error of one more quantization.
  *   RELATIVE  K stays as it was stored: a move edits tables only, and attention rotates the query
- *             by the difference instead (mica_attention_params.turns). Graphs rotate K to
- *             mica_kv.key_positions, which go on from what the sequence's last cells were stored
- *             at. Only mica_kv_seq_div needs a kv_shift step.
+ *             by the difference instead. Graphs rotate K to mica_kv.key_positions, which go on from
+ *             what the sequence's last cells were stored at. Only mica_kv_seq_div needs a kv_shift
+ *             step.
  *   NONE      Positions have no part in stored K: there is no RoPE. Every move edits tables only.
- */
+ *   UNROTATED K is stored rotated to position 0 (mica_kv.key_positions), which is not at all but
+ *             for YaRN's magnitude, and attention rotates it to its cell's position when it reads
+ *             it. Every move, mica_kv_seq_div too, edits tables only.
+ * Graphs are the same with all of them: K rotated to mica_kv.key_positions, and its RoPE as
+ * mica_attention_params.rope. */
 typedef enum mica_kv_keys {
   MICA_KV_KEYS_ROTATED = 0,
   MICA_KV_KEYS_RELATIVE = 1,
-  MICA_KV_KEYS_NONE = 2
+  MICA_KV_KEYS_NONE = 2,
+  MICA_KV_KEYS_UNROTATED = 3
 } mica_kv_keys;
 
 typedef struct mica_kv_params {
@@ -66,7 +71,8 @@ typedef struct mica_kv_params {
   uint32_t max_entries; /* table entries of one step and group; 0: enough for n_cells and shares */
   mica_kv_keys keys;
   uint32_t max_turns; /* RELATIVE: different moves that one step may meet, "not moved" included; 0:
-                         64 */
+                         64. UNROTATED: different multiples of 64 positions at which entries of one
+                         step may begin; 0: one for each page */
 } mica_kv_params;
 #define MICA_KV_PARAMS_INIT \
   { sizeof(mica_kv_params), 0, NULL, 0, 1, 512, 0, MICA_KV_KEYS_ROTATED, 0 }

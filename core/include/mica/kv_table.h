@@ -4,8 +4,11 @@
  *   [max_seqs + 2 … 2*max_seqs + 2]  first entry of each; [max_seqs + 2 + S] = number of entries
  *   [2*max_seqs + 3 + 6*e …]         entry e
  * Cell i of an entry is cell first_cell + i of its page and has position floor((base + i) / div).
- * Entries of a sequence rise in position. `turn`: the row of the step's turns (mica_kv.turns) by
- * which a query is rotated before it meets the entry's K; row 0 rotates by nothing. */
+ * Entries of a sequence rise in position. `turn`: a row of the step's turns (mica_kv.turns).
+ * Of RELATIVE keys, a query is rotated by it before it meets the entry's K; row 0 rotates by
+ * nothing. Of UNROTATED keys, rows 0 to 127 are those of their own numbers, and K of a cell is
+ * rotated by row `turn`, that of the multiple of 64 at or below the entry's first position, and by
+ * the row of how far the cell's position lies behind that multiple. */
 #ifndef MICA_KV_TABLE_H_
 #define MICA_KV_TABLE_H_
 
@@ -25,6 +28,8 @@
 #define MICA_KV_ENTRY_BASE 3
 #define MICA_KV_ENTRY_DIV 4
 #define MICA_KV_ENTRY_TURN 5
+
+#define MICA_KV_OFFSET_TURNS 128 /* first rows of the turns of UNROTATED keys */
 
 /* The list of a shift step (op kv_shift): word 0 is the number of entries, entry e begins at word
  * 1 + 7*e. Cell i goes from position floor((from + i) / from_div) to floor((to + i) / to_div). */

@@ -83,9 +83,7 @@ mica_tensor attend(const Hparams& h, const StepGraph& s, const mica_rope_params&
   k = mica_rope(g, k, kv.key_positions, &rope);
   mica_kv_append(g, &kv, k, v);
   mica_attention_params params = MICA_ATTENTION_PARAMS_INIT;
-  params.turns = s.turns;
-  params.rope_offset = rope.offset;
-  params.rope_pairing = rope.pairing;
+  params.rope = &rope;
   const mica_tensor y = mica_attention(g, q, &kv, &params);
   const int64_t dim[] = {static_cast<int64_t>(h.out_width()), s.max_tokens};
   return project(s, blk + ".attn_output", mica_reshape(g, y, 2, dim));

@@ -28,7 +28,6 @@ struct StepGraph {
   int64_t max_tokens;   // maximum of n_tokens
   mica_tensor tokens;   // I32 [n_tokens]
   mica_tensor out_ids;  // I32 [n_outputs]: rows of the step whose logits are wanted
-  mica_tensor turns;    // of relative keys: mica_attention_params.turns; else MICA_NO_TENSOR
 
   mica_tensor weight(const std::string& name) const;
   // MICA_NO_TENSOR when the model has none of that name.

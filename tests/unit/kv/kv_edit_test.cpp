@@ -223,17 +223,14 @@ TEST_F(KvEdit, APlanMustHaveWhatTheStepNeeds) {
   ASSERT_EQ(make({layer(), layer(40)}, 640, 1, 100), MICA_OK);
   step({{0, 30}});
   ASSERT_EQ(reserve({{0, 2}}), MICA_OK);
-  EXPECT_EQ(plan_without(mica::kKvTurns), MICA_OK) << "nothing is moved";
   EXPECT_EQ(plan_without(mica::kKvKeyPositions), MICA_OK);
   mica_kv_abandon(cache);
   ASSERT_EQ(mica_kv_seq_add(cache, 0, 0, -1, 5), MICA_OK);
   ASSERT_EQ(reserve({{0, 2}}), MICA_OK);
   EXPECT_EQ(plan_without(mica::kv_shifts_of(0)), MICA_OK);
-  expect(plan_without(mica::kKvTurns), MICA_INVALID_ARGUMENT, "has turns; use mica_kv.turns");
   expect(plan_without(mica::kKvKeyPositions), MICA_INVALID_ARGUMENT, "mica_kv.key_positions");
   mica_kv_abandon(cache);
   EXPECT_EQ(reserve_shift(true), 30u);
-  EXPECT_EQ(plan_without(mica::kKvTurns), MICA_OK);
   expect(plan_without(mica::kv_shifts_of(0)), MICA_INVALID_ARGUMENT, "window 0, which");
   expect(plan_without(mica::kv_shifts_of(1)), MICA_INVALID_ARGUMENT, "window 40, which");
 }

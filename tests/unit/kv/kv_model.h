@@ -81,8 +81,9 @@ struct KvModel : KvFixture {
         const int64_t position = (int64_t{e.base} + i) / e.div;
         seen.insert({position, c.value});
         if (cache->keys == MICA_KV_KEYS_NONE) continue;
-        const int64_t key =
-            turns != nullptr ? position + (*turns)[k] : (int64_t{e.key_base} + i) / e.key_div;
+        int64_t key = (int64_t{e.key_base} + i) / e.key_div;
+        if (turns != nullptr)
+          key = cache->keys == MICA_KV_KEYS_UNROTATED ? 0 : position + (*turns)[k];
         ASSERT_EQ(key, c.key) << "position " << position;
       }
     }
@@ -212,7 +213,12 @@ struct KvModel : KvFixture {
       for (int32_t e = starts[i]; e < starts[i + 1]; ++e, words += MICA_KV_ENTRY_WORDS) {
         entries.push_back({words[0], words[1], words[2], words[3], words[4], words[3], words[4]});
         ASSERT_LT(static_cast<uint32_t>(words[5]), cache->max_turns);
+        ASSERT_LT(static_cast<uint32_t>(words[5]), cache->n_turns);
         by.push_back(turns[words[5]]);
+        if (cache->keys == MICA_KV_KEYS_UNROTATED) {
+          ASSERT_GE(words[5], MICA_KV_OFFSET_TURNS);
+          ASSERT_EQ(by.back(), words[3] / words[4] / 64 * 64);
+        }
         holders[words[0]].insert(seq);
       }
       check_entries(gi, entries, after[seq], next[seq] + spans[i].n_tokens, redo[seq], &by);
@@ -281,6 +287,7 @@ struct KvModel : KvFixture {
       ASSERT_EQ(cache->pending, n > 0);
       if (n == 0) return;
       ASSERT_NE(cache->keys, MICA_KV_KEYS_NONE);
+      ASSERT_NE(cache->keys, MICA_KV_KEYS_UNROTATED);
       if (pick(6) == 0) {
         mica_kv_abandon(cache);
         ASSERT_EQ(snapshot(), before);

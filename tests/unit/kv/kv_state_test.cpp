@@ -56,7 +56,10 @@ struct Model {
       mica_kv kv = mica_graph_kv(g.get(), c, i, n);
       if (l.source == MICA_KV_NO_SOURCE) mica_kv_append(g.get(), &kv, x, x);
       const std::string y = "y" + std::to_string(i);
-      mica_output(g.get(), mica_attention(g.get(), x, &kv, nullptr), y.c_str());
+      mica_attention_params attention = MICA_ATTENTION_PARAMS_INIT;
+      attention.no_rope = 1;
+      if (i == 0) mica_output(g.get(), mica_copy(g.get(), kv.key_positions), "key_positions");
+      mica_output(g.get(), mica_attention(g.get(), x, &kv, &attention), y.c_str());
     }
     plan = ready(context, session, g);
   }
@@ -370,6 +373,37 @@ TEST_P(KvState, RelativeKeysMayBecomeRotated) {
   uint64_t n = 0;
   EXPECT_EQ(mica_kv_reserve_shift(c.cache.get(), 0, &n), MICA_OK);
   EXPECT_EQ(n, 20u);
+}
+
+// Every kind of keys becomes every other: K is rotated from what it is stored as to what it must
+// be.
+TEST_P(KvState, KeysMayBecomeOthers) {
+  const mica_kv_keys all[] = {MICA_KV_KEYS_ROTATED, MICA_KV_KEYS_RELATIVE, MICA_KV_KEYS_UNROTATED};
+  for (const mica_kv_keys from : all)
+    for (const mica_kv_keys to : all) {
+      Shape s = small();
+      s.keys = from;
+      Model a(GetParam(), s);
+      a.step({{0, 30}}, 1);
+      const Bytes bytes = a.save(0);
+      s.keys = to;
+      Model b(GetParam(), s);
+      mica_kv_loaded loaded{};
+      ASSERT_EQ(b.load(bytes, 1, &loaded), MICA_OK) << b.error();
+      const bool other = (from == MICA_KV_KEYS_UNROTATED) != (to == MICA_KV_KEYS_UNROTATED);
+      EXPECT_EQ(loaded.needs_shift != 0, other) << from << " to " << to;
+      uint64_t n = 0;
+      ASSERT_EQ(mica_kv_reserve_shift(b.cache.get(), 0, &n), MICA_OK);
+      EXPECT_EQ(n, other ? 30u : 0u);
+      if (!other) continue;
+      uint32_t n_words = 0;
+      const int32_t* words = mica::kv_step_data(b.cache.get(), mica::kv_shifts_of(0), &n_words);
+      EXPECT_EQ(words[1 + MICA_KV_SHIFT_FROM_DIV], from == MICA_KV_KEYS_UNROTATED ? INT32_MAX : 1);
+      EXPECT_EQ(words[1 + MICA_KV_SHIFT_TO_DIV], to == MICA_KV_KEYS_UNROTATED ? INT32_MAX : 1);
+      ASSERT_EQ(mica_kv_commit(b.cache.get()), MICA_OK);
+      ASSERT_EQ(mica_kv_reserve_shift(b.cache.get(), 0, &n), MICA_OK);
+      EXPECT_EQ(n, 0u);
+    }
 }
 
 TEST_P(KvState, IsAFile) {

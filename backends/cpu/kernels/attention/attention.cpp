@@ -24,9 +24,13 @@ static void add_entry(Tile& t, const Entry& e, const Entry& next, int64_t cells_
   const int64_t run0 = w.cell0 / 16;
   const int64_t run1 = div_up_i64(w.cell1, 16);
   const int64_t n_rows = w.row1 - w.row0;
-  const TileOperand k = key_operand(s.k, head_at(k_state, s.k, e, t.kv_head), n_rows, run0, run1,
-                                    head_at(k_state, s.k, next, t.kv_head), t.scratch.k);
-  scores_of(k, query_operand(t, e.turn) + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
+  const char* k_head = head_at(k_state, s.k, e, t.kv_head);
+  const char* k_next = head_at(k_state, s.k, next, t.kv_head);
+  const TileOperand k =
+      s.n_key_pairs != 0
+          ? rotated_keys(*t.call, s.k, k_head, e, run0, run1, k_next, t.scratch.angles, t.scratch.k)
+          : key_operand(s.k, k_head, n_rows, run0, run1, k_next, t.scratch.k);
+  scores_of(k, query_operand(t, e) + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
             t.scratch.scores + w.row0 * kPageCells);
   const bool hides = softmax_rows(t, w, run0, run1);
   const TileOperand v =
@@ -224,6 +228,8 @@ static void run(const Call& call, uint32_t phase, int64_t first, int64_t end, ch
   const int64_t heads = cut.shape.n_kv_heads;
   Scratch room;
   carve(cut.shape, scratch, &room);
+  if (phase == 0 && cut.shape.n_key_pairs != 0)
+    key_angles(call, cut.shape.n_key_pairs, room.angles);
   for (int64_t i = first; i < end; ++i) {
     Unit unit;
     SeqCut seq;
@@ -249,6 +255,6 @@ static constexpr Kernel kRows[] = {
      nullptr, nullptr, false, takes},
 };
 
-MICA_CPU_KERNELS(attention, kRows, MICA_KNOWS(attention, rope_pairing))
+MICA_CPU_KERNELS(attention, kRows, MICA_KNOWS(attention, rope_keys))
 
 MICA_CPU_END

@@ -12,11 +12,13 @@ struct NaiveRow {
   Table table;
   int64_t token, head, kv_head;
   float* q;      // [dim_k], rotated by the turn
+  float* k;      // [dim_k], of a cell, rotated to its position
   int64_t turn;  // of q
 };
 
 // The row's query as it meets the keys of an entry with that turn.
-static const float* query_operand(NaiveRow& r, int64_t turn) {
+static const float* query_operand(NaiveRow& r, const Entry& e) {
+  const int64_t turn = r.shape.n_key_pairs != 0 ? 0 : e.turn;
   if (turn == r.turn) return r.q;
   const Tensor& x = r.call->in[MICA_ATTENTION_Q];
   const char* row = x.data + r.head * x.stride[1] + r.token * x.stride[2];
@@ -29,13 +31,18 @@ static const float* query_operand(NaiveRow& r, int64_t turn) {
                                    : mica::bf16_to_f32(half);
   }
   r.turn = turn;
-  if (turn == 0) return r.q;
-  turn_pairs(*r.call, turn, [&](int64_t d0, int64_t d1, float cosine, float sine) {
-    const float x0 = r.q[d0], x1 = r.q[d1];
-    r.q[d0] = x0 * cosine - x1 * sine;
-    r.q[d1] = x0 * sine + x1 * cosine;
-  });
+  if (turn != 0) turn_head(*r.call, turn, r.q);
   return r.q;
+}
+
+static const float* key_operand(const NaiveRow& r, const Entry& e, int64_t cell) {
+  const char* page = r.call->in[MICA_ATTENTION_K].data + e.page * r.shape.k.page_bytes;
+  const char* head = page + r.kv_head * r.shape.k.head_bytes;
+  for (int64_t i = 0; i < r.shape.dim_k; ++i) r.k[i] = kv_element(r.shape.k, head, cell, i);
+  if (r.shape.n_key_pairs == 0) return r.k;
+  turn_head(*r.call, e.turn, r.k);
+  turn_head(*r.call, e.offset(cell), r.k);
+  return r.k;
 }
 
 static float naive_mask(const NaiveRow& r, int64_t column) {
@@ -58,12 +65,9 @@ static float naive_score(const NaiveRow& r, const float* q, const Entry& e, int6
                          int64_t column) {
   const float bias = naive_mask(r, column);
   if (bias == -__builtin_inff()) return bias;  // whatever the cell holds
-  const char* page = r.call->in[MICA_ATTENTION_K].data + e.page * r.shape.k.page_bytes;
-  const char* k = page + r.kv_head * r.shape.k.head_bytes;
+  const float* k = key_operand(r, e, cell);
   float sum = 0.0f;
-  for (int64_t i = 0; i < r.shape.dim_k; ++i) {
-    sum += q[i] * kv_element(r.shape.k, k, cell, i);
-  }
+  for (int64_t i = 0; i < r.shape.dim_k; ++i) sum += q[i] * k[i];
   sum *= r.args->scale;
   if (r.args->softcap != 0.0f) {
     sum = r.args->softcap * __builtin_tanhf(sum / r.args->softcap);
@@ -80,7 +84,7 @@ static void naive_visit(NaiveRow& r, const Range& entries, Visit visit) {
   for (int64_t i = entries.begin; i < entries.end; ++i) {
     const Entry e = table_entry(r.table, i);
     const Seen s = seen_cells(e, *r.args, position);
-    const float* q = query_operand(r, e.turn);
+    const float* q = query_operand(r, e);
     for (int64_t c = e.first_cell; c < e.first_cell + e.n_cells; ++c) {
       const bool seen = (c >= s.begin && c < s.end) || (c >= s.first_begin && c < s.first_end);
       if (seen) visit(naive_score(r, q, e, c, cells_before + c - e.first_cell), e, c);
@@ -119,7 +123,7 @@ static void naive_row(NaiveRow& r, const Range& entries, float* sums) {
 }
 
 static uint64_t naive_scratch(const Call& call) {
-  return static_cast<uint64_t>(call.in[MICA_ATTENTION_Q].dim[0] +
+  return static_cast<uint64_t>(2 * call.in[MICA_ATTENTION_Q].dim[0] +
                                call.in[MICA_ATTENTION_V].dim[0]) *
          sizeof(float);
 }
@@ -135,6 +139,7 @@ static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, ch
   attention_shape(call, &r.shape);
   r.table = attention_table(call);
   r.q = reinterpret_cast<float*>(scratch);
+  r.k = r.q + r.shape.dim_k;
   for (int64_t item = first; item < end; ++item) {
     r.token = item / r.shape.n_heads;
     r.head = item % r.shape.n_heads;
@@ -145,7 +150,7 @@ static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, ch
     for (int64_t i = 0; i < r.table.n_seqs; ++i) {
       const Range tokens = seq_tokens(r.table, r.shape, i);
       if (r.token < tokens.begin || r.token >= tokens.end) continue;
-      naive_row(r, seq_entries(r.table, i), r.q + r.shape.dim_k);
+      naive_row(r, seq_entries(r.table, i), r.k + r.shape.dim_k);
       break;
     }
   }

@@ -7,7 +7,9 @@ MICA_CPU_BEGIN
 
 // A thread's memory.
 struct Scratch {
-  float* q;        // [dim_k][n_rows], scaled and rotated by the tile's turn
+  float* q;        // [dim_k][n_rows], scaled and rotated for the tile's turn
+  float* plain_q;  // the same, not rotated: of un-rotated keys, which rotate q for each entry
+  float* angles;   // of un-rotated keys: see key_angles in attention_tile.h
   float* sums;     // [n_rows][dim_v_pad]
   float* scores;   // [n_rows][64]: scores, then their exponentials
   float* largest;  // [n_rows]
@@ -29,6 +31,8 @@ static uint64_t carve(const Shape& s, char* base, Scratch* out) {
   const int64_t rows = s.max_rows;
   const auto floats = [&](int64_t n) { return reinterpret_cast<float*>(take(n * 4)); };
   out->q = floats(rows * s.dim_k);
+  out->plain_q = floats(s.n_key_pairs != 0 ? rows * s.dim_k : 0);
+  out->angles = floats(s.n_key_pairs * kPageCells * 2);
   out->sums = floats(rows * s.dim_v_pad);
   out->scores = floats(rows * kPageCells);
   out->largest = floats(rows);
@@ -69,25 +73,40 @@ static void load_queries(const Tile& t) {
   }
 }
 
-static void rotate_queries(const Tile& t, int64_t turn) {
+// Elements d0 and d1 of all queries, from `from` to scratch.q.
+static inline void rotate_pair(const Tile& t, const float* from, int64_t d0, int64_t d1,
+                               float cosine, float sine) {
   const int64_t n = t.n_rows;
+  const f32x16 c = set1(cosine), s = set1(sine);
+  for (int64_t row = 0; row < n; row += 16) {
+    const int64_t lanes = min_i64(16, n - row);
+    const f32x16 x0 = load_n(from + d0 * n + row, lanes);
+    const f32x16 x1 = load_n(from + d1 * n + row, lanes);
+    store_n(t.scratch.q + d0 * n + row, fnma(x1, s, x0 * c), lanes);
+    store_n(t.scratch.q + d1 * n + row, fma(x1, c, x0 * s), lanes);
+  }
+}
+
+static void rotate_queries(const Tile& t, int64_t turn) {
   turn_pairs(*t.call, turn, [&](int64_t d0, int64_t d1, float cosine, float sine) {
-    float* const q0 = t.scratch.q + d0 * n;
-    float* const q1 = t.scratch.q + d1 * n;
-    const f32x16 c = set1(cosine), s = set1(sine);
-    for (int64_t row = 0; row < n; row += 16) {
-      const int64_t lanes = min_i64(16, n - row);
-      const f32x16 x0 = load_n(q0 + row, lanes), x1 = load_n(q1 + row, lanes);
-      store_n(q0 + row, fnma(x1, s, x0 * c), lanes);
-      store_n(q1 + row, fma(x1, c, x0 * s), lanes);
-    }
+    rotate_pair(t, t.scratch.q, d0, d1, cosine, sine);
   });
 }
 
-// The queries as they meet the keys of an entry with that turn. Entries in a row mostly have the
-// same one, and then nothing is done.
-static const float* query_operand(Tile& t, int64_t turn) {
-  if (turn == t.turn) return t.scratch.q;
+// Of un-rotated keys, which key_operand rotates by their cell's number in the page alone: to the
+// position of cell 0, backwards. Entries whose positions are divided rotate their keys whole.
+static void rotate_queries_to(const Tile& t, const Entry& e) {
+  const float* by = turn_row(*t.call, e.turn);
+  const int64_t offset = e.base % kPageCells - e.first_cell;  // may lie before the multiple of 64
+  const float* rest = turn_row(*t.call, offset < 0 ? -offset : offset);
+  const float sign = offset < 0 ? -1.0f : 1.0f;
+  each_pair(*t.call, [&](int64_t i, int64_t d0, int64_t d1) {
+    const float c0 = by[2 * i], s0 = by[2 * i + 1], c1 = rest[2 * i], s1 = sign * rest[2 * i + 1];
+    rotate_pair(t, t.scratch.plain_q, d0, d1, c0 * c1 - s0 * s1, -(s0 * c1 + c0 * s1));
+  });
+}
+
+static void load_queries_of(const Tile& t) {
   const mica_dtype dtype = t.call->in[MICA_ATTENTION_Q].dtype;
   if (dtype == MICA_F16) {
     load_queries<ElemF16>(t);
@@ -96,8 +115,25 @@ static const float* query_operand(Tile& t, int64_t turn) {
   } else {
     load_queries<ElemF32>(t);
   }
-  if (turn != 0) rotate_queries(t, turn);
-  t.turn = turn;
+}
+
+// The queries as they meet the entry's keys. Entries in a row mostly have the same turn, and then
+// nothing is done; but un-rotated keys have one each.
+static const float* query_operand(Tile& t, const Entry& e) {
+  if (t.shape->n_key_pairs == 0) {
+    if (e.turn == t.turn) return t.scratch.q;
+    load_queries_of(t);
+    if (e.turn != 0) rotate_queries(t, e.turn);
+    t.turn = e.turn;
+    return t.scratch.q;
+  }
+  if (t.turn == kNoTurn) {
+    load_queries_of(t);
+    for (int64_t i = 0; i < t.n_rows * t.shape->dim_k; ++i) t.scratch.plain_q[i] = t.scratch.q[i];
+    t.turn = 0;
+  }
+  if (e.div != 1) return t.scratch.plain_q;
+  rotate_queries_to(t, e);
   return t.scratch.q;
 }
 

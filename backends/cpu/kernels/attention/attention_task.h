@@ -21,6 +21,7 @@ constexpr int64_t kMinChunkEntries = 4;  // 256 cells: some 10 us of work
 struct Shape {
   KvPage k, v;
   int64_t n_tokens, n_heads, n_kv_heads;
+  int64_t n_key_pairs;              // rotated when K is read: of un-rotated keys, else 0
   int64_t group;                    // query heads of a kv head
   int64_t dim_k, dim_v, dim_v_pad;  // padded to 16
   int64_t tile_tokens, split_tokens;
@@ -45,9 +46,10 @@ static bool attention_shape(const Call& call, Shape* out) {
   s.dim_v_pad = div_up_i64(s.dim_v, 16) * 16;
   s.tile_tokens = max_i64(1, kTileRows / s.group);
   s.split_tokens = max_i64(1, kSplitRows / s.group);
+  const mica_attention_args& args = *static_cast<const mica_attention_args*>(call.args);
+  s.n_key_pairs = args.rope_keys != 0 ? args.n_rot / 2 : 0;
   s.max_rows = min_i64(s.tile_tokens, s.n_tokens) * s.group;
   s.target_chunks = max_i64(4, min_i64(32, 64 / s.n_kv_heads));
-  const mica_attention_args& args = *static_cast<const mica_attention_args*>(call.args);
   const int64_t words = call.in[MICA_ATTENTION_TABLE].dim[0];
   const int64_t entries =
       (words - MICA_KV_TABLE_ENTRIES(static_cast<int64_t>(args.max_seqs))) / MICA_KV_ENTRY_WORDS;
@@ -103,7 +105,13 @@ static Range seq_entries(const Table& t, int64_t i_seq) {
 
 struct Entry {
   int64_t page, first_cell, n_cells, base, div;
-  int64_t turn;  // a row of the turns, 0: queries are not rotated
+  int64_t turn;  // a row of the turns; of relative keys 0: queries are not rotated
+
+  // Positions from the multiple of 64 that un-rotated keys' turn stands for to that of a cell.
+  int64_t offset(int64_t cell) const {
+    const int64_t n = (base + cell - first_cell) / div - base / div / kPageCells * kPageCells;
+    return max_i64(0, min_i64(n, MICA_KV_OFFSET_TURNS - 1));
+  }
 };
 static Entry table_entry(const Table& t, int64_t i) {
   const int32_t* w = t.words + MICA_KV_TABLE_ENTRIES(t.max_seqs) + i * MICA_KV_ENTRY_WORDS;
@@ -118,20 +126,41 @@ static Entry table_entry(const Table& t, int64_t i) {
 
 constexpr int64_t kNoTurn = -1;  // of queries that are not loaded yet
 
-// Calls rotate(d0, d1, cosine, sine) for each pair of a query's elements that a turn rotates.
-template <class Rotate>
-static inline __attribute__((always_inline)) void turn_pairs(const Call& call, int64_t turn,
-                                                             Rotate rotate) {
-  const mica_attention_args& a = *static_cast<const mica_attention_args*>(call.args);
+static inline const float* turn_row(const Call& call, int64_t turn) {
   const Tensor& turns = call.in[MICA_ATTENTION_TURNS];
-  const float* angles = reinterpret_cast<const float*>(turns.data + turn * turns.stride[1]);
+  return reinterpret_cast<const float*>(turns.data + turn * turns.stride[1]);
+}
+
+// Calls f(i, d0, d1) for each pair of a head's elements that RoPE rotates.
+template <class F>
+static inline __attribute__((always_inline)) void each_pair(const Call& call, F f) {
+  const mica_attention_args& a = *static_cast<const mica_attention_args*>(call.args);
   const int64_t n_pairs = a.n_rot / 2;
   const bool adjacent = a.rope_pairing == MICA_ROPE_ADJACENT;
   const int64_t apart = adjacent ? 1 : n_pairs;
   for (int64_t i = 0; i < n_pairs; ++i) {
     const int64_t d0 = a.rope_offset + (adjacent ? 2 * i : i);
-    rotate(d0, d0 + apart, angles[2 * i], angles[2 * i + 1]);
+    f(i, d0, d0 + apart);
   }
+}
+
+// Calls rotate(d0, d1, cosine, sine) for each pair that a turn rotates.
+template <class Rotate>
+static inline __attribute__((always_inline)) void turn_pairs(const Call& call, int64_t turn,
+                                                             Rotate rotate) {
+  const float* angles = turn_row(call, turn);
+  each_pair(call, [&](int64_t i, int64_t d0, int64_t d1) {
+    rotate(d0, d1, angles[2 * i], angles[2 * i + 1]);
+  });
+}
+
+// A head of F32, rotated by a turn.
+static inline void turn_head(const Call& call, int64_t turn, float* x) {
+  turn_pairs(call, turn, [x](int64_t d0, int64_t d1, float cosine, float sine) {
+    const float x0 = x[d0], x1 = x[d1];
+    x[d0] = x0 * cosine - x1 * sine;
+    x[d1] = x0 * sine + x1 * cosine;
+  });
 }
 
 // The cells of a page that a token sees: [first_begin, first_end) and [begin, end), the former

@@ -6,6 +6,7 @@
 // where they are when few rows use them; else, and of quantized types, a page's part is decoded to
 // F32 once.
 #pragma once
+#include "backends/cpu/kernels/attention/attention_task.h"
 #include "backends/cpu/kernels/attention/kv_page.h"
 #include "backends/cpu/simd/simd.h"
 
@@ -276,6 +277,96 @@ static void decode_v(const KvPage& p, const char* head, int64_t cell0, int64_t c
       if (whole) store(y + 16, to_f32(shr<4>(both) - set1_i32(8)) * scale);
     }
   }
+}
+
+// Angles by cells of a page: [pair][run] of {f32 cosine[16], sine[16]}. The first run is read from
+// the turns' rows, the others are that one and a multiple of 16.
+static void key_angles(const Call& call, int64_t n_pairs, float* to) {
+  for (int64_t cell = 0; cell < kRunCells; ++cell) {
+    const float* row = turn_row(call, cell);
+    for (int64_t i = 0; i < n_pairs; ++i) {
+      to[i * kPageCells * 2 + cell] = row[2 * i];
+      to[i * kPageCells * 2 + kRunCells + cell] = row[2 * i + 1];
+    }
+  }
+  for (int64_t run = 1; run < kPageRuns; ++run) {
+    const float* row = turn_row(call, run * kRunCells);
+    for (int64_t i = 0; i < n_pairs; ++i) {
+      float* first = to + i * kPageCells * 2;
+      const f32x16 c = load(first), s = load(first + kRunCells);
+      const f32x16 c1 = set1(row[2 * i]), s1 = set1(row[2 * i + 1]);
+      store(first + run * 2 * kRunCells, fnma(s, s1, c * c1));
+      store(first + run * 2 * kRunCells + kRunCells, fma(c, s1, s * c1));
+    }
+  }
+}
+
+// The same for an entry whose positions are divided, from the position that it is turned by.
+static void divided_angles(const Call& call, const Entry& e, int64_t n_pairs, float* to) {
+  const float* by = turn_row(call, e.turn);
+  for (int64_t cell = 0; cell < kPageCells; ++cell) {
+    const bool named = cell >= e.first_cell && cell < e.first_cell + e.n_cells;
+    const float* row = turn_row(call, named ? e.offset(cell) : 0);
+    const int64_t at = cell / kRunCells * 2 * kRunCells + cell % kRunCells;
+    for (int64_t i = 0; i < n_pairs; ++i) {
+      const float c0 = by[2 * i], s0 = by[2 * i + 1], c1 = row[2 * i], s1 = row[2 * i + 1];
+      to[i * kPageCells * 2 + at] = c0 * c1 - s0 * s1;
+      to[i * kPageCells * 2 + at + kRunCells] = s0 * c1 + c0 * s1;
+    }
+  }
+}
+
+// Runs [run][elems][16] of K, rotated. `from` may be `to`.
+template <class E>
+static void rotate_runs(const Call& call, const char* from, const float* angles, int64_t elems,
+                        int64_t run0, int64_t run1, float* to) {
+  for (int64_t run = run0; run < run1; ++run) {
+    const typename E::T* x = reinterpret_cast<const typename E::T*>(from) + run * elems * 16;
+    float* y = to + run * elems * 16;
+    each_pair(call, [&](int64_t i, int64_t d0, int64_t d1) {
+      const float* at = angles + (i * kPageRuns + run) * 2 * kRunCells;
+      const f32x16 c = load(at), s = load(at + kRunCells);
+      const f32x16 x0 = E::get(x + d0 * 16), x1 = E::get(x + d1 * 16);
+      store(y + d0 * 16, fnma(x1, s, x0 * c));
+      store(y + d1 * 16, fma(x1, c, x0 * s));
+    });
+  }
+}
+
+// Elements of F32, F16 or BF16 K: those that RoPE rotates rotated, the others as they are.
+template <class E>
+static void rotate_page(const Call& call, const char* head, const float* angles, int64_t head_dim,
+                        int64_t run0, int64_t run1, float* to) {
+  const mica_attention_args& a = *static_cast<const mica_attention_args*>(call.args);
+  const int64_t begin = a.rope_offset, end = begin + a.n_rot;
+  for (int64_t run = run0; run < run1; ++run) {
+    const typename E::T* x = reinterpret_cast<const typename E::T*>(head) + run * head_dim * 16;
+    float* y = to + run * head_dim * 16;
+    for (int64_t i = 0; i < begin; ++i) store(y + i * 16, E::get(x + i * 16));
+    for (int64_t i = end; i < head_dim; ++i) store(y + i * 16, E::get(x + i * 16));
+  }
+  rotate_runs<E>(call, head, angles, head_dim, run0, run1, to);
+}
+
+// K of un-rotated keys as F32: rotated by the numbers of the cells in the page, or wholly where
+// positions are divided; query_operand has the rest.
+static TileOperand rotated_keys(const Call& call, const KvPage& p, const char* head, const Entry& e,
+                                int64_t run0, int64_t run1, const char* ahead, float* angles,
+                                float* room) {
+  const mica_attention_args& a = *static_cast<const mica_attention_args*>(call.args);
+  if (e.div != 1) divided_angles(call, e, a.n_rot / 2, angles);
+  if (p.elem_bytes == 0) {
+    decode_k(p, head, run0, run1, room);
+    rotate_runs<ElemF32>(call, reinterpret_cast<const char*>(room), angles, p.row_elems, run0, run1,
+                         room);
+  } else {
+    const auto rotate = p.dtype == MICA_F16    ? rotate_page<ElemF16>
+                        : p.dtype == MICA_BF16 ? rotate_page<ElemBF16>
+                                               : rotate_page<ElemF32>;
+    rotate(call, head, angles, p.head_dim, run0, run1, room);
+  }
+  if (e.div != 1) key_angles(call, a.n_rot / 2, angles);
+  return {MICA_F32, reinterpret_cast<const char*>(room), p.row_elems * 16, ahead};
 }
 
 static TileOperand key_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t run0,
