@@ -2,7 +2,7 @@
 // tensor-core operands (attention_cells.cuh), the next ones on their way while it computes, later
 // ones on their way to the L2 cache; the warps of a block merge at the end.
 #pragma once
-#include "backends/cuda/kernels/attention/attention_query.cuh"
+#include "backends/cuda/kernels/attention/attention_turns.cuh"
 
 namespace mica::cuda {
 
@@ -136,8 +136,9 @@ __device__ void decode_positions(const AttentionArgs& a, const Item& item, Decod
   s.high = __reduce_max_sync(0xffffffffu, s.high);
 }
 
-// The item's cells: batches of as many entries as there are threads, or up to where their turn
-// changes; units of those for the warps one after the other. What a batch is lies in shared memory.
+// The item's cells: batches of as many entries as there are threads, or as meet no more turns than
+// there are slots; units of those for the warps one after the other. What a batch is lies in shared
+// memory.
 template <class Cells, int kWarps>
 struct DecodeCells {
   static constexpr int kThreads = kWarps * 32;
@@ -151,33 +152,33 @@ struct DecodeCells {
   const Item& item;
   Shared& shared;
   int32_t begin, end;  // units of the batch, counted from its first entry
+  bool moved;          // there are turns other than 0 in it
   typename Cells::K k;
   typename Cells::V v;
 
   __device__ int32_t first_unit() const { return begin + static_cast<int32_t>(threadIdx.x / 32); }
 
   // The batch that begins with the entry of the item's unit `from`: its entries to shared memory,
-  // without cells when no row sees them.
-  __device__ void open(const Table& t, int32_t from, const State& s) {
+  // without cells when no row sees them. When it is moved, its turns have slots, which
+  // turn_queries() puts in the entries once all warps have been here.
+  __device__ SlotTurns open(const Table& t, int32_t from, const State& s) {
     const int32_t before = from / kPageUnits;
     const int32_t last = (item.units.end + kPageUnits - 1) / kPageUnits;
     const int32_t i = before + static_cast<int32_t>(threadIdx.x);
     Entry e = {0, 0, 0, 0, 1, 0};
     if (i < last) e = table_entry(a, t, item.first_entry + i);
-    int32_t n = kThreads;
-    if (a.n_turns > 0)
-      n = same_turn<kWarps>(a, t, item.first_entry + before, last - before, e.turn,
-                            shared.same_turn);
-    if (!any_sees(a, e, s.low, s.high)) e.n_cells = 0;
+    if (!any_sees(a, e, s.low, s.high)) e.n_cells = e.turn = 0;
     shared.entries[threadIdx.x] = e;
+    moved = __syncthreads_or(e.turn != 0 ? 1 : 0) != 0;
+    int32_t n = min(last - before, kThreads);
+    SlotTurns slots = {0, 1};
+    if (moved) slots = slot_turns<Shared::kSlots>(shared.entries, n);
     begin = from - before * kPageUnits;
     end = min(item.units.end - before * kPageUnits, n * kPageUnits);
-    __syncthreads();
     const int32_t ahead = begin + static_cast<int32_t>(threadIdx.x);
     if (threadIdx.x < kAhead && ahead < end) fetch(ahead);
+    return slots;
   }
-  // Of the queries that the batch's cells meet.
-  __device__ int32_t turn() const { return a.n_turns > 0 ? shared.entries[0].turn : 0; }
   // To the L2 cache, by one thread.
   __device__ void fetch(int32_t unit) const {
     const Entry e = unit_entry(shared.entries, unit);
@@ -221,7 +222,7 @@ struct DecodeCells {
       const Entry e = unit_entry(shared.entries, unit);
       float p[2][4];
       fetch_ahead(unit);
-      if (e.n_cells > 0) Cells::scores(k, shared.queries, p);
+      if (e.n_cells > 0) Cells::scores(k, shared.slot(e.turn), p);
       load_k(unit + kWarps);
       if (e.n_cells > 0) {
         const bool hides = unit_softmax(a, e, unit % kPageUnits * kUnitCells, s, p);
@@ -236,83 +237,45 @@ struct DecodeCells {
   }
 };
 
-// The rows as they meet the cells of a turn, in the place of those that are there. Apart, so that
-// its registers are. Returns q_factor.
-template <class Cells, int kWarps>
-__device__ __noinline__ float2 load_turned(const AttentionArgs& a, Item item, int32_t turn,
-                                           DecodeShared<Cells::kDim, kWarps>& shared) {
-  QueryPart<Cells, kWarps> query;
-  float factor[2];
-  query.load(a, item, turn);
-  query.store(a, item, factor, shared);
-  return {factor[0], factor[1]};
-}
-
-// The same; what the warp has summed waits in shared memory, where its registers are wanted.
-template <class Cells, int kWarps>
-__device__ void turn_queries(const AttentionArgs& a, const Item& item, int32_t turn,
-                             DecodeShared<Cells::kDim, kWarps>& shared,
-                             DecodeState<Cells::kDim>& s) {
-  constexpr int kSums = Cells::kDim / 2;
-  static_assert((kSums + 4) * 32 <= sizeof(shared.sums[0]) / sizeof(float));
-  float* const room = &shared.sums[threadIdx.x / 32][0][threadIdx.x % 32];
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) room[i * 32] = s.sums[i / 4][i % 4];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    room[(kSums + half) * 32] = s.largest[half];
-    room[(kSums + 2 + half) * 32] = s.denominator[half];
-  }
-  const float2 factor = load_turned<Cells, kWarps>(a, item, turn, shared);
-  s.q_factor[0] = factor.x, s.q_factor[1] = factor.y;
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) s.sums[i / 4][i % 4] = room[i * 32];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    s.largest[half] = room[(kSums + half) * 32];
-    s.denominator[half] = room[(kSums + 2 + half) * 32];
-  }
-}
-
 template <class Cells, int kWarps>
 __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& item,
                             DecodeShared<Cells::kDim, kWarps>& shared,
                             DecodeState<Cells::kDim>& s) {
-  DecodeCells<Cells, kWarps> cells{a, item, shared, 0, 0, {}, {}};
+  DecodeCells<Cells, kWarps> cells{a, item, shared, 0, 0, false, {}, {}};
   QueryPart<Cells, kWarps> query;
   decode_positions(a, item, s);
-  cells.open(t, item.units.begin, s);
+  SlotTurns slots = cells.open(t, item.units.begin, s);
   wait_for_inputs();
-  int32_t turn = cells.turn();  // of the queries in shared memory
-  if (turn == 0) {
-    query.load(a, item, 0);
-  } else {
-    const float2 factor = load_turned<Cells, kWarps>(a, item, turn, shared);
-    s.q_factor[0] = factor.x, s.q_factor[1] = factor.y;
-  }
+  if (cells.moved) touch_turns(a, slots);
+  query.load(a, item);
   cells.load_k(cells.first_unit());
   cells.load_v(cells.first_unit());
-  if (turn == 0) query.store(a, item, s.q_factor, shared);
+  int32_t from = item.units.begin / kPageUnits * kPageUnits + cells.end;
+  const bool is_all = a.n_turns == 0 || from >= item.units.end;
+  query.store(a, item, cells.moved || !is_all, s.q_factor, shared);
+  if (cells.moved) turn_queries<Cells, kWarps>(a, slots, shared);
 #pragma unroll
   for (int half = 0; half < 2; ++half) s.largest[half] = -infinity(), s.denominator[half] = 0;
 #pragma unroll
   for (int j = 0; j < Cells::kDim / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) s.sums[j][i] = 0;
-  int32_t from = item.units.begin;
   for (;;) {
     cells.run(s);
-    from = from / kPageUnits * kPageUnits + cells.end;
     if (from >= item.units.end) break;
     __syncthreads();
-    cells.open(t, from, s);
-    if (cells.turn() != turn) {
-      turn = cells.turn();
-      turn_queries<Cells, kWarps>(a, item, turn, shared, s);
+    slots = cells.open(t, from, s);
+    if (cells.moved) {
+      touch_turns(a, slots);
+      __syncthreads();
+      turn_queries<Cells, kWarps>(a, slots, shared);
     }
     cells.load_k(cells.first_unit());
     cells.load_v(cells.first_unit());
+    from = from / kPageUnits * kPageUnits + cells.end;
   }
+  // Slots lie where sums will.
+  if (cells.moved) __syncthreads();
 }
 
 // The warp's rows to shared memory.

@@ -16,7 +16,7 @@ constexpr int decode_blocks() {
 template <int kDim, int kWarps>
 constexpr uint64_t decode_shared_bytes() {
   return uint64_t{2} * kDim * 32 + uint64_t{kWarps} * kDecodeRows * (kDim + 8 + 3) * 4 +
-         uint64_t{kWarps} * (32 * 24 + 4) + 16;
+         uint64_t{kWarps} * 32 * 24 + 16;
 }
 
 #ifdef __CUDACC__
@@ -31,21 +31,57 @@ struct DecodeState {
   int32_t low, high;    // positions of all rows
 };
 
+// Beside `queries`, which are of turn 0: rows of q as they meet the cells of other turns, and as
+// they are, each scaled like `queries`, to make those of. A pitch at which no 8 lanes that read
+// together share a bank.
+template <int kDim, int kMore>
+struct TurnedQueries {
+  Queries<kDim> slots[kMore];
+  float rows[kDecodeRows][kDim + 4];
+};
+
 template <int kDim, int kWarpCount>
 struct DecodeShared {
   static constexpr int kWarps = kWarpCount;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kPitch = kDim + 8;
+  static constexpr int kSlots = kWarps;  // turns at a time, turn 0 being the first
+  using Turned = TurnedQueries<kDim, kSlots - 1>;
   Queries<kDim> queries;
-  float sums[kWarps][kDecodeRows][kPitch];  // and, when those are done with, a MergeRoom
+  // Of the warps; before, what is Turned; when those are done with, a MergeRoom.
+  float sums[kWarps][kDecodeRows][kPitch];
   float largest[kWarps][kDecodeRows], denominator[kWarps][kDecodeRows];
   float q_largest[kWarps][kDecodeRows];
-  Entry entries[kThreads];  // of the item, so many at a time
-  int32_t same_turn[kWarps];
+  Entry entries[kThreads];  // of the item, so many at a time; of their turns, the slots
   int32_t is_last, unused[3];
+
+  static_assert(sizeof(Turned) <= sizeof(sums));
+  __device__ Turned& turned() { return reinterpret_cast<Turned&>(sums); }
+  // Turned's slots lie behind `queries`, so that none is a case of its own.
+  __device__ Queries<kDim>& slot(int32_t i) { return (&queries)[i]; }
 };
 static_assert(sizeof(DecodeShared<128, 8>) == decode_shared_bytes<128, 8>());
 static_assert(sizeof(DecodeShared<64, 4>::sums) >= sizeof(MergeRoom));
+
+// Four neighbours of this thread's two rows, one of the runs of a block of 32, to their place in
+// the left operands: those of product `product`.
+template <class Cells>
+__device__ void store_run(const float* upper_row, const float* lower_row, int product,
+                          Queries<Cells::kDim>& to) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  uint32_t parts[2][4];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int first = Cells::kSwapped ? i : 2 * i;
+    const int second = Cells::kSwapped ? first + 2 : first + 1;
+    split_two(upper_row[first], upper_row[second], parts[0][2 * i], parts[1][2 * i]);
+    split_two(lower_row[first], lower_row[second], parts[0][2 * i + 1], parts[1][2 * i + 1]);
+  }
+#pragma unroll
+  for (int part = 0; part < 2; ++part)
+    to.parts[part][product][lane] = {parts[part][0], parts[part][1], parts[part][2],
+                                     parts[part][3]};
+}
 
 // The part of the rows of q that is this thread's to split: its rows, its elements of the blocks of
 // 32 that are its warp's.
@@ -60,9 +96,8 @@ struct QueryPart {
   __device__ static int block(int j) { return static_cast<int>(threadIdx.x / 32) + j * kWarps; }
   __device__ static bool is_busy() { return static_cast<int>(threadIdx.x / 32) < kBusy; }
 
-  // As rows meet the cells of a turn. Without conditions between the loads: beyond rows and
-  // elements are some others, until store().
-  __device__ void load(const AttentionArgs& a, const Item& item, int32_t turn) {
+  // Without conditions between the loads: beyond rows and elements are some others, until store().
+  __device__ void load(const AttentionArgs& a, const Item& item) {
     if (!is_busy()) return;
     const int lane = static_cast<int>(threadIdx.x % 32);
     const char* q[2];
@@ -80,13 +115,7 @@ struct QueryPart {
           for (int run = 0; run < 2; ++run)
             get(q[half], block(j) * 32 + Cells::run_of(lane, run), &x[half][j][4 * run]);
     };
-    if (turn != 0) {
-      each([&](const char* row, int first, float* to) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          to[i] = query_operand(a, row, min(first + i, a.dim_k - 1), turn);
-      });
-    } else if (a.q_wide) {
+    if (a.q_wide) {
       each([&](const char* row, int first, float* to) {
         const int at = min(first, a.dim_k - 4);
         const float4 four = *reinterpret_cast<const float4*>(row + at * 4);
@@ -118,9 +147,11 @@ struct QueryPart {
         }
   }
 
-  // To shared memory, each row scaled by a power of two to at most 2^10.
-  __device__ void store(const AttentionArgs& a, const Item& item, float (&q_factor)[2],
-                        Shared& shared) {
+  // To shared memory, each row scaled by a power of two to at most 2^10; with keep_rows also as
+  // what turn_queries() needs. A rotation makes no element larger than sqrt(2) times that, so the
+  // factors are those of all turns.
+  __device__ void store(const AttentionArgs& a, const Item& item, bool keep_rows,
+                        float (&q_factor)[2], Shared& shared) {
     const int lane = static_cast<int>(threadIdx.x % 32);
     if (is_busy()) {
       clear_unreal(a, item);
@@ -151,32 +182,44 @@ struct QueryPart {
       q_factor[half] =
           a.op.scale * __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
     }
-    if (is_busy()) store_parts(up, shared);
+    if (is_busy()) {
+      scale(up);
+      if (keep_rows) store_rows(shared);
+      store_parts(shared);
+    }
     __syncthreads();
   }
-  __device__ void store_parts(const float (&up)[2], Shared& shared) {
+  __device__ void scale(const float (&up)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int j = 0; j < kBlocks; ++j)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[half][j][i] *= up[half];
+  }
+  __device__ void store_rows(Shared& shared) {
     const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
     for (int j = 0; j < kBlocks; ++j) {
       if (block(j) >= kAll) break;
 #pragma unroll
-      for (int product = 0; product < 2; ++product) {
-        uint32_t parts[2][4];
+      for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int pair = 2 * product + i;
-          const int first = Cells::kSwapped ? pair / 2 * 4 + pair % 2 : 2 * pair;
-          const int second = Cells::kSwapped ? first + 2 : first + 1;
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-            split_two(x[half][j][first] * up[half], x[half][j][second] * up[half],
-                      parts[0][2 * i + half], parts[1][2 * i + half]);
+        for (int run = 0; run < 2; ++run) {
+          const float* from = &x[half][j][4 * run];
+          float* row = shared.turned().rows[lane / 4 + 8 * half];
+          *reinterpret_cast<float4*>(row + block(j) * 32 + Cells::run_of(lane, run)) = {
+              from[0], from[1], from[2], from[3]};
         }
+    }
+  }
+  __device__ void store_parts(Shared& shared) {
 #pragma unroll
-        for (int part = 0; part < 2; ++part)
-          shared.queries.parts[part][2 * block(j) + product][lane] = {
-              parts[part][0], parts[part][1], parts[part][2], parts[part][3]};
-      }
+    for (int j = 0; j < kBlocks; ++j) {
+      if (block(j) >= kAll) break;
+#pragma unroll
+      for (int run = 0; run < 2; ++run)
+        store_run<Cells>(&x[0][j][4 * run], &x[1][j][4 * run], 2 * block(j) + run, shared.queries);
     }
   }
 };
