@@ -2,7 +2,7 @@
 // tensor-core operands (attention_cells.cuh), the next ones on their way while it computes, later
 // ones on their way to the L2 cache; the warps of a block merge at the end.
 #pragma once
-#include "backends/cuda/kernels/attention/attention_turns.cuh"
+#include "backends/cuda/kernels/attention/attention_slots.cuh"
 
 namespace mica::cuda {
 

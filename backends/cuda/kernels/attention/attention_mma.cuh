@@ -3,7 +3,7 @@
 #pragma once
 #include <cuda_fp16.h>
 
-#include "backends/cuda/kernels/attention/attention_work.cuh"
+#include "backends/cuda/kernels/attention/attention_turns.cuh"
 
 namespace mica::cuda {
 #ifdef __CUDACC__

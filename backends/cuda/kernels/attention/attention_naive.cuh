@@ -1,7 +1,7 @@
 // Attention, plain: one warp a query row, one cell after the other. Any case; the other kernels are
 // compared with it.
 #pragma once
-#include "backends/cuda/kernels/attention/attention_work.cuh"
+#include "backends/cuda/kernels/attention/attention_turns.cuh"
 
 namespace mica::cuda {
 
