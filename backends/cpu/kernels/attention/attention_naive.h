@@ -1,5 +1,5 @@
-// The plain variant of attention: one item a token and query head, two passes over the visible
-// cells, one element at a time. Included by attention.cpp only.
+// The plain variant of attention: one item a token and query head, one pass over the visible cells
+// with a running maximum, one element at a time. Included by attention.cpp only.
 #pragma once
 #include "backends/cpu/kernels/attention/attention_task.h"
 
@@ -95,20 +95,20 @@ static void naive_visit(NaiveRow& r, const Range& entries, Visit visit) {
 
 static void naive_row(NaiveRow& r, const Range& entries, float* sums) {
   const float none = -__builtin_inff();
-  float top = none;
   const Tensor& sinks = r.call->in[MICA_ATTENTION_SINKS];
-  float sink = none;
-  if (sinks.data != nullptr) {
-    sink = *reinterpret_cast<const float*>(sinks.data + r.head * sinks.stride[0]);
-    top = sink;
-  }
-  naive_visit(r, entries, [&](float score, const Entry&, int64_t) {
-    if (score > top) top = score;
-  });
+  float top = none;  // of the scores so far
+  if (sinks.data != nullptr)
+    top = *reinterpret_cast<const float*>(sinks.data + r.head * sinks.stride[0]);
+  float denom = top == none ? 0.0f : 1.0f;
   for (int64_t i = 0; i < r.shape.dim_v; ++i) sums[i] = 0.0f;
-  float denom = sink == none ? 0.0f : __builtin_expf(sink - top);
   naive_visit(r, entries, [&](float score, const Entry& e, int64_t cell) {
     if (score == none) return;
+    if (score > top) {
+      const float less = __builtin_expf(top - score);
+      denom *= less;
+      for (int64_t i = 0; i < r.shape.dim_v; ++i) sums[i] *= less;
+      top = score;
+    }
     const float weight = __builtin_expf(score - top);
     denom += weight;
     const char* v = r.call->in[MICA_ATTENTION_V].data + e.page * r.shape.v.page_bytes +
