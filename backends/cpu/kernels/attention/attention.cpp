@@ -13,25 +13,48 @@ static const char* head_at(const Tensor& state, const KvPage& page, const Entry&
   return state.data + e.page * page.page_bytes + kv_head * page.head_bytes;
 }
 
+// Raw scores of the rows and runs that the view has. Un-rotated keys are rotated in registers for
+// few rows, and once for many.
+static void score_entry(Tile& t, const Entry& e, const Entry& next, const View& w, int64_t run0,
+                        int64_t run1) {
+  const Shape& s = *t.shape;
+  const Tensor& state = t.call->in[MICA_ATTENTION_K];
+  const char* head = head_at(state, s.k, e, t.kv_head);
+  const char* ahead = head_at(state, s.k, next, t.kv_head);
+  const int64_t n_rows = w.row1 - w.row0;
+  const float* q = query_operand(t, e) + w.row0;
+  float* scores = t.scratch.scores + w.row0 * kPageCells;
+  if (s.n_key_pairs == 0) {
+    scores_of(key_operand(s.k, head, n_rows, run0, run1, ahead, t.scratch.k), q, t.n_rows, n_rows,
+              s.dim_k, run0, run1, scores);
+    return;
+  }
+  float* angles = t.scratch.angles;
+  if (e.div != 1) divided_angles(*t.call, e, s.n_key_pairs, angles);
+  if (n_rows > kDirectRows) {
+    scores_of(rotated_keys(*t.call, s.k, head, angles, run0, run1, ahead, t.scratch.k), q, t.n_rows,
+              n_rows, s.dim_k, run0, run1, scores);
+  } else {
+    const TileOperand k = key_operand(s.k, head, n_rows, run0, run1, ahead, t.scratch.k);
+    const auto rotated = k.dtype == MICA_F16    ? rotated_scores<ElemF16>
+                         : k.dtype == MICA_BF16 ? rotated_scores<ElemBF16>
+                                                : rotated_scores<ElemF32>;
+    rotated(*t.call, k, angles, q, t.n_rows, n_rows, s.dim_k, run0, run1, scores);
+  }
+  if (e.div != 1) key_angles(*t.call, s.n_key_pairs, angles);
+}
+
 // One entry of the cache against the tile. `next`: the entry after it.
 static void add_entry(Tile& t, const Entry& e, const Entry& next, int64_t cells_before) {
   const Shape& s = *t.shape;
   View w;
   if (!view_entry(t, e, &w)) return;
   w.column = cells_before - e.first_cell;
-  const Tensor& k_state = t.call->in[MICA_ATTENTION_K];
   const Tensor& v_state = t.call->in[MICA_ATTENTION_V];
   const int64_t run0 = w.cell0 / 16;
   const int64_t run1 = div_up_i64(w.cell1, 16);
   const int64_t n_rows = w.row1 - w.row0;
-  const char* k_head = head_at(k_state, s.k, e, t.kv_head);
-  const char* k_next = head_at(k_state, s.k, next, t.kv_head);
-  const TileOperand k =
-      s.n_key_pairs != 0
-          ? rotated_keys(*t.call, s.k, k_head, e, run0, run1, k_next, t.scratch.angles, t.scratch.k)
-          : key_operand(s.k, k_head, n_rows, run0, run1, k_next, t.scratch.k);
-  scores_of(k, query_operand(t, e) + w.row0, t.n_rows, n_rows, s.dim_k, run0, run1,
-            t.scratch.scores + w.row0 * kPageCells);
+  score_entry(t, e, next, w, run0, run1);
   const bool hides = softmax_rows(t, w, run0, run1);
   const TileOperand v =
       value_operand(s.v, head_at(v_state, s.v, e, t.kv_head), n_rows, w.cell0, w.cell1, s.dim_v_pad,

@@ -348,13 +348,115 @@ static void rotate_page(const Call& call, const char* head, const float* angles,
   rotate_runs<E>(call, head, angles, head_dim, run0, run1, to);
 }
 
-// K of un-rotated keys as F32: rotated by the numbers of the cells in the page, or wholly where
-// positions are divided; query_operand has the rest.
-static TileOperand rotated_keys(const Call& call, const KvPage& p, const char* head, const Entry& e,
-                                int64_t run0, int64_t run1, const char* ahead, float* angles,
-                                float* room) {
+// Scores with K rotated on its way from memory to the products: R rows by V runs of cells. q is
+// [dim_k][s_q] and has what the cells of a page are rotated by in common.
+struct PairArgs {
+  const float* q;
+  int64_t s_q;
+  const void* k;  // of run 0
+  int64_t s_run;  // elements between two runs
+  const float* angles;
+  float* scores;
+  const char* ahead;  // of the next page, asked for as PanelArgs says
+};
+template <class E, int R, int V>
+static __attribute__((noinline)) void pair_panel(const Call& call, const PairArgs& p) {
+  f32x16 sum[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[r][v] = zero();
+  }
+  const typename E::T* k = static_cast<const typename E::T*>(p.k);
+  each_pair(call, [&](int64_t i, int64_t d0, int64_t d1) {
+    const float* q0 = p.q + d0 * p.s_q;
+    const float* q1 = p.q + d1 * p.s_q;
+    const float* at = p.angles + i * kPageCells * 2;
+    for (int line = 0; line < V; ++line) __builtin_prefetch(p.ahead + (i * V + line) * 64, 0, 2);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const f32x16 c = load(at + v * 2 * kRunCells), s = load(at + v * 2 * kRunCells + kRunCells);
+      const f32x16 x0 = E::get(k + v * p.s_run + d0 * 16), x1 = E::get(k + v * p.s_run + d1 * 16);
+      const f32x16 y0 = fnma(x1, s, x0 * c), y1 = fma(x1, c, x0 * s);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r][v] = fma(set1(q1[r]), y1, fma(set1(q0[r]), y0, sum[r][v]));
+    }
+  });
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(p.scores + r * kPageCells + v * 16, sum[r][v]);
+  }
+}
+
+#if defined(__AVX512F__)
+constexpr int kPairRows = 6, kPairRuns = 4;
+#else
+constexpr int kPairRows = 4, kPairRuns = 1;
+#endif
+
+template <class E, int R>
+static void pair_rows_of(const Call& call, const PairArgs& p, int64_t rows, int64_t n_runs) {
+  if constexpr (R > 1) {
+    if (rows < R) return pair_rows_of<E, R - 1>(call, p, rows, n_runs);
+  }
+  PairArgs x = p;
+  const auto move = [&](int64_t runs) {
+    x.k = static_cast<const typename E::T*>(x.k) + runs * p.s_run;
+    x.angles += runs * 2 * kRunCells;
+    x.scores += runs * 16;
+    x.ahead += runs * 64 * (static_cast<const mica_attention_args*>(call.args)->n_rot / 2);
+    n_runs -= runs;
+  };
+  while (n_runs >= kPairRuns) {
+    pair_panel<E, R, kPairRuns>(call, x);
+    move(kPairRuns);
+  }
+  while (n_runs > 0) {
+    pair_panel<E, R, 1>(call, x);
+    move(1);
+  }
+}
+
+// scores[row][cell] of the runs [run0, run1) with K of un-rotated keys: the elements that RoPE
+// rotates, then the others.
+template <class E>
+static void rotated_scores(const Call& call, const TileOperand& k, const float* angles,
+                           const float* q, int64_t s_q, int64_t n_rows, int64_t dim_k, int64_t run0,
+                           int64_t run1, float* scores) {
+  const typename E::T* runs = reinterpret_cast<const typename E::T*>(k.data) + run0 * k.row_elems;
+  const int64_t n_blocks = div_up_i64(n_rows, kPairRows);
+  for (int64_t i = 0; i < n_blocks; ++i) {
+    const int64_t row = n_rows * i / n_blocks;
+    pair_rows_of<E, kPairRows>(call,
+                               {q + row, s_q, runs, k.row_elems, angles + run0 * 2 * kRunCells,
+                                scores + row * kPageCells + run0 * 16, k.ahead},
+                               n_rows * (i + 1) / n_blocks - row, run1 - run0);
+  }
   const mica_attention_args& a = *static_cast<const mica_attention_args*>(call.args);
-  if (e.div != 1) divided_angles(call, e, a.n_rot / 2, angles);
+  const int64_t rests[2][2] = {{0, a.rope_offset}, {a.rope_offset + int64_t{a.n_rot}, dim_k}};
+  for (const auto& rest : rests) {
+    if (rest[0] >= rest[1]) continue;
+    PanelArgs p;
+    p.a = q + rest[0] * s_q;
+    p.s_k = s_q;
+    p.b = runs + rest[0] * 16;
+    p.s_bk = 16;
+    p.s_bv = k.row_elems;
+    p.n_k = rest[1] - rest[0];
+    p.c = scores + run0 * 16;
+    p.s_c = kPageCells;
+    p.ahead = k.ahead;
+    p.s_ahead = 0;
+    product<1, true>(k.dtype, p, n_rows, run1 - run0);
+  }
+}
+
+// K of un-rotated keys as F32, rotated for many rows: by the numbers of the cells in the page, or
+// wholly where positions are divided; query_operand has the rest.
+static TileOperand rotated_keys(const Call& call, const KvPage& p, const char* head,
+                                const float* angles, int64_t run0, int64_t run1, const char* ahead,
+                                float* room) {
   if (p.elem_bytes == 0) {
     decode_k(p, head, run0, run1, room);
     rotate_runs<ElemF32>(call, reinterpret_cast<const char*>(room), angles, p.row_elems, run0, run1,
@@ -365,7 +467,6 @@ static TileOperand rotated_keys(const Call& call, const KvPage& p, const char* h
                                                : rotate_page<ElemF32>;
     rotate(call, head, angles, p.head_dim, run0, run1, room);
   }
-  if (e.div != 1) key_angles(call, a.n_rot / 2, angles);
   return {MICA_F32, reinterpret_cast<const char*>(room), p.row_elems * 16, ahead};
 }
 
