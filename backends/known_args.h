@@ -18,11 +18,9 @@ constexpr uint32_t kMostKnownArgs = 3;  // ops with options in one list, and the
 
 }  // namespace mica
 
-// MICA_KNOWS(rope, beta_slow): all fields of mica_rope_args up to beta_slow.
-#define MICA_KNOWS(op, last_field) MICA_KNOWS_AS(op, op, last_field)
-// The same of an op whose options are those of another.
-#define MICA_KNOWS_AS(op, other, last_field)                                        \
-  {                                                                                 \
-    MICA_OP_##op, static_cast<uint32_t>(offsetof(mica_##other##_args, last_field) + \
-                                        sizeof(mica_##other##_args::last_field))    \
+// MICA_KNOWS(rope, magnitude): all fields of mica_rope_args up to magnitude.
+#define MICA_KNOWS(op, last_field)                                               \
+  {                                                                              \
+    MICA_OP_##op, static_cast<uint32_t>(offsetof(mica_##op##_args, last_field) + \
+                                        sizeof(mica_##op##_args::last_field))    \
   }

@@ -3,6 +3,7 @@
 
 #ifndef MICA_CASES
 #include "mica/kv_table.h"
+#include "ops/kv_shift_args.h"
 #include "ops/rope_reference.h"
 
 namespace mica {
@@ -11,7 +12,7 @@ namespace {
 enum Input : uint32_t { kState, kShifts, kFactors, kInputs };
 
 mica_status infer(const InferCall& call) {
-  const auto& args = *static_cast<const mica_rope_args*>(call.args);
+  const auto& args = *static_cast<const mica_kv_shift_args*>(call.args);
   const Desc& state = call.in[kState];
   const Desc& shifts = call.in[kShifts];
   Error& error = call.error;
@@ -22,8 +23,8 @@ mica_status infer(const InferCall& call) {
       shifts.extent != kNoExtent)
     return error.fail(MICA_INVALID_ARGUMENT, "shifts are ", dtype_name(shifts.dtype), " ",
                       shape_text(shifts).text, ", not an i32 list");
-  MICA_TRY(check_rope_args(call, args, call.in[kFactors]));
-  MICA_TRY(check_rope_head(call, args, state.dim[0]));
+  MICA_TRY(check_rope_angles(call, args.angles, call.in[kFactors]));
+  MICA_TRY(check_rope_head(call, args.angles.n_rot, args.offset, args.pairing, state.dim[0]));
   call.out = state;
   return MICA_OK;
 }
@@ -37,11 +38,11 @@ int64_t difference(const HostTensor& shifts, int64_t word, int64_t i) {
 }
 
 void shift_row(const RefCall& call, int64_t head, int64_t cell, int64_t by, double* row) {
-  const auto& a = call.arg<mica_rope_args>();
-  const int64_t n_pairs = a.n_rot / 2;
+  const auto& a = call.arg<mica_kv_shift_args>();
+  const int64_t n_pairs = a.angles.n_rot / 2;
   call.out.read_row(row, head, cell);
   for (int64_t i = 0; i < n_pairs; ++i) {
-    const double angle = static_cast<double>(by) * rope_frequency(a, call.in[kFactors], i);
+    const double angle = static_cast<double>(by) * rope_frequency(a.angles, call.in[kFactors], i);
     rotate(row, rope_pair(a.pairing, a.offset, n_pairs, i), std::cos(angle), std::sin(angle));
   }
   call.out.write_row(row, head, cell);
@@ -79,7 +80,7 @@ mica_status reference(const RefCall& call) {
 
 }  // namespace
 
-const OpDef op_kv_shift = {MICA_OP_kv_shift, "kv_shift", 2,     kInputs, sizeof(mica_rope_args),
+const OpDef op_kv_shift = {MICA_OP_kv_shift, "kv_shift", 2,     kInputs, sizeof(mica_kv_shift_args),
                            kOpState,         -1,         infer, nullptr, reference};
 
 }  // namespace mica
@@ -93,11 +94,12 @@ void mica_kv_shift(mica_graph* graph, const mica_kv* kv, const mica_rope_params*
     mica::builder_error(graph, "kv_shift", "params.struct_size is not this version's");
     return;
   }
-  mica_rope_args args = mica::rope_args_of(*params);
-  args.attn_factor = 1;
+  uint32_t n_rot = params->n_rot;
   mica_tensor_info info;
-  if (args.n_rot == 0 && mica_graph_tensor_info(graph, kv->k, &info) == MICA_OK)
-    args.n_rot = static_cast<uint32_t>(info.dim[0]);
+  if (n_rot == 0 && mica_graph_tensor_info(graph, kv->k, &info) == MICA_OK)
+    n_rot = static_cast<uint32_t>(info.dim[0]);
+  const mica_kv_shift_args args = {mica::rope_angles_args_of(*params, n_rot), params->offset,
+                                   static_cast<uint32_t>(params->pairing)};
   const mica_tensor in[] = {kv->k, kv->shifts, params->freq_factors};
   mica::append(graph, mica::op_kv_shift, in, 3, &args, sizeof args);
 }

@@ -9,58 +9,52 @@
 namespace mica {
 namespace {
 
-enum Input : uint32_t { kX, kPositions, kFactors, kInputs };
+enum Input : uint32_t { kX, kAngles, kInputs };
 
 mica_status infer(const InferCall& call) {
   const auto& args = *static_cast<const mica_rope_args*>(call.args);
   const Desc& x = call.in[kX];
-  const Desc& positions = call.in[kPositions];
-  const Desc& factors = call.in[kFactors];
+  const Desc& angles = call.in[kAngles];
   Error& error = call.error;
   MICA_TRY(need_float(call, "x", x));
   if (x.rank != 3)
     return error.fail(MICA_INVALID_ARGUMENT, "x ", shape_text(x).text,
                       " is not [head_dim, n_heads, n_tokens]");
   MICA_TRY(need_contiguous_rows(call, "x", x));
-  if (positions.dtype != MICA_I32 || positions.rank != 1 || !positions.contiguous())
-    return error.fail(MICA_INVALID_ARGUMENT, "positions are ", dtype_name(positions.dtype), " ",
-                      shape_text(positions).text, ", not i32 [n_tokens], packed");
-  if (positions.dim[0] != x.dim[2] || positions.extent != x.extent)
-    return error.fail(MICA_INVALID_ARGUMENT, "positions ", shape_text(positions).text, " and x ",
+  if (angles.dtype != MICA_F32 || angles.rank != 2 || !angles.contiguous() ||
+      angles.dim[0] != args.n_rot || args.n_rot % 2 != 0)
+    return error.fail(MICA_INVALID_ARGUMENT, "angles are ", dtype_name(angles.dtype), " ",
+                      shape_text(angles).text, ", not f32 [", args.n_rot, ", n_tokens], packed");
+  if (angles.dim[1] != x.dim[2] || angles.extent != x.extent)
+    return error.fail(MICA_INVALID_ARGUMENT, "angles ", shape_text(angles).text, " and x ",
                       shape_text(x).text, " do not have the same tokens");
-  MICA_TRY(check_rope_args(call, args, factors));
-  MICA_TRY(check_rope_head(call, args, x.dim[0]));
+  MICA_TRY(need_finite(call, "the magnitude", args.magnitude));
+  MICA_TRY(check_rope_head(call, args.n_rot, args.offset, args.pairing, x.dim[0]));
   return pack_output_like(call, x);
 }
 
 mica_status reference(const RefCall& call) {
   const auto& a = call.arg<mica_rope_args>();
   const HostTensor& x = call.in[kX];
+  const HostTensor& angles = call.in[kAngles];
   const int64_t head_dim = x.dim[0];
   const int64_t n_pairs = a.n_rot / 2;
-  double m = a.attn_factor;
-  if (a.ext_factor != 0) m *= 1 + 0.1 * std::log(1 / double{a.linear_scale});
-  Vec<double> turn(*call.allocator);
+  const double m = double{a.magnitude};
   Vec<double> row(*call.allocator);
-  if (!turn.resize(static_cast<size_t>(n_pairs)) || !row.resize(static_cast<size_t>(head_dim)))
-    return MICA_OUT_OF_MEMORY;
-  for (int64_t i = 0; i < n_pairs; ++i)
-    turn[static_cast<size_t>(i)] = rope_frequency(a, call.in[kFactors], i);
+  if (!row.resize(static_cast<size_t>(head_dim))) return MICA_OUT_OF_MEMORY;
   for_each_row(x, [&](int64_t h, int64_t t, int64_t, int64_t i_row) {
     x.read_row(row.data(), h, t);
     double* const magnitude =
         call.magnitude != nullptr ? call.magnitude + i_row * head_dim : nullptr;
     for (int64_t d = 0; magnitude != nullptr && d < head_dim; ++d)
       magnitude[d] = std::fabs(row[static_cast<size_t>(d)]);
-    const auto position = static_cast<double>(call.in[kPositions].int_at(t));
     for (int64_t i = 0; i < n_pairs; ++i) {
       const RopePair pair = rope_pair(a.pairing, a.offset, n_pairs, i);
-      const double angle = position * turn[static_cast<size_t>(i)];
       if (magnitude != nullptr)
         magnitude[pair.d0] = magnitude[pair.d1] =
             std::fabs(m) * (std::fabs(row[static_cast<size_t>(pair.d0)]) +
                             std::fabs(row[static_cast<size_t>(pair.d1)]));
-      rotate(row.data(), pair, m * std::cos(angle), m * std::sin(angle));
+      rotate(row.data(), pair, m * angles.at(2 * i, t), m * angles.at(2 * i + 1, t));
     }
     call.out.write_row(row.data(), h, t);
   });
@@ -71,18 +65,18 @@ mica_status reference(const RefCall& call) {
 enum AnglesInput : uint32_t { kAnglesPositions, kAnglesFactors, kAnglesInputs };
 
 mica_status infer_angles(const InferCall& call) {
-  const auto& args = *static_cast<const mica_rope_args*>(call.args);
+  const auto& args = *static_cast<const mica_rope_angles_args*>(call.args);
   const Desc& positions = call.in[kAnglesPositions];
   if (positions.dtype != MICA_I32 || positions.rank != 1 || !positions.contiguous())
     return call.error.fail(MICA_INVALID_ARGUMENT, "positions are ", dtype_name(positions.dtype),
                            " ", shape_text(positions).text, ", not i32 [n], packed");
-  MICA_TRY(check_rope_args(call, args, call.in[kAnglesFactors]));
+  MICA_TRY(check_rope_angles(call, args, call.in[kAnglesFactors]));
   const int64_t dim[] = {args.n_rot, positions.dim[0]};
   return pack_output(call, MICA_F32, 2, dim, positions.extent);
 }
 
 mica_status reference_angles(const RefCall& call) {
-  const auto& a = call.arg<mica_rope_args>();
+  const auto& a = call.arg<mica_rope_angles_args>();
   for (int64_t i = 0; i < a.n_rot / 2; ++i) {
     const double frequency = rope_frequency(a, call.in[kAnglesFactors], i);
     for (int64_t row = 0; row < call.out.dim[1]; ++row) {
@@ -103,7 +97,7 @@ const OpDef op_rope_angles = {MICA_OP_rope_angles,
                               "rope_angles",
                               1,
                               kAnglesInputs,
-                              sizeof(mica_rope_args),
+                              sizeof(mica_rope_angles_args),
                               kOpPlain,
                               -1,
                               infer_angles,
@@ -113,6 +107,24 @@ const OpDef op_rope_angles = {MICA_OP_rope_angles,
 const OpDef op_rope = {MICA_OP_rope, "rope", 2,     kInputs, sizeof(mica_rope_args),
                        kOpPlain,     0,      infer, nullptr, reference};
 
+namespace {
+
+// All layers, and Q and K, mostly have one.
+mica_tensor angles_of(mica_graph* graph, mica_tensor positions, const mica_rope_params& p,
+                      uint32_t n_rot) {
+  const mica_rope_angles_args args = rope_angles_args_of(p, n_rot);
+  const mica_tensor in[] = {positions, p.freq_factors};
+  return append_shared(graph, op_rope_angles, in, 2, &args, sizeof args);
+}
+
+// What the rotated elements are multiplied by.
+float magnitude_of(const mica_rope_params& p) {
+  const double m = double{p.attn_factor};
+  if (p.ext_factor == 0) return p.attn_factor;
+  return static_cast<float>(m * (1 + 0.1 * std::log(1 / double{p.linear_scale})));
+}
+
+}  // namespace
 }  // namespace mica
 
 mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor positions,
@@ -121,13 +133,17 @@ mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor positions,
   const mica_rope_params& p = params != nullptr ? *params : defaults;
   if (p.struct_size != sizeof(mica_rope_params))
     return mica::builder_error(graph, "rope", "params.struct_size is not this version's");
-  mica_rope_args args = mica::rope_args_of(p);
+  mica_rope_args args = {p.n_rot, p.offset, static_cast<uint32_t>(p.pairing),
+                         mica::magnitude_of(p)};
   mica_tensor_info info;
-  if (args.n_rot == 0 && mica_graph_tensor_info(graph, x, &info) == MICA_OK &&
-      info.dim[0] <= INT32_MAX)
-    args.n_rot = static_cast<uint32_t>(info.dim[0]);
-  const mica_tensor in[] = {x, positions, p.freq_factors};
-  return mica::append(graph, mica::op_rope, in, 3, &args, sizeof args);
+  mica_tensor in[] = {x, MICA_NO_TENSOR};
+  // Of an x that is none there are no angles: append says what is wrong with it.
+  if (mica_graph_tensor_info(graph, x, &info) == MICA_OK) {
+    if (args.n_rot == 0 && info.dim[0] <= INT32_MAX)
+      args.n_rot = static_cast<uint32_t>(info.dim[0]);
+    in[1] = mica::angles_of(graph, positions, p, args.n_rot);
+  }
+  return mica::append(graph, mica::op_rope, in, 2, &args, sizeof args);
 }
 
 mica_tensor mica_rope_angles(mica_graph* graph, mica_tensor positions,
@@ -135,11 +151,7 @@ mica_tensor mica_rope_angles(mica_graph* graph, mica_tensor positions,
   if (params == nullptr) return mica::builder_error(graph, "rope_angles", "params are NULL");
   if (params->struct_size != sizeof(mica_rope_params))
     return mica::builder_error(graph, "rope_angles", "params.struct_size is not this version's");
-  mica_rope_args args = mica::rope_args_of(*params);
-  args.offset = args.pairing = 0;
-  args.attn_factor = 1;
-  const mica_tensor in[] = {positions, params->freq_factors};
-  return mica::append(graph, mica::op_rope_angles, in, 2, &args, sizeof args);
+  return mica::angles_of(graph, positions, *params, params->n_rot);
 }
 
 #else
@@ -202,6 +214,7 @@ void add_angles(CaseList& list) {
   add("far", p, false, 8, 8,
       mica::conformance::list({-1048576, -70000, -1, 0, 1, 65537, 1048575, 1048576}));
   add("factors", p, true, 9, 9, integers(-131071, 131071));
+  add("prompt", p, false, 512, 511, iota(-100, 1));
   p.n_rot = 2;
   add("smallest", p, false, 1, 1, integers(7, 7));
   p = yarn_case(0.25f, 1, 1.3f).p;
@@ -270,6 +283,20 @@ void cases_rope(CaseList& list) {
   all.dtype = MICA_BF16;
   for (int i = 0; i < 32; ++i) all.factors.push_back(1.0 + i / 16.0);
   add_rope(list, "yarn.partial.factors.bf16", all);
+  // Q and K of other heads, elements, pairs and magnitudes, by one table.
+  list.add("rope", "shared_angles", [](CaseBuilder& b) {
+    const mica_extent tokens = b.extent("n_tokens", 6, 5);
+    const mica_tensor positions = b.input("positions", MICA_I32, {6}, integers(0, 4095), tokens);
+    mica_rope_params p = MICA_ROPE_PARAMS_INIT;
+    p.n_rot = 32;
+    const mica_tensor q = b.input("q", MICA_F32, {48, 4, 6}, normal(), tokens);
+    b.output(mica_rope(b.graph(), q, positions, &p));
+    p.offset = 8;
+    p.pairing = MICA_ROPE_HALF_SPLIT;
+    p.attn_factor = 0.7f;
+    const mica_tensor k = b.input("k", MICA_F16, {40, 2, 6}, normal(), tokens);
+    b.output(mica_rope(b.graph(), k, positions, &p));
+  });
   // Heads of a wider tensor: Q inside a fused Q, K, V.
   list.add("rope", "slice", [](CaseBuilder& b) {
     const mica_extent tokens = b.extent("n_tokens", 6, 4);

@@ -36,7 +36,8 @@ typedef struct mica_rope_params {
 /* Rotates each pair i of every head of token t by an angle (Su et al. 2021, arXiv 2104.09864):
  *   y0 = m * (x0 cos a - x1 sin a), y1 = m * (x0 sin a + x1 cos a)
  *   a = linear_scale * e, e = positions[t] * base^(-2i / n_rot) / freq_factors[i], m = attn_factor.
- * The other elements are copied.
+ * The other elements are copied. Cosines and sines are mica_rope_angles' result: Q and K of all
+ * layers share it.
  *
  * With YaRN (Peng et al. 2023, arXiv 2309.00071, as GGUF models use it), ext_factor != 0:
  *   a = linear_scale * e * (1 - r) + e * r
@@ -51,7 +52,8 @@ typedef struct mica_rope_params {
  *   result     packed, with x's dtype, shape and extent.
  *
  * Angles and their sine and cosine are exact to F32 for positions from -2^20 to 2^20: they are
- * computed in double, or as well. Powers use the F32 values of base and scale.
+ * computed in double, or as well, and rounded to F32. Powers use the F32 values of base and scale.
+ * m is one F32.
  *
  * Errors: shapes, dtypes, strides, extents; n_rot odd or more than fits behind offset; numbers that
  * are not finite; base or linear_scale not above 0; with YaRN base not above 1, beta_fast,
@@ -60,10 +62,11 @@ MICA_API mica_tensor mica_rope(mica_graph* graph, mica_tensor x, mica_tensor pos
                                const mica_rope_params* params);
 
 /* The angles of such a rotation, without its magnitude m: pair i of row r is the cosine and the
- * sine of positions[r] * base^(-2i / n_rot) … as above; exact to F32 alike.
+ * sine of positions[r] * base^(-2i / n_rot) … as above; exact to F32 alike. Where the graph has the
+ * same angles of the same positions already, the result is that tensor.
  *
  *   positions  I32 [n].
- *   params     of the RoPE; n_rot must not be 0, as there is no head to take it from; offset,
+ *   params     of the RoPE; n_rot must not be 0, as there is no head to take it from. offset,
  *              pairing and attn_factor have no part in it.
  *   result     F32 [n_rot, n], packed, with positions' extent.
  *

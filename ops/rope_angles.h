@@ -27,13 +27,13 @@ struct RopeScale {
 
 // The pair that makes `beta` rotations in the context the model was trained with, as a number of
 // pairs that need not be whole.
-MICA_HOST_DEVICE static inline double rope_pair_of(const mica_rope_args& a, float beta) {
+MICA_HOST_DEVICE static inline double rope_pair_of(const mica_rope_angles_args& a, float beta) {
   constexpr double kTwoPi = 6.28318530717958647692;
   return a.n_rot * log(a.n_ctx_orig / (kTwoPi * static_cast<double>(beta))) /
          (2.0 * log(static_cast<double>(a.base)));
 }
 
-MICA_HOST_DEVICE static inline RopeScale rope_scale(const mica_rope_args& a) {
+MICA_HOST_DEVICE static inline RopeScale rope_scale(const mica_rope_angles_args& a) {
   RopeScale s = {static_cast<double>(a.linear_scale), static_cast<double>(a.ext_factor), 0.0, 1.0};
   if (a.ext_factor == 0.0f) return s;
   const double first = floor(rope_pair_of(a, a.beta_fast));
@@ -57,21 +57,14 @@ MICA_HOST_DEVICE static inline double rope_slowdown(const RopeScale& s, int64_t 
 }
 
 // base^(-2i / n_rot).
-MICA_HOST_DEVICE static inline double rope_power(const mica_rope_args& a, int64_t i) {
+MICA_HOST_DEVICE static inline double rope_power(const mica_rope_angles_args& a, int64_t i) {
   return pow(static_cast<double>(a.base), -2.0 * static_cast<double>(i) / a.n_rot);
 }
 
 // Radians per position of pair i, before its frequency factor divides them.
-MICA_HOST_DEVICE static inline double rope_radians(const mica_rope_args& a, const RopeScale& s,
-                                                   int64_t i) {
+MICA_HOST_DEVICE static inline double rope_radians(const mica_rope_angles_args& a,
+                                                   const RopeScale& s, int64_t i) {
   return rope_power(a, i) * rope_slowdown(s, i);
-}
-
-// What the rotated elements are multiplied by.
-MICA_HOST_DEVICE static inline double rope_magnitude(const mica_rope_args& a) {
-  const double m = static_cast<double>(a.attn_factor);
-  if (a.ext_factor == 0.0f) return m;
-  return m * (1.0 - 0.1 * log(static_cast<double>(a.linear_scale)));
 }
 
 }  // namespace mica

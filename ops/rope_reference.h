@@ -8,15 +8,12 @@
 
 namespace mica {
 
-inline mica_rope_args rope_args_of(const mica_rope_params& p) {
-  return {p.n_rot,      p.offset,      static_cast<uint32_t>(p.pairing),
-          p.n_ctx_orig, p.base,        p.linear_scale,
-          p.ext_factor, p.attn_factor, p.beta_fast,
-          p.beta_slow};
+inline mica_rope_angles_args rope_angles_args_of(const mica_rope_params& p, uint32_t n_rot) {
+  return {n_rot, p.n_ctx_orig, p.base, p.linear_scale, p.ext_factor, p.beta_fast, p.beta_slow};
 }
 
 // How much of pair i turns at its original speed.
-inline double yarn_mix(const mica_rope_args& a, int64_t i) {
+inline double yarn_mix(const mica_rope_angles_args& a, int64_t i) {
   constexpr double kPi = 3.14159265358979323846;
   const auto correction = [&](double beta) {
     return a.n_rot * std::log(a.n_ctx_orig / (2 * kPi * beta)) / (2 * std::log(double{a.base}));
@@ -28,7 +25,7 @@ inline double yarn_mix(const mica_rope_args& a, int64_t i) {
 }
 
 // Angle per position of pair i.
-inline double rope_frequency(const mica_rope_args& a, const HostTensor& factors, int64_t i) {
+inline double rope_frequency(const mica_rope_angles_args& a, const HostTensor& factors, int64_t i) {
   double original = std::pow(double{a.base}, -2.0 * static_cast<double>(i) / a.n_rot);
   if (factors.present()) original /= factors.at(i);
   const double scaled = double{a.linear_scale} * original;
@@ -52,9 +49,9 @@ inline void rotate(double* row, RopePair pair, double c, double s) {
   row[pair.d1] = x0 * s + x1 * c;
 }
 
-// The checks of args and factors that all of them share.
-inline mica_status check_rope_args(const InferCall& call, const mica_rope_args& a,
-                                   const Desc& factors) {
+// The checks of what angles are made of.
+inline mica_status check_rope_angles(const InferCall& call, const mica_rope_angles_args& a,
+                                     const Desc& factors) {
   Error& error = call.error;
   if (a.n_rot == 0 || a.n_rot % 2 != 0)
     return error.fail(MICA_INVALID_ARGUMENT, "n_rot is ", a.n_rot, ", not an even number");
@@ -66,7 +63,6 @@ inline mica_status check_rope_args(const InferCall& call, const mica_rope_args& 
   MICA_TRY(need_finite(call, "base", a.base));
   MICA_TRY(need_finite(call, "linear_scale", a.linear_scale));
   MICA_TRY(need_finite(call, "ext_factor", a.ext_factor));
-  MICA_TRY(need_finite(call, "attn_factor", a.attn_factor));
   MICA_TRY(need_finite(call, "beta_fast", a.beta_fast));
   MICA_TRY(need_finite(call, "beta_slow", a.beta_slow));
   if (a.base <= 0)
@@ -82,13 +78,13 @@ inline mica_status check_rope_args(const InferCall& call, const mica_rope_args& 
 }
 
 // Of a head that is to be rotated.
-inline mica_status check_rope_head(const InferCall& call, const mica_rope_args& args,
-                                   int64_t head_dim) {
-  if (int64_t{args.n_rot} + args.offset > head_dim)
-    return call.error.fail(MICA_INVALID_ARGUMENT, "n_rot ", args.n_rot, " behind offset ",
-                           args.offset, " does not fit in heads of ", head_dim);
-  if (args.pairing != MICA_ROPE_ADJACENT && args.pairing != MICA_ROPE_HALF_SPLIT)
-    return call.error.fail(MICA_INVALID_ARGUMENT, "pairing is ", args.pairing,
+inline mica_status check_rope_head(const InferCall& call, uint32_t n_rot, uint32_t offset,
+                                   uint32_t pairing, int64_t head_dim) {
+  if (int64_t{n_rot} + offset > head_dim)
+    return call.error.fail(MICA_INVALID_ARGUMENT, "n_rot ", n_rot, " behind offset ", offset,
+                           " does not fit in heads of ", head_dim);
+  if (pairing != MICA_ROPE_ADJACENT && pairing != MICA_ROPE_HALF_SPLIT)
+    return call.error.fail(MICA_INVALID_ARGUMENT, "pairing is ", pairing,
                            ", not MICA_ROPE_ADJACENT or MICA_ROPE_HALF_SPLIT");
   return MICA_OK;
 }

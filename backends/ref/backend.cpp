@@ -16,6 +16,7 @@
 #include "ops/attention/attention_args.h"
 #include "ops/concat_args.h"
 #include "ops/copy_args.h"
+#include "ops/kv_shift_args.h"
 #include "ops/norm_args.h"
 #include "ops/rope_args.h"
 #include "ops/softmax_args.h"
@@ -214,11 +215,11 @@ mica_status kv_unpack(mica_b_device* device, const mica_b_kv_desc* d, mica_b_buf
 constexpr mica::KnownArgs kKnown[] = {MICA_KNOWS(attention, rope_keys),
                                       MICA_KNOWS(concat, dim),
                                       MICA_KNOWS(copy, dtype),
-                                      MICA_KNOWS_AS(kv_shift, rope, beta_slow),
+                                      MICA_KNOWS(kv_shift, pairing),
                                       MICA_KNOWS(layer_norm, eps),
                                       MICA_KNOWS(rms_norm, eps),
-                                      MICA_KNOWS(rope, beta_slow),
-                                      MICA_KNOWS_AS(rope_angles, rope, beta_slow),
+                                      MICA_KNOWS(rope, magnitude),
+                                      MICA_KNOWS(rope_angles, beta_slow),
                                       MICA_KNOWS(scale, bias),
                                       MICA_KNOWS(softmax, scale),
                                       MICA_KNOWS(top_k, k),

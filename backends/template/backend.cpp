@@ -124,7 +124,7 @@ mica_status kv_layout(mica_b_device* d, const mica_b_kv_desc*, uint32_t*, uint64
 // -- Compiling and running --
 
 // How many bytes of an op's options your kernels know: to the end of the last field that they read,
-// for MICA_OP_rope offsetof(mica_rope_args, beta_slow) + sizeof(float). Never the struct's size,
+// for MICA_OP_rope offsetof(mica_rope_args, magnitude) + sizeof(float). Never the struct's size,
 // which grows with mica: an option that your kernels have not heard of would be ignored without a
 // word. MICA_B_NONE where there is no kernel: supports() says why not.
 uint32_t args_bytes(mica_b_device*, uint32_t) { return MICA_B_NONE; }

@@ -6,8 +6,9 @@
 //   matmul V  [add V]            rope: in[0] the value before it as [head_dim, n_heads, n_tokens]
 //   kv_append K                  in[0] state, in[1] rows [head_dim, n_kv_heads, n_tokens]: K's last
 //   kv_append V                  value reshaped, of rope K its very shape; in[2] slots, one input
-// An add and a rope belong to the matmul before them. Each rope has args, positions, factors and a
-// head_dim of its own. n_tokens is x's everywhere.
+// An add and a rope belong to the matmul before them. Each rope has args, angles (in[1], [n_rot,
+// n_tokens], of rope_angles, mostly one value for both) and a head_dim of its own. n_tokens is x's
+// everywhere.
 // 6 to 11 members; the last two are always the appends. Q's last value (rope Q, or add Q, or matmul
 // Q) has memory, and so has the norm's output when something else reads it too; no other value has.
 #include <utility>

@@ -182,12 +182,29 @@ mica_tensor append(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32
     if ((op.flags & kOpState) != 0 && out.kind != ValueKind::kInput &&
         out.kind != ValueKind::kState)
       return refuse(g, op.name, "what it writes must be an input of the step or a cache");
+    // Who reads the input from here on reads something else.
+    if ((op.flags & kOpState) != 0 && out.kind == ValueKind::kInput) g->n_shared = 0;
   }
   out.node = static_cast<uint32_t>(g->nodes.size());
   node.out = static_cast<uint32_t>(g->values.size());
   node.scope = g->scope;
   if (!copy_args(g, args, args_size, node.args) || !g->nodes.push(node)) return out_of_memory(g);
   return add_value(g, out);
+}
+
+mica_tensor append_shared(mica_graph* g, const OpDef& op, const mica_tensor* in, uint32_t n_in,
+                          const void* args, uint32_t args_size) {
+  if (g == nullptr || g->error.code() != MICA_OK) return invalid();
+  for (uint32_t k = 0; k < mica_graph::kShared && k < g->n_shared; ++k) {
+    const GraphNode& node = g->nodes[g->shared[k]];
+    bool same = node.op == &op && std::memcmp(&g->args[node.args], args, args_size) == 0;
+    for (uint32_t i = 0; i < n_in; ++i)
+      same = same && node.in[i] == in[i].index && (in[i].index == 0 || in[i].graph == g->tag);
+    if (same) return {node.out, g->tag};
+  }
+  const mica_tensor out = append(g, op, in, n_in, args, args_size);
+  if (out.index != 0) g->shared[g->n_shared++ % mica_graph::kShared] = g->values[out.index].node;
+  return out;
 }
 
 mica_tensor builder_error(mica_graph* g, const char* op, const char* text) {

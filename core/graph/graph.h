@@ -78,6 +78,10 @@ struct mica_graph {
   mica::Vec<mica::Vec<uint32_t>> weight_values;  // of each holder and entry the value, or 0
   mica::Vec<uint32_t> state_values;              // the same of layer * 2 + is_v
   mica::Vec<uint32_t> table_values;              // and of the cache's tables
+  // The last nodes of append_shared, in a ring: few are looked through, however many there are.
+  static constexpr uint32_t kShared = 8;
+  uint32_t shared[kShared] = {};
+  uint32_t n_shared = 0;  // ever added, since the last that wrote to an input
   size_t scope = 0;
   mica::Error error;
 

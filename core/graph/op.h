@@ -119,6 +119,10 @@ const OpDef* const* all_ops();
 // the graph's first error when something is wrong.
 mica_tensor append(mica_graph* graph, const OpDef& op, const mica_tensor* in, uint32_t n_in,
                    const void* args, uint32_t args_size);
+// As append; or the result of a node that the graph has already, of the same op, inputs and args,
+// where it is one of the last few that were made by this function.
+mica_tensor append_shared(mica_graph* graph, const OpDef& op, const mica_tensor* in, uint32_t n_in,
+                          const void* args, uint32_t args_size);
 // Records a builder's own error (one that infer cannot see).
 mica_tensor builder_error(mica_graph* graph, const char* op, const char* text);
 

@@ -106,16 +106,12 @@ mica_status check_turns(const InferCall& call, const mica_attention_args& args) 
   if (args.n_rot != turns.dim[0])
     return call.error.fail(MICA_INVALID_ARGUMENT, "n_rot is ", args.n_rot, ", but turns have ",
                            turns.dim[0], " elements a row");
-  mica_rope_args rope = {};
-  rope.n_rot = args.n_rot;
-  rope.offset = args.rope_offset;
-  rope.pairing = args.rope_pairing;
   if (args.rope_keys > 1)
     return call.error.fail(MICA_INVALID_ARGUMENT, "rope_keys is ", args.rope_keys, ", not 0 or 1");
   if (args.rope_keys == 1 && turns.dim[1] <= MICA_KV_OFFSET_TURNS)
     return call.error.fail(MICA_INVALID_ARGUMENT, "turns have ", turns.dim[1],
                            " rows; those of unrotated keys are more than ", MICA_KV_OFFSET_TURNS);
-  return check_rope_head(call, rope, call.in[kQ].dim[0]);
+  return check_rope_head(call, args.n_rot, args.rope_offset, args.rope_pairing, call.in[kQ].dim[0]);
 }
 
 mica_status infer(const InferCall& call) {

@@ -124,16 +124,17 @@ inline mica_status extent_ignored_output(Run& r) { return extent_ignored(r); }
 
 inline mica_status rope_yarn_twice(Run& r) {
   auto& args = r.args<mica_rope_args>();
-  if (args.ext_factor != 0) args.attn_factor *= 1 - 0.1f * std::log(args.linear_scale);
+  args.magnitude *= args.magnitude;
   return r.reference();
 }
 inline mica_status rope_wrong_pairs(Run& r) {
   r.args<mica_rope_args>().pairing ^= 1;
   return r.reference();
 }
-inline mica_status rope_float_angles(Run& r) {  // positions that F32 rounds to 16 bits of a turn
-  int32_t* positions = r.ints(1);
-  for (int64_t t = 0; t < r.in[1].dim[0]; ++t)
+// Positions that F32 rounds to 16 bits of a turn.
+inline mica_status rope_angles_of_floats(Run& r) {
+  int32_t* positions = r.ints(0);
+  for (int64_t t = 0; t < r.in[0].dim[0]; ++t)
     if (std::abs(positions[t]) >= 1 << 17) positions[t] &= ~1;
   return r.reference();
 }

@@ -140,14 +140,14 @@ inline mica_status attention_last_cell_unseen(Run& r) {
 // --- rope, norms, elements
 // ------------------------------------------------------------------------
 
-inline mica_status rope_base_one_percent(Run& r) {
-  r.args<mica_rope_args>().base *= 1.01f;
+inline mica_status rope_angles_base_one_percent(Run& r) {
+  r.args<mica_rope_angles_args>().base *= 1.01f;
   return r.reference();
 }
 inline mica_status rope_one_per_mille(Run& r) { return times(r, 1.001); }
-inline mica_status rope_next_position(Run& r) {
-  int32_t* positions = r.ints(1);
-  for (int64_t t = 0; t < r.in[1].dim[0]; ++t) ++positions[t];
+inline mica_status rope_angles_next_position(Run& r) {
+  int32_t* positions = r.ints(0);
+  for (int64_t t = 0; t < r.in[0].dim[0]; ++t) ++positions[t];
   return r.reference();
 }
 inline mica_status rms_norm_five_per_mille(Run& r) { return times(r, 1.005); }

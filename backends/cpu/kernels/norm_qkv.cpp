@@ -18,8 +18,7 @@ static int64_t n_heads(const Qkv& m, int i) { return div_up_i64(m.n_rows(i), m.h
 // Whether one rotation does for Q and K, as it does in most models.
 static bool same_rotation(const Qkv& m) {
   const Call *q = m.rope[kQ], *k = m.rope[kK];
-  return q != nullptr && k != nullptr && q->in[kPositions].data == k->in[kPositions].data &&
-         q->in[kFactors].data == k->in[kFactors].data &&
+  return q != nullptr && k != nullptr && q->in[kAngles].data == k->in[kAngles].data &&
          __builtin_memcmp(q->args, k->args, sizeof(mica_rope_args)) == 0;
 }
 
@@ -185,7 +184,7 @@ static void run_single_token(const Qkv& m, int64_t first, int64_t end, char* scr
     if (rope != nullptr && rope != turned) {
       if (turned == nullptr || !same_rotation(m)) {
         rotation = Rotation<ElemF32>(*rope, s.rope);
-        rotation.at(*reinterpret_cast<const int32_t*>(rope->in[kPositions].data));
+        rotation.at(0);
       }
       turned = rope;
     }
@@ -227,9 +226,8 @@ static void rotate_tokens(const Call& c, const Qkv& m, int64_t first, int64_t en
   for (int i = kQ; i <= kK; ++i) {
     if (m.rope[i] == nullptr || (i == kK && together)) continue;
     Rotation<ElemF32> rotation(*m.rope[i], carve_scratch(m, scratch).rope);
-    const int32_t* positions = reinterpret_cast<const int32_t*>(m.rope[i]->in[kPositions].data);
     for (int64_t token = first; token < end; ++token) {
-      rotation.at(positions[token]);
+      rotation.at(token);
       for (int j = i; j <= (together ? kK : i); ++j)
         rotate_row(m, j, rotation, base[j] + token * m.n_rows(j));
     }
@@ -268,5 +266,5 @@ static constexpr Kernel rows[] = {
 
 }  // namespace rows16
 
-MICA_CPU_KERNELS(norm_qkv, rows16::rows, MICA_KNOWS(rms_norm, eps), MICA_KNOWS(rope, beta_slow))
+MICA_CPU_KERNELS(norm_qkv, rows16::rows, MICA_KNOWS(rms_norm, eps), MICA_KNOWS(rope, magnitude))
 MICA_CPU_END

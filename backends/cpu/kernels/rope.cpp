@@ -8,10 +8,9 @@ static void run_tokens(const Call& call, int64_t first, int64_t end, char* scrat
   using T = typename E::T;
   const Tensor& x = call.in[kX];
   const Tensor& y = call.out;
-  const int32_t* positions = reinterpret_cast<const int32_t*>(call.in[kPositions].data);
   Rotation<E> rotation(call, scratch);
   for (int64_t token = first; token < end; ++token) {
-    rotation.at(positions[token]);
+    rotation.at(token);
     for (int64_t head = 0; head < x.dim[1]; ++head) {
       rotation.head(reinterpret_cast<const T*>(x.data + token * x.stride[2] + head * x.stride[1]),
                     reinterpret_cast<T*>(y.data + token * y.stride[2] + head * y.stride[1]));
@@ -47,6 +46,6 @@ static constexpr Kernel kRows[] = {
     {"rope", "", 1, supports, numerics, nullptr, rope_scratch_bytes, items, run, grain},
 };
 
-MICA_CPU_KERNELS(rope, kRows, MICA_KNOWS(rope, beta_slow))
+MICA_CPU_KERNELS(rope, kRows, MICA_KNOWS(rope, magnitude))
 
 MICA_CPU_END

@@ -5,15 +5,14 @@
 
 #include "backends/cuda/kernels/attention/kv_block.cuh"
 #include "backends/cuda/kernels/matmul/matmul_fused_plain.cuh"
-#include "backends/cuda/kernels/rope_angle.cuh"
 #include "backends/gpu/layouts.h"
 #include "backends/norm_qkv.h"
 #include "ops/rope.h"
+#include "ops/rope_args.h"
 
 namespace mica::cuda {
 namespace {
 
-constexpr int kMaxPairs = 128;  // that RoPE turns in a head
 using Members = QkvMembers<Call>;
 
 struct Cells {
@@ -28,10 +27,8 @@ struct Cells {
 
 // RoPE of Q or of K.
 struct Turns {
-  const int32_t* positions;
-  const float* factors;  // nullptr: none
-  double magnitude;
-  double radians[kMaxPairs];  // per position, before the frequency factor
+  const float* angles;  // [2 * n_pairs, n_tokens]
+  float magnitude;
 };
 
 struct QkvArgs : FusedArgs {
@@ -101,27 +98,26 @@ __device__ inline Couple couple_of(const QkvArgs& a, const StreamPlace& here, in
   return c;
 }
 
-// What a couple needs from memory; settle() turns the position into its angle.
+// What a couple needs from memory.
 struct QkvEarly {
-  int32_t slot, position, segment, pair;  // segment, pair: as in Couple
-  float cosine, sine;
-  __device__ void settle(const QkvArgs& a) {
-    if (pair < 0) return;
-    const Turns& t = a.turns[segment];
-    double radians = t.radians[pair];
-    if (t.factors != nullptr) radians /= static_cast<double>(t.factors[pair]);
-    cos_sin(static_cast<double>(position) * radians, t.magnitude, cosine, sine);
-  }
+  int32_t slot;
+  float magnitude, cosine, sine;
+  __device__ void settle(const QkvArgs&) { cosine *= magnitude, sine *= magnitude; }
 };
 __device__ inline QkvEarly early_of(const QkvArgs& a, const Couple& c) {
-  const int32_t slot = c.segment != kQ ? a.slots[c.m] : 0;
-  const int32_t position = c.pair >= 0 ? a.turns[c.segment].positions[c.m] : 0;
-  return {slot, position, c.segment, c.pair, 1, 0};
+  QkvEarly e = {c.segment != kQ ? a.slots[c.m] : 0, 1, 1, 0};
+  if (c.pair < 0) return e;
+  const Turns& t = a.turns[c.segment];
+  const float* angle = t.angles + (int64_t{c.m} * a.n_pairs[c.segment] + c.pair) * 2;
+  e.magnitude = t.magnitude;
+  e.cosine = angle[0];
+  e.sine = angle[1];
+  return e;
 }
 template <int kRows>
 __device__ inline QkvEarly early_of(const QkvArgs& a, const StreamPlace& here) {
   const int i = static_cast<int>(threadIdx.x);
-  if (i >= here.round_groups(kRoundGroups<kRows>) / 2 * 8 * a.m) return {-1, 0, kQ, -1, 1, 0};
+  if (i >= here.round_groups(kRoundGroups<kRows>) / 2 * 8 * a.m) return {-1, 1, 1, 0};
   return early_of(a, couple_of<kRows>(a, here, i));
 }
 
@@ -202,7 +198,6 @@ const char* rope_supports(const Call& rope) {
   const auto& args = rope.arg<mica_rope_args>();
   if (rope.in[0].dtype != MICA_F32) return "RoPE is not of F32";
   if (args.offset != 0) return "RoPE does not begin at a head's first element";
-  if (args.n_rot > 2 * kMaxPairs) return "RoPE turns more than 256 elements of a head";
   if (args.n_rot % 16 != 0) return "RoPE does not turn whole groups of 16";
   return nullptr;
 }
@@ -237,15 +232,10 @@ uint32_t numerics(const Call& c) { return segment_numerics(c.members[1]); }
 void set_rope(QkvArgs& a, int i, const Call& rope) {
   const auto& args = rope.arg<mica_rope_args>();
   Turns& t = a.turns[i];
-  t.positions = reinterpret_cast<const int32_t*>(rope.in[1].address);
-  t.factors = rope.n_in > 2 && !rope.in[2].absent()
-                  ? reinterpret_cast<const float*>(rope.in[2].address)
-                  : nullptr;
-  t.magnitude = rope_magnitude(args);
+  t.angles = reinterpret_cast<const float*>(rope.in[1].address);
+  t.magnitude = args.magnitude;
   a.n_pairs[i] = static_cast<int32_t>(args.n_rot / 2);
   a.adjacent[i] = args.pairing == MICA_ROPE_ADJACENT ? 1 : 0;
-  const RopeScale scale = rope_scale(args);
-  for (int pair = 0; pair < a.n_pairs[i]; ++pair) t.radians[pair] = rope_radians(args, scale, pair);
 }
 
 mica_status record(const Call& c, Recorder& r) {
@@ -292,4 +282,4 @@ constexpr Kernel rows[] = {{"norm_qkv", "", supports, numerics, workspace, recor
 }  // namespace mica::cuda
 
 MICA_CUDA_KERNELS(norm_qkv, mica::cuda::rows, MICA_KNOWS(rms_norm, eps),
-                  MICA_KNOWS(rope, beta_slow))
+                  MICA_KNOWS(rope, magnitude))

@@ -1,5 +1,5 @@
 // Sines and cosines of rotary position embedding, in double on the device. The frequencies,
-// ops/rope_angles.h, are computed when a step is compiled.
+// ops/rope_angles.h, are computed when a plan is compiled.
 #pragma once
 #include "backends/cuda/kernel.h"
 #include "ops/rope_angles.h"
@@ -35,13 +35,6 @@ __device__ inline void cos_sin(double t, double& out_cos, double& out_sin) {
   const double cosine = swap ? s : c, sine = swap ? c : s;
   out_cos = ((quadrant + 1) & 2) != 0 ? -cosine : cosine;
   out_sin = (quadrant & 2) != 0 ? -sine : sine;
-}
-// m cos(t) and m sin(t).
-__device__ inline void cos_sin(double t, double m, float& out_cos, float& out_sin) {
-  double cosine, sine;
-  cos_sin<false>(t, cosine, sine);
-  out_cos = static_cast<float>(m * cosine);
-  out_sin = static_cast<float>(m * sine);
 }
 #endif
 

@@ -1,7 +1,9 @@
-// Cosines and sines of rotary position embedding, as attention's queries are rotated by. As rope.cu
-// computes them; rows of position 0, which are most, take no computing.
+// Cosines and sines of rotary position embedding, once a step for all heads and layers. Frequencies
+// are computed in double when a plan is compiled, the rest in double on the device; rows of
+// position 0 take no computing.
 #include "backends/cuda/kernels/plain_rows.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
+#include "ops/rope_args.h"
 
 namespace mica::cuda {
 namespace {
@@ -29,21 +31,21 @@ __global__ void __launch_bounds__(kThreads) angles_kernel(const __grid_constant_
     const int32_t position = reinterpret_cast<const int32_t*>(a.positions)[row];
     float* to = reinterpret_cast<float*>(a.out) + row * a.row_floats + 2 * a.first;
     for (int i = static_cast<int>(threadIdx.x); i < a.n; i += kThreads) {
-      float cosine = 1, sine = 0;
+      double cosine = 1, sine = 0;
       if (position != 0) {
         double radians = a.radians[i];
         if (a.factors != 0)
           radians /= static_cast<double>(reinterpret_cast<const float*>(a.factors)[a.first + i]);
-        cos_sin(position * radians, 1.0, cosine, sine);
+        cos_sin<false>(position * radians, cosine, sine);
       }
-      to[2 * i] = cosine;
-      to[2 * i + 1] = sine;
+      to[2 * i] = static_cast<float>(cosine);
+      to[2 * i + 1] = static_cast<float>(sine);
     }
   }
 }
 
 mica_status record(const Call& call, Recorder& recorder) {
-  const auto& args = call.arg<mica_rope_args>();
+  const auto& args = call.arg<mica_rope_angles_args>();
   AnglesArgs a = {};
   a.positions = call.in[kPositions].address;
   a.factors = call.n_in > kFactors && !call.in[kFactors].absent() ? call.in[kFactors].address : 0;
@@ -73,4 +75,4 @@ constexpr Kernel kRows[] = {{"rope_angles", "", supports, numerics_f32, nullptr,
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(rope_angles, kRows, MICA_KNOWS_AS(rope_angles, rope, beta_slow))
+MICA_CUDA_KERNELS(rope_angles, kRows, MICA_KNOWS(rope_angles, beta_slow))

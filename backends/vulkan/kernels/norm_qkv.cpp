@@ -3,26 +3,21 @@
 #include "backends/gpu/layouts.h"
 #include "backends/norm_qkv.h"
 #include "backends/vulkan/kernels/matmul/common/matmul_fused.h"
-#include "backends/vulkan/kernels/rope_angle.h"
 #include "backends/vulkan/kv.h"
 #include "ops/norm_args.h"
 #include "ops/rope.h"
+#include "ops/rope_args.h"
 
 namespace mica::vulkan {
 namespace {
 
 using Members = QkvMembers<Call>;
-constexpr uint32_t kMaxPairs = 512;  // that RoPE turns in a head
 
 const char* rope_supports(const Call& rope) {
   const auto& args = rope.arg<mica_rope_args>();
   if (rope.in[0].dtype != MICA_F32) return "RoPE is not of F32";
   if (args.offset != 0) return "RoPE does not begin at a head's first element";
-  if (args.n_rot > 2 * kMaxPairs) return "RoPE turns more than 1024 elements of a head";
-  if (rope.in[0].dim[0] % 8 != 0) return "heads are not multiples of 8";
-  return rope.n_in > 2 && !rope.in[2].absent() && !revolves_once(args)
-             ? "with frequency factors, a pair turns more than once"
-             : nullptr;
+  return rope.in[0].dim[0] % 8 != 0 ? "heads are not multiples of 8" : nullptr;
 }
 
 const char* append_supports(const Call& append) {
@@ -56,7 +51,14 @@ const char* supports(const Call& c) {
 
 uint32_t numerics(const Call& c) { return fused_numerics(Members(c).matmul, kProjections); }
 
-// All but the addresses of RoPE's frequencies.
+void set_rope(Fused& f, int i, const Call& rope) {
+  const auto& args = rope.arg<mica_rope_args>();
+  f.ending.n_pairs[i] = args.n_rot / 2;
+  f.ending.half_split[i] = args.pairing == MICA_ROPE_HALF_SPLIT ? 1 : 0;
+  f.params.angles[i] = rope.in[1].address;
+  f.params.magnitude[i] = args.magnitude;
+}
+
 Fused fused_of(const Members& m) {
   Fused f;
   f.streams = fused_streams(m.matmul, kProjections);
@@ -71,21 +73,9 @@ Fused fused_of(const Members& m) {
     f.ending.head_dim[i] = static_cast<uint32_t>(m.head_dim(i));
     if (m.bias[i] != nullptr) f.params.bias[i] = m.bias[i]->in[1].address;
     if (i != kQ) f.params.n_cells[i - 1] = static_cast<uint32_t>(m.append[i]->in[0].dim[2]);
+    if (i != kV && m.rope[i] != nullptr) set_rope(f, i, *m.rope[i]);
   }
   return f;
-}
-
-mica_status set_rope(Fused& f, int i, const Call& rope, Recorder& recorder) {
-  const auto& args = rope.arg<mica_rope_args>();
-  f.ending.n_pairs[i] = args.n_rot / 2;
-  f.ending.half_split[i] = args.pairing == MICA_ROPE_HALF_SPLIT ? 1 : 0;
-  RopeParams& p = f.params.rope[i];
-  p.positions = rope.in[1].address;
-  if (rope.n_in > 2 && !rope.in[2].absent()) p.factors = rope.in[2].address;
-  p.magnitude = static_cast<float>(rope_magnitude(args));
-  uint64_t revolutions[kMaxPairs];
-  fixed_revolutions(args, revolutions);
-  return constants(recorder, revolutions, f.ending.n_pairs[i] * 8, p.revolutions);
 }
 
 uint64_t workspace(const Call& c) {
@@ -95,10 +85,7 @@ uint64_t workspace(const Call& c) {
 
 mica_status record(const Call& c, Recorder& recorder) {
   const Members m(c);
-  Fused f = fused_of(m);
-  for (const int i : {kQ, kK})
-    if (m.rope[i] != nullptr) MICA_TRY(set_rope(f, i, *m.rope[i], recorder));
-  return record_fused(caps_of(*m.norm), f, c.workspace, recorder);
+  return record_fused(caps_of(*m.norm), fused_of(m), c.workspace, recorder);
 }
 
 constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, record,
@@ -107,4 +94,4 @@ constexpr Kernel kRows[] = {{"norm_qkv", "", supports, numerics, workspace, reco
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(norm_qkv, kRows, MICA_KNOWS(rms_norm, eps), MICA_KNOWS(rope, beta_slow))
+MICA_VULKAN_KERNELS(norm_qkv, kRows, MICA_KNOWS(rms_norm, eps), MICA_KNOWS(rope, magnitude))

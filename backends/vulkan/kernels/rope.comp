@@ -2,16 +2,13 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "kernels/common/base.glsl"
-#include "kernels/rope_angle.glsl"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint kType = MICA_F32;
 layout(constant_id = 2) const uint kHalfSplit = 0;
-layout(constant_id = 3) const uint kFactors = 0;
 
 layout(push_constant, scalar) uniform Push {
-  uint64_t x, y, positions, revolutions, factors;
-  uint64_t live;
+  uint64_t x, y, angles, live;
   uint head_dim, n_heads, n_tokens;
   uint n_rot, offset;
   uint s1, s2;  // of x, elements
@@ -36,10 +33,8 @@ void main() {
       store_float(kType, y, d, load_float(kType, x, d));
       continue;
     }
-    uint64_t revolutions = U64P(args.revolutions).v[i];
-    if (kFactors != 0) revolutions = divided(revolutions, F32P(args.factors).v[i]);
-    const int64_t position = int64_t(I32P(args.positions).v[token]);
-    const vec2 cs = args.magnitude * cos_sin(revolutions * uint64_t(position));
+    F32P angle = F32P(args.angles + (uint64_t(token) * n_pairs + i) * 8ul);
+    const vec2 cs = args.magnitude * vec2(angle.v[0], angle.v[1]);
     const uint d0 = args.offset + (kHalfSplit != 0 ? i : 2 * i);
     const uint d1 = d0 + (kHalfSplit != 0 ? n_pairs : 1);
     const float x0 = load_float(kType, x, d0), x1 = load_float(kType, x, d1);

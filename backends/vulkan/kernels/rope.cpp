@@ -1,21 +1,20 @@
-// Rotary position embedding: frequencies in double on the host, as revolutions in 64-bit fixed
-// point, kept on the device; positions and factors are read there.
+// Rotary position embedding by rows of the op rope_angles' table.
 #include "ops/rope.h"
 
 #include "backends/vulkan/kernels/common/elements.h"
-#include "backends/vulkan/kernels/rope_angle.h"
+#include "ops/rope_args.h"
 
 MICA_VULKAN_SHADER(rope)
 
 namespace mica::vulkan {
 namespace {
 
-enum RopeInput { kX, kPositions, kFactors };
+enum RopeInput { kX, kAngles };
 
 constexpr uint32_t kThreads = 128;
 
 struct Push {
-  uint64_t x, y, positions, revolutions, factors, live;
+  uint64_t x, y, angles, live;
   uint32_t head_dim, n_heads, n_tokens, n_rot, offset, s1, s2;
   float magnitude;
 };
@@ -23,30 +22,21 @@ static_assert(sizeof(Push) <= kMaxPushBytes);
 
 const char* supports(const Call& call) {
   const Tensor& x = call.in[kX];
-  const auto& a = call.arg<mica_rope_args>();
   if (x.dim[0] > 1 && x.stride[0] != elem_bytes(x.dtype))
     return "the elements of x are not adjacent";
-  if (a.n_rot / 2 > kRopePairs) return "more than 8192 elements of a head are rotated";
-  const bool divides = call.n_in > kFactors && !call.in[kFactors].absent();
-  if (divides && !revolves_once(a)) return "with frequency factors, a pair turns more than once";
+  if (const char* why = sized_operand(call.in[kAngles]); why != nullptr) return why;
   return float_operand(x);
 }
 
 mica_status record(const Call& call, Recorder& recorder) {
   const Tensor& x = call.in[kX];
   const auto& a = call.arg<mica_rope_args>();
-  const bool factors = call.n_in > kFactors && !call.in[kFactors].absent();
-  uint64_t table[kRopePairs];
-  const uint32_t n_pairs = a.n_rot / 2;
-  fixed_revolutions(a, table);
   uint32_t s[4];
   element_strides(x, s);
   Push push{};
-  MICA_TRY(constants(recorder, table, n_pairs * 8, push.revolutions));
   push.x = x.address;
   push.y = call.out.address;
-  push.positions = call.in[kPositions].address;
-  push.factors = factors ? call.in[kFactors].address : 0;
+  push.angles = call.in[kAngles].address;
   push.live = call.out.live;
   push.head_dim = static_cast<uint32_t>(x.dim[0]);
   push.n_heads = static_cast<uint32_t>(x.dim[1]);
@@ -54,16 +44,16 @@ mica_status record(const Call& call, Recorder& recorder) {
   push.n_rot = a.n_rot;
   push.offset = a.offset;
   push.s1 = s[1], push.s2 = s[2];
-  push.magnitude = static_cast<float>(rope_magnitude(a));
-  const int64_t items = x.dim[0] - a.n_rot + n_pairs;
-  return launch(recorder, shader_rope,
-                {kThreads, static_cast<uint32_t>(x.dtype),
-                 a.pairing == MICA_ROPE_HALF_SPLIT ? 1u : 0u, factors ? 1u : 0u},
-                push, {groups_for(caps_of(call), items * x.dim[1] * x.dim[2], kThreads), 1, 1});
+  push.magnitude = a.magnitude;
+  const int64_t items = x.dim[0] - a.n_rot + a.n_rot / 2;
+  return launch(
+      recorder, shader_rope,
+      {kThreads, static_cast<uint32_t>(x.dtype), a.pairing == MICA_ROPE_HALF_SPLIT ? 1u : 0u}, push,
+      {groups_for(caps_of(call), items * x.dim[1] * x.dim[2], kThreads), 1, 1});
 }
 
 constexpr Kernel kRows[] = {{"rope", "", supports, numerics_f32, nullptr, record}};
 
 }  // namespace
 }  // namespace mica::vulkan
-MICA_VULKAN_KERNELS(rope, kRows, MICA_KNOWS(rope, beta_slow))
+MICA_VULKAN_KERNELS(rope, kRows, MICA_KNOWS(rope, magnitude))

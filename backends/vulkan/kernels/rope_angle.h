@@ -10,13 +10,13 @@ namespace mica::vulkan {
 constexpr uint32_t kRopePairs = 4096;  // at most
 
 // Revolutions per position of pair i, before its frequency factor.
-inline double rope_revolutions(const mica_rope_args& a, const RopeScale& scale, uint32_t i) {
+inline double rope_revolutions(const mica_rope_angles_args& a, const RopeScale& scale, uint32_t i) {
   constexpr double kTwoPi = 6.28318530717958647692;
   return rope_radians(a, scale, i) / kTwoPi;
 }
 
 // A frequency factor divides what the shaders keep modulo 1: that is right only of less than one.
-inline bool revolves_once(const mica_rope_args& a) {
+inline bool revolves_once(const mica_rope_angles_args& a) {
   const RopeScale scale = rope_scale(a);
   for (uint32_t i = 0; i < a.n_rot / 2; ++i)
     if (std::fabs(rope_revolutions(a, scale, i)) >= 1) return false;
@@ -31,7 +31,7 @@ inline uint64_t fixed_point(double x) {
   return (static_cast<uint64_t>(high) << 32) + static_cast<uint64_t>(low);
 }
 
-inline void fixed_revolutions(const mica_rope_args& a, uint64_t* out) {
+inline void fixed_revolutions(const mica_rope_angles_args& a, uint64_t* out) {
   const RopeScale scale = rope_scale(a);
   for (uint32_t i = 0; i < a.n_rot / 2; ++i) out[i] = fixed_point(rope_revolutions(a, scale, i));
 }

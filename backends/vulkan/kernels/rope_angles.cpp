@@ -1,6 +1,5 @@
-// rope_angles: the angles of rope.cpp by themselves.
-#include "ops/rope.h"
-
+// rope_angles: frequencies in double on the host, as revolutions in 64-bit fixed point, kept on the
+// device; positions and factors are read there.
 #include "backends/vulkan/kernels/common/elements.h"
 #include "backends/vulkan/kernels/rope_angle.h"
 
@@ -22,7 +21,7 @@ static_assert(sizeof(Push) <= kMaxPushBytes);
 bool divides(const Call& call) { return call.n_in > kFactors && !call.in[kFactors].absent(); }
 
 const char* supports(const Call& call) {
-  const auto& a = call.arg<mica_rope_args>();
+  const auto& a = call.arg<mica_rope_angles_args>();
   if (a.n_rot / 2 > kRopePairs) return "more than 8192 elements of a head are rotated";
   if (divides(call) && !revolves_once(a))
     return "with frequency factors, a pair turns more than once";
@@ -30,7 +29,7 @@ const char* supports(const Call& call) {
 }
 
 mica_status record(const Call& call, Recorder& recorder) {
-  const auto& a = call.arg<mica_rope_args>();
+  const auto& a = call.arg<mica_rope_angles_args>();
   uint64_t table[kRopePairs];
   fixed_revolutions(a, table);
   Push push{};
@@ -50,4 +49,4 @@ constexpr Kernel kRows[] = {{"rope_angles", "", supports, numerics_f32, nullptr,
 
 }  // namespace
 }  // namespace mica::vulkan
-MICA_VULKAN_KERNELS(rope_angles, kRows, MICA_KNOWS_AS(rope_angles, rope, beta_slow))
+MICA_VULKAN_KERNELS(rope_angles, kRows, MICA_KNOWS(rope_angles, beta_slow))

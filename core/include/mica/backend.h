@@ -18,7 +18,8 @@
 
 MICA_C_BEGIN
 
-#define MICA_BACKEND_ABI 5u /* changes when a struct below or a table of the cache changes */
+/* Changes when a struct below, a table of the cache, or what an op takes changes. */
+#define MICA_BACKEND_ABI 6u
 #define MICA_B_NONE UINT32_MAX
 #define MICA_B_MAX_INPUTS 10
 

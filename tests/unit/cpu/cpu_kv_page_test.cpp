@@ -17,8 +17,8 @@
 #include "core/base/dtype.h"
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
+#include "ops/kv_shift_args.h"
 #include "ops/rope.h"
-#include "ops/rope_args.h"
 #include "tests/unit/plan/odd_value.h"
 
 namespace mica::cpu {
@@ -231,11 +231,12 @@ int64_t moved_by(const int32_t* w, int64_t cell) {
   return (w[MICA_KV_SHIFT_TO] + i) / to_div - (w[MICA_KV_SHIFT_FROM] + i) / from_div;
 }
 
-void rotate_row(const mica_rope_args& a, int64_t by, std::vector<float>& x) {
-  const size_t n_pairs = a.n_rot / 2;
+void rotate_row(const mica_kv_shift_args& a, int64_t by, std::vector<float>& x) {
+  const size_t n_pairs = a.angles.n_rot / 2;
   for (size_t i = 0; i < n_pairs; ++i) {
-    const double power = std::pow(a.base, -static_cast<double>(i) / static_cast<double>(n_pairs));
-    const double angle = static_cast<double>(by) * a.linear_scale * power;
+    const double power =
+        std::pow(a.angles.base, -static_cast<double>(i) / static_cast<double>(n_pairs));
+    const double angle = static_cast<double>(by) * a.angles.linear_scale * power;
     const bool adjacent = a.pairing == MICA_ROPE_ADJACENT;
     float& x0 = x[a.offset + (adjacent ? 2 * i : i)];
     float& x1 = x[a.offset + (adjacent ? 2 * i + 1 : i + n_pairs)];
@@ -254,13 +255,13 @@ TEST(CpuKvPage, ShiftByAnyList) {
   constexpr int64_t kCells = kPages * 64, kEntries = 5;
   for (int round = 0; round < 200; ++round) {
     const mica_dtype dtype = kTypes[random() % std::size(kTypes)];
-    mica_rope_args args = {};
-    args.n_rot = 22;
+    mica_kv_shift_args args = {};
+    args.angles.n_rot = 22;
     args.offset = 7;
     args.pairing = random() % 2;
-    args.base = 100.0f;
-    args.linear_scale = 0.5f;
-    args.attn_factor = args.beta_fast = args.beta_slow = 1.0f;
+    args.angles.base = 100.0f;
+    args.angles.linear_scale = 0.5f;
+    args.angles.beta_fast = args.angles.beta_slow = 1.0f;
     State before(dtype, kDim, kHeads, false);
     std::vector<std::vector<float>> rows;  // by cell and head
     for (int64_t i = 0; i < kCells * kHeads; ++i) {

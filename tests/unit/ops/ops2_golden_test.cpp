@@ -10,12 +10,15 @@
 #include <vector>
 
 #include "core/base/vec.h"
+#include "core/graph/graph.h"
 #include "core/graph/op.h"
 #include "mica/kv_cache.h"
 #include "ops/attention/attention_args.h"
 #include "ops/philox.h"
+#include "ops/rope.h"
 #include "ops/rope_args.h"
 #include "ops/top_k_args.h"
+#include "tests/unit/world.h"
 
 namespace mica {
 namespace {
@@ -85,11 +88,6 @@ mica_attention_args attention_args(const json& a) {
           0,
           0};
 }
-mica_rope_args rope_args(const json& a) {
-  return {a.at("n_rot"),     a.at("offset"),       a.at("pairing"),    a.at("n_ctx_orig"),
-          a.at("base"),      a.at("linear_scale"), a.at("ext_factor"), a.at("attn_factor"),
-          a.at("beta_fast"), a.at("beta_slow")};
-}
 
 void check_case(const OpDef& op, const json& c, const void* args, double tolerance) {
   SCOPED_TRACE(c.at("name").get<std::string>());
@@ -137,12 +135,59 @@ TEST(Ops2Golden, Attention) {
   }
 }
 
+// As a program builds it: the builder computes the magnitude.
+mica_tensor rope_of(mica_graph* g, const json& inputs, const json& a) {
+  const auto dim = [&](size_t i) { return inputs[i].at("dim").get<std::vector<int64_t>>(); };
+  mica_rope_params p = MICA_ROPE_PARAMS_INIT;
+  p.n_rot = a.at("n_rot");
+  p.offset = a.at("offset");
+  p.pairing = static_cast<mica_rope_pairing>(a.at("pairing").get<int>());
+  p.base = a.at("base");
+  p.linear_scale = a.at("linear_scale");
+  p.ext_factor = a.at("ext_factor");
+  p.attn_factor = a.at("attn_factor");
+  p.beta_fast = a.at("beta_fast");
+  p.beta_slow = a.at("beta_slow");
+  p.n_ctx_orig = a.at("n_ctx_orig");
+  const mica_extent none = MICA_NO_EXTENT;
+  const mica_dtype dtype = inputs[0].at("dtype") == "f16" ? MICA_F16 : MICA_F32;
+  const mica_tensor x = mica_input(g, "x", dtype, 3, dim(0).data(), none);
+  const mica_tensor positions = mica_input(g, "positions", MICA_I32, 1, dim(1).data(), none);
+  if (inputs.size() > 2)
+    p.freq_factors = mica_input(g, "factors", MICA_F32, 1, dim(2).data(), none);
+  return mica_rope(g, x, positions, &p);
+}
+// The reference's result of the graph's first node.
+json angles_of(const mica_graph* g, const json& inputs) {
+  const GraphNode& node = g->nodes[0];
+  EXPECT_EQ(node.op, &op_rope_angles);
+  const Stored positions = read_tensor(inputs[1], 0);
+  const Stored factors = inputs.size() > 2 ? read_tensor(inputs[2], 0) : Stored();
+  const HostTensor in[] = {positions.tensor, factors.tensor};
+  const int64_t* const dim = g->values[node.out].desc.dim;
+  const Stored out(MICA_F32, {dim[0], dim[1]});
+  const RefCall call{in, 2, out.tensor, &g->args[node.args], &default_allocator()};
+  EXPECT_EQ(op_rope_angles.reference(call), MICA_OK);
+  json data;
+  for (int64_t i = 0; i < dim[0] * dim[1]; ++i) data.push_back(out.get(i));
+  return {{"dtype", "f32"}, {"dim", {dim[0], dim[1]}}, {"data", data}};
+}
+
 TEST(Ops2Golden, Rope) {
   const json cases = load("rope");
   ASSERT_GE(cases.size(), 14u);
-  for (const json& c : cases) {
-    const mica_rope_args args = rope_args(c.at("args"));
-    check_case(op_rope, c, &args, c.at("out").at("dtype") == "f16" ? 1e-3 : 2e-7);
+  for (json c : cases) {
+    const json inputs = c.at("inputs");
+    const test::Context context = test::make_context();
+    const test::Graph g = test::make_graph(context);
+    rope_of(g.get(), inputs, c.at("args"));
+    ASSERT_EQ(mica_graph_status(g.get(), nullptr), MICA_OK) << test::graph_error(g);
+    ASSERT_EQ(g->nodes.size(), 2u);
+    ASSERT_EQ(g->nodes[1].op, &op_rope);
+    c["inputs"] = {inputs[0], angles_of(g.get(), inputs)};
+    // The table is F32: its rounding adds to that of the result.
+    const bool is_half = c.at("out").at("dtype") == "f16";
+    check_case(op_rope, c, &g->args[g->nodes[1].args], is_half ? 1e-3 : 4e-7);
   }
 }
 
@@ -280,8 +325,8 @@ TEST(AttentionInfer, NamesWhatIsWrong) {
 
 TEST(RopeInfer, NamesWhatIsWrong) {
   const auto wrong = [](const char* text, auto change) {
-    mica_rope_args args = {64, 0, 0, 0, 10000, 1, 0, 1, 32, 1};
-    std::vector<Desc> in = {desc(MICA_F16, {64, 6, 16}, 1), desc(MICA_I32, {16}, 1), Desc{}};
+    mica_rope_args args = {64, 0, 0, 1};
+    std::vector<Desc> in = {desc(MICA_F16, {64, 6, 16}, 1), desc(MICA_F32, {64, 16}, 1)};
     ASSERT_EQ(infer(op_rope, in, &args).status, MICA_OK);
     change(in, args);
     const Outcome o = infer(op_rope, in, &args);
@@ -292,16 +337,35 @@ TEST(RopeInfer, NamesWhatIsWrong) {
   wrong("is not [head_dim, n_heads, n_tokens]", [](auto& in, auto&) {
     in[0] = desc(MICA_F32, {64, 16}, 1);
   });
-  wrong("do not have the same tokens", [](auto& in, auto&) { in[1] = desc(MICA_I32, {15}, 1); });
-  wrong("n_rot is 7, not an even number", [](auto&, auto& a) { a.n_rot = 7; });
+  wrong("do not have the same tokens", [](auto& in, auto&) {
+    in[1] = desc(MICA_F32, {64, 15}, 1);
+  });
+  wrong("do not have the same tokens", [](auto& in, auto&) { in[1] = desc(MICA_F32, {64, 16}); });
+  wrong("angles are f16 [64, 16], not f32 [64, n_tokens]",
+        [](auto& in, auto&) { in[1].dtype = MICA_F16; });
+  wrong("angles are f32 [64, 16], not f32 [62, n_tokens]", [](auto&, auto& a) { a.n_rot = 62; });
   wrong("n_rot 64 behind offset 2 does not fit", [](auto&, auto& a) { a.offset = 2; });
   wrong("pairing is 2", [](auto&, auto& a) { a.pairing = 2; });
+  wrong("the magnitude is not finite", [](auto&, auto& a) { a.magnitude = HUGE_VALF; });
+}
+
+TEST(RopeAnglesInfer, NamesWhatIsWrong) {
+  const auto wrong = [](const char* text, auto change) {
+    mica_rope_angles_args args = {64, 0, 10000, 1, 0, 32, 1};
+    std::vector<Desc> in = {desc(MICA_I32, {16}, 1), Desc{}};
+    ASSERT_EQ(infer(op_rope_angles, in, &args).status, MICA_OK);
+    change(in, args);
+    const Outcome o = infer(op_rope_angles, in, &args);
+    EXPECT_EQ(o.status, MICA_INVALID_ARGUMENT) << text;
+    EXPECT_NE(o.text.find(text), std::string::npos) << o.text;
+  };
+  wrong("positions are f32 [16]", [](auto& in, auto&) { in[0].dtype = MICA_F32; });
+  wrong("n_rot is 7, not an even number", [](auto&, auto& a) { a.n_rot = 7; });
   wrong("freq_factors are f32 [31], not f32 [32]",
-        [](auto& in, auto&) { in[2] = desc(MICA_F32, {31}); });
+        [](auto& in, auto&) { in[1] = desc(MICA_F32, {31}); });
   wrong("base is 0, not above 0", [](auto&, auto& a) { a.base = 0; });
   wrong("linear_scale is -1", [](auto&, auto& a) { a.linear_scale = -1; });
   wrong("YaRN needs", [](auto&, auto& a) { a.ext_factor = 1; });
-  wrong("attn_factor is not finite", [](auto&, auto& a) { a.attn_factor = HUGE_VALF; });
 }
 
 TEST(ChoiceInfer, NamesWhatIsWrong) {

@@ -1,10 +1,12 @@
 // Stored K of the listed cells rotated to other positions, where it is: decoded, rotated as RoPE
 // does, and encoded as kv_append does. All is computed in double and rounded once, so that a cache
-// holds what the reference's would.
+// holds what the reference's would. First the frequencies, to the workspace; then cells, of all
+// heads, which share cosines and sines as do cells next to each other that move alike.
 #include "backends/cpu/kernels/attention/kv_row.h"
+#include "backends/cpu/kernels/rope_angle.h"
 #include "mica/kv_table.h"
+#include "ops/kv_shift_args.h"
 #include "ops/rope.h"
-#include "ops/rope_angles.h"
 
 MICA_CPU_BEGIN
 
@@ -34,71 +36,82 @@ static int64_t padded_head(const Call& call) {
   return div_up_i64(call.in[kState].dim[0], kQuantElems) * kQuantElems;
 }
 
+static int64_t count_pairs(const Call& call) {
+  return static_cast<const mica_kv_shift_args*>(call.args)->angles.n_rot / 2;
+}
+
+// Radians per position of each pair.
+static uint64_t workspace(const Call& call) {
+  return static_cast<uint64_t>(count_pairs(call)) * sizeof(double);
+}
+
 // A thread's memory.
 struct ShiftScratch {
-  double* radians;  // [n_pairs], per position
-  double* cosine;   // [n_pairs], of the angle by which cells are rotated now
-  double* sine;     // [n_pairs]
-  float* row;       // [padded_head]
+  double* cosine;  // [n_pairs], of the angle by which cells are rotated now
+  double* sine;    // [n_pairs]
+  float* row;      // [padded_head]
   char* encoded;
 };
 
 static ShiftScratch carve(const Call& call, char* base) {
-  const int64_t n_pairs = static_cast<const mica_rope_args*>(call.args)->n_rot / 2;
-  double* const radians = reinterpret_cast<double*>(base);
-  float* const row = reinterpret_cast<float*>(radians + 3 * n_pairs);
-  return {radians, radians + n_pairs, radians + 2 * n_pairs, row,
-          reinterpret_cast<char*>(row + padded_head(call))};
+  const int64_t n_pairs = count_pairs(call);
+  double* const cosine = reinterpret_cast<double*>(base);
+  float* const row = reinterpret_cast<float*>(cosine + 2 * n_pairs);
+  return {cosine, cosine + n_pairs, row, reinterpret_cast<char*>(row + padded_head(call))};
 }
 
 static uint64_t scratch_bytes(const Call& call) {
-  const uint64_t n_pairs = static_cast<const mica_rope_args*>(call.args)->n_rot / 2;
   // An encoded row takes no more than one of F32.
-  return 3 * n_pairs * sizeof(double) + 2 * static_cast<uint64_t>(padded_head(call)) * 4;
+  return 2 * workspace(call) + 2 * static_cast<uint64_t>(padded_head(call)) * 4;
 }
 
-static void set_radians(const Call& call, const ShiftScratch& s) {
-  const mica_rope_args& a = *static_cast<const mica_rope_args*>(call.args);
+// Each power for itself: repeated products are not exact enough for what is rounded once.
+static void set_radians(const Call& call, int64_t first, int64_t end) {
+  const mica_rope_angles_args& a = static_cast<const mica_kv_shift_args*>(call.args)->angles;
   const float* factors = reinterpret_cast<const float*>(call.in[kFactors].data);
+  double* const radians = reinterpret_cast<double*>(call.workspace);
   const RopeScale scale = rope_scale(a);
-  for (int64_t i = 0; i < a.n_rot / 2; ++i) {
+  for (int64_t i = first; i < end; ++i) {
     const double power = rope_power(a, i);
     const double original = factors != nullptr ? power / static_cast<double>(factors[i]) : power;
-    s.radians[i] = original * rope_slowdown(scale, i);
-  }
-}
-
-static void set_angles(const mica_rope_args& a, int64_t by, const ShiftScratch& s) {
-  for (int64_t i = 0; i < a.n_rot / 2; ++i) {
-    const double angle = static_cast<double>(by) * s.radians[i];
-    s.cosine[i] = __builtin_cos(angle);
-    s.sine[i] = __builtin_sin(angle);
+    radians[i] = original * rope_slowdown(scale, i);
   }
 }
 
 // To odd: the nearest F32 towards zero, its last bit set when that is not exact. Rounding it to F16
 // or BF16 gives what rounding the double once would.
-static float to_odd(double value) {
+static inline float to_odd(double value) {
   const float f = static_cast<float>(value);
   const double back = static_cast<double>(f);
-  if (back == value || !(__builtin_fabs(back) < __builtin_inf())) return f;
+  const bool is_it = back == value || !(__builtin_fabs(back) < __builtin_inf());
   const uint32_t bits = mica::float_bits(f);
-  const bool away = __builtin_fabs(back) > __builtin_fabs(value);
-  return mica::bits_float((away ? bits - 1 : bits) | 1u);
+  const uint32_t less = __builtin_fabs(back) > __builtin_fabs(value) ? 1 : 0;
+  return mica::bits_float(is_it ? bits : (bits - less) | 1u);
 }
 
-static void rotate(const mica_rope_args& a, const KvPage& page, const ShiftScratch& s) {
-  const int64_t n_pairs = a.n_rot / 2;
-  const bool adjacent = a.pairing == MICA_ROPE_ADJACENT;
-  const int64_t apart = adjacent ? 1 : n_pairs;
+template <bool kToOdd, bool kAdjacent>
+static void rotate_pairs(int64_t n_pairs, const ShiftScratch& s, float* x) {
+  constexpr int64_t kStep = kAdjacent ? 2 : 1;
+  const int64_t apart = kAdjacent ? 1 : n_pairs;
   for (int64_t i = 0; i < n_pairs; ++i) {
-    float* const at = s.row + a.offset + (adjacent ? 2 * i : i);
+    float* const at = x + kStep * i;
     const double x0 = static_cast<double>(at[0]), x1 = static_cast<double>(at[apart]);
     const double y0 = x0 * s.cosine[i] - x1 * s.sine[i];
     const double y1 = x0 * s.sine[i] + x1 * s.cosine[i];
-    at[0] = page.elem_bytes == 2 ? to_odd(y0) : static_cast<float>(y0);
-    at[apart] = page.elem_bytes == 2 ? to_odd(y1) : static_cast<float>(y1);
+    at[0] = kToOdd ? to_odd(y0) : static_cast<float>(y0);
+    at[apart] = kToOdd ? to_odd(y1) : static_cast<float>(y1);
   }
+}
+
+static void rotate(const mica_kv_shift_args& a, const KvPage& page, const ShiftScratch& s) {
+  const int64_t n_pairs = a.angles.n_rot / 2;
+  float* const x = s.row + a.offset;
+  if (a.pairing == MICA_ROPE_ADJACENT) {
+    return page.elem_bytes == 2 ? rotate_pairs<true, true>(n_pairs, s, x)
+                                : rotate_pairs<false, true>(n_pairs, s, x);
+  }
+  return page.elem_bytes == 2 ? rotate_pairs<true, false>(n_pairs, s, x)
+                              : rotate_pairs<false, false>(n_pairs, s, x);
 }
 
 // Step data, never trusted: numbers out of range are cut, never followed.
@@ -129,41 +142,57 @@ static ShiftEntry shift_entry(const Call& call, int64_t i) {
   return e;
 }
 
-// An entry and a kv head.
-static int64_t items(const Call& call, uint32_t) {
-  return count_entries(call) * call.in[kState].dim[1];
+// Phase 0: pairs. Phase 1: an entry's cells, kItemCells at a time.
+constexpr int64_t kItemCells = 16;
+constexpr int64_t kEntryItems = kPageCells / kItemCells;
+
+static int64_t items(const Call& call, uint32_t phase) {
+  if (count_entries(call) == 0) return 0;
+  return phase == 0 ? count_pairs(call) : count_entries(call) * kEntryItems;
+}
+static int64_t grain(const Call&, uint32_t phase) { return phase == 0 ? 16 : 1; }
+
+static void shift_cell(const Call& call, const KvPage& page, int64_t cell, const ShiftScratch& s) {
+  const Tensor& state = call.in[kState];
+  const mica_kv_shift_args& args = *static_cast<const mica_kv_shift_args*>(call.args);
+  const int64_t n_pad = padded_head(call), i = cell % kPageCells;
+  char* head = state.data + cell / kPageCells * page.page_bytes;
+  for (int64_t i_head = 0; i_head < state.dim[1]; ++i_head, head += page.head_bytes) {
+    get_row(page, head, i, s.row, n_pad, s.encoded);
+    rotate(args, page, s);
+    put_row(page, head, i, s.row, n_pad, s.encoded);
+  }
 }
 
-static void run(const Call& call, uint32_t, int64_t first, int64_t end, char* scratch) {
-  const Tensor& state = call.in[kState];
+static void run(const Call& call, uint32_t phase, int64_t first, int64_t end, char* scratch) {
+  if (phase == 0) return set_radians(call, first, end);
   KvPage page;
   if (!state_page(call, &page)) return;
-  const mica_rope_args& args = *static_cast<const mica_rope_args*>(call.args);
+  const double* radians = reinterpret_cast<const double*>(call.workspace);
   const ShiftScratch s = carve(call, scratch);
-  const int64_t n_pad = padded_head(call);
-  set_radians(call, s);
   int64_t angles_of = 0;  // cells next to each other mostly move alike
   for (int64_t item = first; item < end; ++item) {
-    const ShiftEntry e = shift_entry(call, item / state.dim[1]);
-    const int64_t i_head = item % state.dim[1];
-    for (int64_t i = e.begin; i < e.end; ++i) {
+    const ShiftEntry e = shift_entry(call, item / kEntryItems);
+    const int64_t from = item % kEntryItems * kItemCells;
+    // Step data may give an entry more cells than a page has: the last item takes them all.
+    const bool is_last = (item + 1) % kEntryItems == 0;
+    const int64_t to = is_last ? e.end : min_i64(e.end, from + kItemCells);
+    for (int64_t i = max_i64(e.begin, from); i < to; ++i) {
       const int64_t by = e.difference(i);
       if (by == 0) continue;
-      if (by != angles_of) set_angles(args, angles_of = by, s);
-      const int64_t cell = e.first + i;
-      char* head = state.data + cell / kPageCells * page.page_bytes + i_head * page.head_bytes;
-      get_row(page, head, cell % kPageCells, s.row, n_pad, s.encoded);
-      rotate(args, page, s);
-      put_row(page, head, cell % kPageCells, s.row, n_pad, s.encoded);
+      if (by != angles_of)
+        cos_sin<true, 1>(radians, static_cast<double>(by), count_pairs(call), s.cosine, s.sine);
+      angles_of = by;
+      shift_cell(call, page, e.first + i, s);
     }
   }
 }
 
 static constexpr Kernel kRows[] = {
-    {"kv_shift", "", 1, supports, numerics, nullptr, scratch_bytes, items, run, nullptr, nullptr,
+    {"kv_shift", "", 2, supports, numerics, workspace, scratch_bytes, items, run, grain, nullptr,
      false, takes},
 };
 
-MICA_CPU_KERNELS(kv_shift, kRows, MICA_KNOWS_AS(kv_shift, rope, beta_slow))
+MICA_CPU_KERNELS(kv_shift, kRows, MICA_KNOWS(kv_shift, pairing))
 
 MICA_CPU_END

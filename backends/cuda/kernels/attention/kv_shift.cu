@@ -8,6 +8,7 @@
 #include "backends/cuda/kernels/plain_rows.cuh"
 #include "backends/cuda/kernels/rope_angle.cuh"
 #include "backends/gpu/layouts.h"
+#include "ops/kv_shift_args.h"
 #include "ops/rope.h"
 
 namespace mica::cuda {
@@ -204,12 +205,13 @@ const char* supports(const Call& call) {
   if (!describe(call, page)) return "pages are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 or Q5_1";
   if (call.out.layout != kLayoutKvPage) return "the state is not a cache of this backend";
   if (page.row_elems > kRowFloats) return "heads have more than 4096 elements";
-  if (call.arg<mica_rope_args>().n_rot > 2 * kShiftPairs) return "n_rot is more than 512";
+  if (call.arg<mica_kv_shift_args>().angles.n_rot > 2 * kShiftPairs)
+    return "n_rot is more than 512";
   return nullptr;
 }
 
 mica_status record(const Call& call, Recorder& recorder) {
-  const auto& args = call.arg<mica_rope_args>();
+  const auto& args = call.arg<mica_kv_shift_args>();
   ShiftArgs a = {};
   describe(call, a.page);
   a.state = call.out.address;
@@ -218,11 +220,11 @@ mica_status record(const Call& call, Recorder& recorder) {
   a.n_pages = static_cast<int32_t>(call.out.dim[2] / kPageCells);
   const int64_t words = call.in[kShifts].dim[0];
   a.max_entries = static_cast<int32_t>((words - 1) / MICA_KV_SHIFT_WORDS);
-  a.n_pairs = static_cast<int32_t>(args.n_rot / 2);
+  a.n_pairs = static_cast<int32_t>(args.angles.n_rot / 2);
   a.offset = static_cast<int32_t>(args.offset);
   a.adjacent = args.pairing == MICA_ROPE_ADJACENT;
-  const RopeScale scale = rope_scale(args);
-  for (int i = 0; i < a.n_pairs; ++i) a.radians[i] = rope_radians(args, scale, i);
+  const RopeScale scale = rope_scale(args.angles);
+  for (int i = 0; i < a.n_pairs; ++i) a.radians[i] = rope_radians(args.angles, scale, i);
   const int64_t items = int64_t{a.max_entries} * (kPageCells / kItemCells);
   return launch(recorder, shift_kernel, grid_for(call, items, 8), dim3(kThreads), 0, a);
 }
@@ -233,4 +235,4 @@ constexpr Kernel kRows[] = {
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(kv_shift, kRows, MICA_KNOWS_AS(kv_shift, rope, beta_slow))
+MICA_CUDA_KERNELS(kv_shift, kRows, MICA_KNOWS(kv_shift, pairing))

@@ -1,6 +1,7 @@
 // kv_shift: rotates stored K in place and encodes it again as kv_append does. How many cells the
 // list names is known on the device: the grid is for the most, and its workgroups loop.
 #include "mica/kv_table.h"
+#include "ops/kv_shift_args.h"
 #include "ops/rope.h"
 
 #include "backends/gpu/layouts.h"
@@ -30,7 +31,7 @@ int64_t rows_of_list(const Call& c) { return entries_of(c) * kPageCells * c.in[k
 
 const char* supports(const Call& c) {
   const Tensor& state = c.in[kState];
-  const auto& a = c.arg<mica_rope_args>();
+  const auto& a = c.arg<mica_kv_shift_args>();
   KvPage page;
   if (state.layout != kLayoutKvPage) return "the state is not of a cache";
   if (!kv_page(state.dtype, state.dim[0], state.dim[1], page))
@@ -40,27 +41,28 @@ const char* supports(const Call& c) {
     return "quantized heads of more than 4096 elements";
   if (entries_of(c) > INT32_MAX / 2048 || rows_of_list(c) > INT32_MAX)
     return "the list is too large";
-  if (a.n_rot / 2 > kRopePairs) return "more than 8192 elements of a head are rotated";
-  if (divides(c) && !revolves_once(a)) return "with frequency factors, a pair turns more than once";
+  if (a.angles.n_rot / 2 > kRopePairs) return "more than 8192 elements of a head are rotated";
+  if (divides(c) && !revolves_once(a.angles))
+    return "with frequency factors, a pair turns more than once";
   return nullptr;
 }
 
 mica_status record(const Call& c, Recorder& recorder) {
   const Tensor& state = c.in[kState];
-  const auto& a = c.arg<mica_rope_args>();
+  const auto& a = c.arg<mica_kv_shift_args>();
   KvPage page;
   (void)kv_page(state.dtype, state.dim[0], state.dim[1], page);
   uint64_t table[kRopePairs];
-  fixed_revolutions(a, table);
+  fixed_revolutions(a.angles, table);
   Push push{};
-  MICA_TRY(constants(recorder, table, a.n_rot / 2 * 8, push.revolutions));
+  MICA_TRY(constants(recorder, table, a.angles.n_rot / 2 * 8, push.revolutions));
   push.state = state.address;
   push.shifts = c.in[kShifts].address;
   push.factors = divides(c) ? c.in[kFactors].address : 0;
   push.max_entries = static_cast<uint32_t>(entries_of(c));
   push.n_kv_heads = static_cast<uint32_t>(state.dim[1]);
   push.n_cells = static_cast<uint32_t>(state.dim[2]);
-  push.n_rot = a.n_rot;
+  push.n_rot = a.angles.n_rot;
   push.offset = a.offset;
   return launch(recorder, shader_kv_shift,
                 {kThreads, 1, 1, static_cast<uint32_t>(state.dtype),
@@ -75,4 +77,4 @@ constexpr Kernel kKernels[] = {
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(kv_shift, kKernels, MICA_KNOWS_AS(kv_shift, rope, beta_slow))
+MICA_VULKAN_KERNELS(kv_shift, kKernels, MICA_KNOWS(kv_shift, pairing))

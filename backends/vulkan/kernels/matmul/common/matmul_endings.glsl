@@ -1,7 +1,6 @@
 // What fused matmuls do with the sums of a team: sums[m * ROWS + r], and behind them the squares of
 // each column of x. Include after reduce.glsl.
 #include "kernels/attention/attention_page.glsl"
-#include "kernels/rope_angle.glsl"
 #include "kernels/rsqrt_exact.glsl"
 #define is_nan is_nan_of_math  // numbers.glsl has one too
 #include "kernels/common/math.glsl"
@@ -20,13 +19,13 @@ void put_cell(bool is_v, uint m, uint n, float v) {
   store_float(dtype, head + uint(slot) % MICA_KV_PAGE_CELLS * page.row_bytes, n % head_dim, v);
 }
 
-// A pair of Q or K as RoPE turns it at its position.
+// A pair of Q or K as RoPE turns it.
 vec2 turned(uint i, uint pair, uint m, vec2 v) {
-  const RopeParams rope = ParamsP(p.params).v.rope[i];
-  uint64_t revolutions = U64P(rope.revolutions).v[pair];
-  if (rope.factors != 0) revolutions = divided(revolutions, F32P(rope.factors).v[pair]);
-  const int64_t position = int64_t(I32P(rope.positions).v[m]);
-  const vec2 cs = rope.magnitude * cos_sin(revolutions * uint64_t(position));
+  ParamsP params = ParamsP(p.params);
+  const uint64_t angles = i == 0u ? params.v.angles[0] : params.v.angles[1];
+  F32P angle = F32P(angles + (uint64_t(m) * n_pairs_of(i) + pair) * 8ul);
+  const float magnitude = i == 0u ? params.v.magnitude[0] : params.v.magnitude[1];
+  const vec2 cs = magnitude * vec2(angle.v[0], angle.v[1]);
   return vec2(v.x * cs.x - v.y * cs.y, v.x * cs.y + v.y * cs.x);
 }
 

@@ -23,15 +23,6 @@ struct FusedPush {
   uint32_t unused;
 };
 
-// RoPE of Q or of K.
-struct RopeParams {
-  uint64_t positions;
-  uint64_t factors;      // of frequencies, F32; 0: none
-  uint64_t revolutions;  // of its pairs in a position (rope_angle.glsl)
-  float magnitude;
-  uint32_t unused;
-};
-
 // In constant memory. Addresses are 0 where there is nothing.
 struct FusedParams {
   uint64_t x;
@@ -43,7 +34,8 @@ struct FusedParams {
   uint32_t unused;
   uint64_t slots;       // of kQkv, as all that follow
   uint64_t bias[3];     // F32
-  RopeParams rope[2];   // of Q and K
+  uint64_t angles[2];   // of RoPE of Q and of K: F32 [2 * pairs, m]
+  float magnitude[2];   // and what it multiplies by
   uint32_t n_cells[2];  // of the states of K and V
 };
 
