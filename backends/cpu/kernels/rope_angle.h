@@ -1,5 +1,5 @@
-// Sines and cosines of rotary position embedding, in double; the compiler makes vectors of the loop
-// over a position's pairs.
+// Sines and cosines of rotary position embedding, in double. Loops have no branches and write one
+// array each, so that compilers make vectors of them.
 #pragma once
 #include "backends/cpu/simd/simd.h"
 #include "ops/rope_angles.h"
@@ -7,11 +7,11 @@
 MICA_CPU_BEGIN
 namespace {
 
-// cos(t) and sin(t), t = position * radians[i], to every kStep-th of the results.
+// cos(t) and sin(t), t = position * radians[i].
 // t = k pi / 2 + r, |r| <= pi / 4, by three parts of pi / 2: the first two have 33 bits, so their
 // products with k < 2^20 are exact. The Taylor series end below 1e-13, which is more than enough
 // for F32, or below 1e-17: kAll.
-template <bool kAll, int kStep, class T>
+template <bool kAll, class T>
 static inline void cos_sin(const double* radians, double position, int64_t n, T* out_cos,
                            T* out_sin) {
   constexpr double kRound = 0x1.8p52;
@@ -41,8 +41,8 @@ static inline void cos_sin(const double* radians, double position, int64_t n, T*
     c = 1.0 + z * (-0.5 + z * (1.0 / 24 + z * c));
     const bool swap = (quadrant & 1) != 0;
     const double cosine = swap ? s : c, sine = swap ? c : s;
-    out_cos[kStep * i] = static_cast<T>(((quadrant + 1) & 2) != 0 ? -cosine : cosine);
-    out_sin[kStep * i] = static_cast<T>((quadrant & 2) != 0 ? -sine : sine);
+    out_cos[i] = static_cast<T>(((quadrant + 1) & 2) != 0 ? -cosine : cosine);
+    out_sin[i] = static_cast<T>((quadrant & 2) != 0 ? -sine : sine);
   }
 }
 

@@ -17,8 +17,9 @@ static int64_t grain(const Call& call, uint32_t) {
   return max_i64(1, 1024 / max_i64(1, call.out.dim[0]));
 }
 
+// Frequencies, cosines, sines.
 static uint64_t scratch_bytes(const Call& call) {
-  return static_cast<uint64_t>(call.out.dim[0] / 2) * sizeof(double);
+  return static_cast<uint64_t>(call.out.dim[0] / 2) * (sizeof(double) + 2 * sizeof(float));
 }
 
 // Radians per position of each pair.
@@ -39,6 +40,8 @@ static void run(const Call& call, uint32_t, int64_t first, int64_t end, char* sc
   const int32_t* positions = reinterpret_cast<const int32_t*>(call.in[kPositions].data);
   const int64_t n_pairs = call.out.dim[0] / 2;
   double* const radians = reinterpret_cast<double*>(scratch);
+  float* const cosine = reinterpret_cast<float*>(radians + n_pairs);
+  float* const sine = cosine + n_pairs;
   bool have_radians = false;
   for (int64_t row = first; row < end; ++row) {
     float* y = reinterpret_cast<float*>(call.out.data + row * call.out.stride[1]);
@@ -48,7 +51,8 @@ static void run(const Call& call, uint32_t, int64_t first, int64_t end, char* sc
     }
     if (!have_radians) set_frequencies(call, radians);
     have_radians = true;
-    cos_sin<false, 2>(radians, positions[row], n_pairs, y, y + 1);
+    cos_sin<false>(radians, positions[row], n_pairs, cosine, sine);
+    for (int64_t i = 0; i < n_pairs; ++i) y[2 * i] = cosine[i], y[2 * i + 1] = sine[i];
   }
 }
 

@@ -49,6 +49,8 @@ static uint64_t workspace(const Call& call) {
 struct ShiftScratch {
   double* cosine;  // [n_pairs], of the angle by which cells are rotated now
   double* sine;    // [n_pairs]
+  double* first;   // [n_pairs], a row's rotated pairs
+  double* second;  // [n_pairs]
   float* row;      // [padded_head]
   char* encoded;
 };
@@ -56,13 +58,18 @@ struct ShiftScratch {
 static ShiftScratch carve(const Call& call, char* base) {
   const int64_t n_pairs = count_pairs(call);
   double* const cosine = reinterpret_cast<double*>(base);
-  float* const row = reinterpret_cast<float*>(cosine + 2 * n_pairs);
-  return {cosine, cosine + n_pairs, row, reinterpret_cast<char*>(row + padded_head(call))};
+  float* const row = reinterpret_cast<float*>(cosine + 4 * n_pairs);
+  return {cosine,
+          cosine + n_pairs,
+          cosine + 2 * n_pairs,
+          cosine + 3 * n_pairs,
+          row,
+          reinterpret_cast<char*>(row + padded_head(call))};
 }
 
 static uint64_t scratch_bytes(const Call& call) {
   // An encoded row takes no more than one of F32.
-  return 2 * workspace(call) + 2 * static_cast<uint64_t>(padded_head(call)) * 4;
+  return 4 * workspace(call) + 2 * static_cast<uint64_t>(padded_head(call)) * 4;
 }
 
 // Each power for itself: repeated products are not exact enough for what is rounded once.
@@ -83,35 +90,55 @@ static void set_radians(const Call& call, int64_t first, int64_t end) {
 static inline float to_odd(double value) {
   const float f = static_cast<float>(value);
   const double back = static_cast<double>(f);
-  const bool is_it = back == value || !(__builtin_fabs(back) < __builtin_inf());
+  if (back == value || !(__builtin_fabs(back) < __builtin_inf())) return f;
   const uint32_t bits = mica::float_bits(f);
-  const uint32_t less = __builtin_fabs(back) > __builtin_fabs(value) ? 1 : 0;
-  return mica::bits_float(is_it ? bits : (bits - less) | 1u);
+  const bool away = __builtin_fabs(back) > __builtin_fabs(value);
+  return mica::bits_float((away ? bits - 1 : bits) | 1u);
 }
 
-template <bool kToOdd, bool kAdjacent>
-static void rotate_pairs(int64_t n_pairs, const ShiftScratch& s, float* x) {
+// The same without a branch, but for what is less than F32's normal numbers: then `small` is not 0.
+static inline float to_odd_of_normal(double value, uint64_t* small) {
+  constexpr uint64_t kBehind = (uint64_t{1} << 29) - 1;  // bits that F32 does not have
+  constexpr uint64_t kLeastNormal = uint64_t{1023 - 126} << 52;
+  uint64_t bits;
+  __builtin_memcpy(&bits, &value, 8);
+  *small |= ((bits & ~(uint64_t{1} << 63)) - 1 < kLeastNormal - 1) ? 1 : 0;
+  bits = (bits | ((bits & kBehind) + kBehind)) & ~kBehind;
+  __builtin_memcpy(&value, &bits, 8);
+  return static_cast<float>(value);
+}
+
+template <int64_t kStep>
+static void put_rounded(int64_t n, const double* y, bool odd, float* x) {
+  uint64_t small = 0;
+  if (!odd) {
+    for (int64_t i = 0; i < n; ++i) x[kStep * i] = static_cast<float>(y[i]);
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) x[kStep * i] = to_odd_of_normal(y[i], &small);
+  if (small == 0) return;
+  for (int64_t i = 0; i < n; ++i) x[kStep * i] = to_odd(y[i]);
+}
+
+template <bool kAdjacent>
+static void rotate_pairs(int64_t n_pairs, bool odd, const ShiftScratch& s, float* x) {
   constexpr int64_t kStep = kAdjacent ? 2 : 1;
   const int64_t apart = kAdjacent ? 1 : n_pairs;
   for (int64_t i = 0; i < n_pairs; ++i) {
-    float* const at = x + kStep * i;
-    const double x0 = static_cast<double>(at[0]), x1 = static_cast<double>(at[apart]);
-    const double y0 = x0 * s.cosine[i] - x1 * s.sine[i];
-    const double y1 = x0 * s.sine[i] + x1 * s.cosine[i];
-    at[0] = kToOdd ? to_odd(y0) : static_cast<float>(y0);
-    at[apart] = kToOdd ? to_odd(y1) : static_cast<float>(y1);
+    const double x0 = static_cast<double>(x[kStep * i]);
+    const double x1 = static_cast<double>(x[kStep * i + apart]);
+    s.first[i] = x0 * s.cosine[i] - x1 * s.sine[i];
+    s.second[i] = x0 * s.sine[i] + x1 * s.cosine[i];
   }
+  put_rounded<kStep>(n_pairs, s.first, odd, x);
+  put_rounded<kStep>(n_pairs, s.second, odd, x + apart);
 }
 
 static void rotate(const mica_kv_shift_args& a, const KvPage& page, const ShiftScratch& s) {
   const int64_t n_pairs = a.angles.n_rot / 2;
-  float* const x = s.row + a.offset;
-  if (a.pairing == MICA_ROPE_ADJACENT) {
-    return page.elem_bytes == 2 ? rotate_pairs<true, true>(n_pairs, s, x)
-                                : rotate_pairs<false, true>(n_pairs, s, x);
-  }
-  return page.elem_bytes == 2 ? rotate_pairs<true, false>(n_pairs, s, x)
-                              : rotate_pairs<false, false>(n_pairs, s, x);
+  const bool odd = page.elem_bytes == 2;
+  if (a.pairing == MICA_ROPE_ADJACENT) return rotate_pairs<true>(n_pairs, odd, s, s.row + a.offset);
+  rotate_pairs<false>(n_pairs, odd, s, s.row + a.offset);
 }
 
 // Step data, never trusted: numbers out of range are cut, never followed.
@@ -181,7 +208,7 @@ static void run(const Call& call, uint32_t phase, int64_t first, int64_t end, ch
       const int64_t by = e.difference(i);
       if (by == 0) continue;
       if (by != angles_of)
-        cos_sin<true, 1>(radians, static_cast<double>(by), count_pairs(call), s.cosine, s.sine);
+        cos_sin<true>(radians, static_cast<double>(by), count_pairs(call), s.cosine, s.sine);
       angles_of = by;
       shift_cell(call, page, e.first + i, s);
     }
