@@ -29,10 +29,13 @@ TEST(Angles, AreMadeOnceAStep) {
       EXPECT_EQ(count_in_decode_plan(open_session(model.get(), params).get(), " rope_angles "), 1u)
           << file << ", " << device;
       // Those of the tokens' positions, of the positions that their keys are stored for, and those
-      // of the turns that queries make for keys that moved.
-      params.keys = MICA_KV_KEYS_RELATIVE;
-      EXPECT_EQ(count_in_decode_plan(open_session(model.get(), params).get(), " rope_angles "), 3u)
-          << file << ", " << device;
+      // of the cache's turns.
+      for (const mica_kv_keys keys : {MICA_KV_KEYS_RELATIVE, MICA_KV_KEYS_UNROTATED}) {
+        params.keys = keys;
+        EXPECT_EQ(count_in_decode_plan(open_session(model.get(), params).get(), " rope_angles "),
+                  3u)
+            << file << ", " << device << ", keys " << keys;
+      }
     }
 }
 
