@@ -98,6 +98,7 @@ std::vector<double> limit_rows(int64_t head_dim, int64_t n_rows) {
       {-1, 1, 0.5, -0.5},
       {65504, 65519, 65520, -65520},
       {524032, -524033, 1e6, 5},
+      {1048064, -1048065, 2e6, 5},
       {8319008, -8319009, 1e7, 5},
       {3e38, -3e38, 1e30, 1},
       {-3.4e38, 3.39e38, 0, 1},
@@ -111,6 +112,13 @@ std::vector<double> limit_rows(int64_t head_dim, int64_t n_rows) {
       {1 + 0x1p-11, 1 + 0x3p-11, 1 + 0x1p-8, -1 - 0x3p-8},
       {127, 0.5, 1.5, -2.5},
       {-8, 0.5, 1.5, -2.5},
+      {-16, 0.5, 1.5, -2.5},
+      {16 * 0x1p-25, -16 * 0x1.01p-25, 0x1p-25, 0},
+      {0, 15 * 0x1p-25, 0x1p-24, 0x1p-25},
+      {0, 31 * 0x1.01p-25, 0x1p-24, 0x1p-25},
+      {0, 31, 0.5, 1.5},
+      {1 + 0x1p-11, 16 + 0x1p-11, 1.5 + 0x1p-11, 2.5 + 0x1p-11},
+      {-65505, -65504, -65520, -65519},
   };
   const int64_t n_kinds = sizeof kinds / sizeof *kinds;
   std::vector<double> rows;
@@ -158,7 +166,7 @@ void build_limits(CaseBuilder& b, mica_dtype type, mica_dtype rows_type, bool si
 // With a window of 1 every query sees its own cell only, so that attention gives what was stored in
 // V; the wider window gives what was stored in K a part in the result.
 void cases_kv_append(CaseList& list) {
-  for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0}) {
+  for (const mica_dtype type : kCacheTypes) {
     for (const mica_dtype rows : {MICA_F32, MICA_F16, MICA_BF16}) {
       for (const uint32_t window : {1u, 0u}) {
         AttentionCase c;
@@ -179,7 +187,7 @@ void cases_kv_append(CaseList& list) {
       }
     }
   }
-  for (const mica_dtype type : {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0})
+  for (const mica_dtype type : kCacheTypes)
     for (const mica_dtype rows : {MICA_F32, MICA_F16, MICA_BF16})
       list.add(
           "kv_append",

@@ -31,7 +31,7 @@ typedef struct mica_kv_layer {
   uint32_t n_kv_heads;
   uint32_t head_dim_k; /* elements a head; heads are padded to whole blocks in storage */
   uint32_t head_dim_v;
-  mica_dtype dtype_k; /* F32 F16 BF16 Q8_0 Q4_0, any mix */
+  mica_dtype dtype_k; /* F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1, any mix */
   mica_dtype dtype_v;
   uint32_t window;  /* 0: sees everything; w: a query at p sees positions > p - w */
   uint32_t n_first; /* positions below this stay visible beside the window */
