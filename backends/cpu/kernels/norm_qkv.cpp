@@ -25,7 +25,7 @@ static bool same_rotation(const Qkv& m) {
 static const char* append_supports(const Call& append) {
   KvPage page;
   if (!is_cache(append)) return "the state is not of a cache";
-  if (!state_page(append, &page)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+  if (!state_page(append, &page)) return kPageTypes;
   return page.head_dim > kMaxHeadDim ? "heads of more than 4096 elements" : nullptr;
 }
 

@@ -40,7 +40,8 @@ namespace {
 using namespace mica;
 using namespace mica::cpu;
 
-constexpr mica_dtype kTypes[] = {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0};
+constexpr mica_dtype kTypes[] = {MICA_F32,  MICA_F16,  MICA_BF16, MICA_Q8_0,
+                                 MICA_Q4_0, MICA_Q4_1, MICA_Q5_0, MICA_Q5_1};
 constexpr int64_t kPages = 3;
 
 struct Kernels {

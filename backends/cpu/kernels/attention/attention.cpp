@@ -211,7 +211,7 @@ static const char* supports(const Call& call) {
       call.in[MICA_ATTENTION_V].layout != kLayoutVPage) {
     return "K or V is not of a cache";
   }
-  if (!attention_shape(call, &s)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+  if (!attention_shape(call, &s)) return kPageTypes;
   if (q.dtype != MICA_F32 && q.dtype != MICA_F16 && q.dtype != MICA_BF16) {
     return "q must be F32, F16 or BF16";
   }

@@ -7,7 +7,7 @@ static const char* supports(const Call& call) {
   KvPage page;
   const Tensor& rows = call.in[kRows];
   if (!is_cache(call)) return "the state is not of a cache";
-  if (!state_page(call, &page)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+  if (!state_page(call, &page)) return kPageTypes;
   if (page.head_dim > kMaxHeadDim) return "heads of more than 4096 elements";
   if (rows.dtype != MICA_F32 && rows.dtype != MICA_F16 && rows.dtype != MICA_BF16) {
     return "rows must be F32, F16 or BF16";

@@ -37,24 +37,74 @@ static inline void encode_q8_0(const float* x, char* block) {
   }
 }
 
-// d = (the first value of largest magnitude) / -8, q = x / d + 8.
-static inline void encode_q4_0(const float* x, char* block) {
+static inline int32_t clamp_quant(int32_t q, int32_t last) {
+  return q < 0 ? 0 : q > last ? last : q;
+}
+
+// The quants' low 4 bits, and of 5-bit types their fifth bits before them.
+static inline void put_quants(const int32_t* q, bool has_fifths, char* to) {
+  for (int i = 0; has_fifths && i < 4; ++i) {
+    int32_t bits = 0;
+    for (int j = 0; j < 8; ++j) bits |= (q[8 * i + j] >> 4) << j;
+    *to++ = static_cast<char>(bits);
+  }
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<char>((q[i] & 15) | ((q[i + 16] & 15) << 4));
+}
+
+// d = (the first value of largest magnitude) / -kZero, q = x / d + kZero.
+template <int32_t kZero>
+static inline void encode_symmetric(const float* x, char* block) {
   float y[kQuantElems];
   int32_t q[kQuantElems];
   float largest = 0.0f;
-  for (int i = 0; i < kQuantElems; ++i) y[i] = within(x[i], 8 * kLargestF16);
+  for (int i = 0; i < kQuantElems; ++i) y[i] = within(x[i], kZero * kLargestF16);
   for (int i = 0; i < kQuantElems; ++i) {
     largest = abs_of(y[i]) > abs_of(largest) ? y[i] : largest;
   }
-  const float d = largest / -8.0f;
+  const float d = largest / static_cast<float>(-kZero);
   const uint16_t half = mica::f32_to_f16(d);
   const float inverse = inverse_scale(d, half);
   __builtin_memcpy(block, &half, 2);
   for (int i = 0; i < kQuantElems; ++i) {
-    const int32_t v = mica::round_even(y[i] * inverse) + 8;
-    q[i] = v < 0 ? 0 : v > 15 ? 15 : v;
+    q[i] = clamp_quant(mica::round_even(y[i] * inverse) + kZero, 2 * kZero - 1);
   }
-  for (int i = 0; i < 16; ++i) block[2 + i] = static_cast<char>(q[i] | (q[i + 16] << 4));
+  put_quants(q, kZero == 16, block + 2);
+}
+
+// m = min, d = (max - min) / kLast, q = (x - m) / d.
+template <int32_t kLast>
+static inline void encode_range(const float* x, char* block) {
+  float y[kQuantElems];
+  int32_t q[kQuantElems];
+  for (int i = 0; i < kQuantElems; ++i) y[i] = within(x[i], kLargestF16);
+  float low = y[0], high = y[0];
+  for (int i = 1; i < kQuantElems; ++i) {
+    low = y[i] < low ? y[i] : low;
+    high = y[i] > high ? y[i] : high;
+  }
+  const float d = (high - low) / static_cast<float>(kLast);
+  const uint16_t halves[] = {mica::f32_to_f16(d), mica::f32_to_f16(low)};
+  const float inverse = inverse_scale(d, halves[0]);
+  __builtin_memcpy(block, halves, 4);
+  for (int i = 0; i < kQuantElems; ++i) {
+    q[i] = clamp_quant(mica::round_even((y[i] - low) * inverse), kLast);
+  }
+  put_quants(q, kLast == 31, block + 4);
+}
+
+static inline void encode_block(mica_dtype dtype, const float* x, char* block) {
+  switch (dtype) {
+    case MICA_Q8_0:
+      return encode_q8_0(x, block);
+    case MICA_Q4_0:
+      return encode_symmetric<8>(x, block);
+    case MICA_Q4_1:
+      return encode_range<15>(x, block);
+    case MICA_Q5_0:
+      return encode_symmetric<16>(x, block);
+    default:
+      return encode_range<31>(x, block);  // Q5_1
+  }
 }
 
 // The row as F32, zeros up to `n_pad`.
@@ -88,12 +138,7 @@ static inline void encode_row(const KvPage& p, const float* x, int64_t n_pad, ch
     return;
   }
   for (int64_t block = 0; block < p.n_blocks; ++block) {
-    char* at = to + block * (2 + p.quant_bytes);
-    if (p.dtype == MICA_Q8_0) {
-      encode_q8_0(x + block * kQuantElems, at);
-    } else {
-      encode_q4_0(x + block * kQuantElems, at);
-    }
+    encode_block(p.dtype, x + block * kQuantElems, to + block * p.block_bytes);
   }
 }
 
@@ -155,15 +200,13 @@ static inline void get_cell(const KvPage& p, const char* head, int64_t cell, cha
 static inline void decode_row(const KvPage& p, const char* row, int64_t n_pad, float* x) {
   if (p.elem_bytes != 0) return read_row(p.dtype, row, p.head_dim, n_pad, x);
   for (int64_t block = 0; block < p.n_blocks; ++block) {
-    const char* at = row + block * (2 + p.quant_bytes);
-    float* y = x + block * kQuantElems;
-    uint16_t half;
-    __builtin_memcpy(&half, at, 2);
-    const float d = mica::f16_to_f32(half);
-    for (int i = 0; i < kQuantElems; ++i) {
-      const int nibble = at[2 + i % 16] >> (i / 16 * 4) & 15;
-      y[i] = d *
-             static_cast<float>(p.dtype == MICA_Q4_0 ? nibble - 8 : static_cast<int8_t>(at[2 + i]));
+    const char* at = row + block * p.block_bytes;
+    uint16_t halves[2] = {};
+    __builtin_memcpy(halves, at, static_cast<size_t>(2 * p.n_halves));
+    const uint8_t* quants = reinterpret_cast<const uint8_t*>(at + 2 * p.n_halves);
+    for (int64_t i = 0; i < kQuantElems; ++i) {
+      x[block * kQuantElems + i] =
+          kv_block_element(p, halves[0], halves[1], i, [&](int64_t n) { return quants[n]; });
     }
   }
   for (int64_t i = p.head_dim; i < n_pad; ++i) x[i] = 0.0f;

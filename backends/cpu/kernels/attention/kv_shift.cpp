@@ -26,7 +26,7 @@ static bool state_page(const Call& call, KvPage* out) {
 static const char* supports(const Call& call) {
   KvPage page;
   if (call.in[kState].layout != kLayoutKPage) return "the state is not K of a cache";
-  if (!state_page(call, &page)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+  if (!state_page(call, &page)) return kPageTypes;
   return page.head_dim > kMaxHeadDim ? "heads of more than 4096 elements" : nullptr;
 }
 
