@@ -8,7 +8,10 @@ namespace mica::vulkan {
 namespace {
 
 constexpr int64_t kMost = 1 << 20;  // keeps every product far inside 63 bits
-constexpr uint64_t kScaleBytes = 2;
+
+uint64_t block_bytes(const KvPage& p) {
+  return uint64_t{p.scale_bytes} + p.fifth_bytes + p.quant_bytes;
+}
 
 // Visits the pieces of a cell's plain row with their places in the head's part of the page:
 // move(place in the head, place in the row, bytes).
@@ -18,12 +21,16 @@ void walk_cell(const KvPage& p, uint64_t cell, Move move) {
     move(cell * p.row_bytes, uint64_t{0}, p.plain_bytes);
     return;
   }
-  const uint64_t scales = kPageCells * p.row_bytes;
+  const uint64_t fifths = kPageCells * p.row_bytes;
+  const uint64_t scales = fifths + kPageCells * uint64_t{p.n_blocks} * p.fifth_bytes;
   for (uint64_t block = 0; block < p.n_blocks; ++block) {
-    const uint64_t row = block * (kScaleBytes + p.quant_bytes);
     const uint64_t i = cell * p.n_blocks + block;
-    move(scales + i * kScaleBytes, row, kScaleBytes);
-    move(i * p.quant_bytes, row + kScaleBytes, uint64_t{p.quant_bytes});
+    uint64_t row = block * block_bytes(p);
+    move(scales + i * p.scale_bytes, row, uint64_t{p.scale_bytes});
+    row += p.scale_bytes;
+    if (p.fifth_bytes != 0) move(fifths + i * p.fifth_bytes, row, uint64_t{p.fifth_bytes});
+    row += p.fifth_bytes;
+    move(i * p.quant_bytes, row, uint64_t{p.quant_bytes});
   }
 }
 
@@ -60,6 +67,9 @@ bool kv_page(mica_dtype dtype, int64_t head_dim, int64_t n_kv_heads, KvPage& out
       p.quant_bytes = 32;
       break;
     case MICA_Q4_0:
+    case MICA_Q4_1:
+    case MICA_Q5_0:
+    case MICA_Q5_1:
       p.quant_bytes = 16;
       break;
     default:
@@ -73,10 +83,12 @@ bool kv_page(mica_dtype dtype, int64_t head_dim, int64_t n_kv_heads, KvPage& out
     p.plain_bytes = uint64_t{dim} * p.elem_bytes;
     p.head_bytes = kPageCells * p.row_bytes;
   } else {
+    p.fifth_bytes = dtype == MICA_Q5_0 || dtype == MICA_Q5_1 ? 4 : 0;
+    p.scale_bytes = dtype == MICA_Q4_1 || dtype == MICA_Q5_1 ? 4 : 2;
     p.n_blocks = (dim + 31) / 32;
     p.row_elems = p.n_blocks * 32;
     p.row_bytes = uint64_t{p.n_blocks} * p.quant_bytes;
-    p.plain_bytes = p.n_blocks * (kScaleBytes + p.quant_bytes);
+    p.plain_bytes = p.n_blocks * block_bytes(p);
     p.head_bytes = kPageCells * p.plain_bytes;
   }
   p.page_bytes = p.head_bytes * static_cast<uint64_t>(n_kv_heads);

@@ -25,7 +25,8 @@ namespace {
 
 using namespace mica;
 
-constexpr mica_dtype kTypes[] = {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0};
+constexpr mica_dtype kTypes[] = {MICA_F32,  MICA_F16,  MICA_BF16, MICA_Q8_0,
+                                 MICA_Q4_0, MICA_Q4_1, MICA_Q5_0, MICA_Q5_1};
 constexpr uint32_t kPages = 3;
 
 // One device for all tests: opening one takes long there.
@@ -209,6 +210,9 @@ TEST_F(VulkanKv, SizesAndRefusals) {
   EXPECT_EQ(page_bytes(MICA_F32, 20), 64u * 3 * 24 * 4);  // padded to 8
   EXPECT_EQ(page_bytes(MICA_Q8_0, 80), 64u * 3 * 3 * 34);
   EXPECT_EQ(page_bytes(MICA_Q4_0, 80), 64u * 3 * 3 * 18);
+  EXPECT_EQ(page_bytes(MICA_Q4_1, 80), 64u * 3 * 3 * 20);
+  EXPECT_EQ(page_bytes(MICA_Q5_0, 80), 64u * 3 * 3 * 22);
+  EXPECT_EQ(page_bytes(MICA_Q5_1, 80), 64u * 3 * 3 * 24);
   const mica_b_kv_desc wrong_type = {MICA_Q4_K, 256, 1, 0};
   EXPECT_EQ(vulkan::kv_layout(nullptr, &wrong_type, &layout, &bytes), MICA_UNSUPPORTED);
   const mica_b_kv_desc no_heads = {MICA_F16, 64, 0, 0};
@@ -296,6 +300,8 @@ TEST_F(VulkanKv, AttentionOverAnyTable) {
     mica_dtype dtype_k, dtype_v;
   };
   const Shape shapes[] = {{40, 24, 6, 2, MICA_Q8_0, MICA_Q4_0},
+                          {40, 24, 6, 2, MICA_Q5_1, MICA_Q5_0},
+                          {40, 24, 6, 2, MICA_Q5_0, MICA_Q4_1},
                           {256, 200, 16, 2, MICA_F16, MICA_F32},
                           {72, 128, 20, 1, MICA_BF16, MICA_F16}};
   constexpr int64_t kTokens = 12;
@@ -304,8 +310,8 @@ TEST_F(VulkanKv, AttentionOverAnyTable) {
     if (random() % 16 == 0) return static_cast<int32_t>(random());
     return static_cast<int32_t>(random() % static_cast<uint64_t>(most + 2)) - 1;
   };
-  for (int round = 0; round < 36; ++round) {
-    const Shape& shape = shapes[round % 3];
+  for (int round = 0; round < 40; ++round) {
+    const Shape& shape = shapes[round % 5];
     const mica_dtype type_k = shape.dtype_k, type_v = shape.dtype_v;
     const int64_t n_heads = shape.n_heads, n_kv_heads = shape.n_kv_heads;
     const int64_t dim_k = shape.dim_k, dim_v = shape.dim_v;

@@ -111,7 +111,7 @@ const char* cut_of(const Call& call, Cut& c, Units units = Units::kPlain) {
   const Tensor& v = call.in[MICA_ATTENTION_V];
   if (k.layout != kLayoutKvPage || v.layout != kLayoutKvPage) return "K or V is not of a cache";
   if (!kv_page(k.dtype, k.dim[0], k.dim[1], c.k) || !kv_page(v.dtype, v.dim[0], v.dim[1], c.v))
-    return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+    return kPageTypes;
   if (c.k.head_bytes > INT32_MAX || c.v.head_bytes > INT32_MAX) return "heads are too large";
   const auto& args = call.arg<mica_attention_args>();
   if (args.max_seqs > kFoldGroups || q.dim[2] > kFoldGroups || q.dim[1] > kFoldGroups)

@@ -173,16 +173,18 @@ float query_operand(uint64_t q, uint d, uint turn) {
 #endif
 
 // --- loads of 8 elements -------------------------------------------------------------------------
-// A row of a page is lanes of 8 elements. Those of lane l of Q4_0 are 4 low and 4 high nibbles.
+// A row of a page is lanes of 8 elements. Those of lane l of types of nibbles are 4 low and 4 high
+// ones.
 
 uint element_of(uint dtype, uint lane, uint j) {
-  if (dtype != MICA_Q4_0) return lane * 8u + j;
+  if (!has_nibbles(dtype)) return lane * 8u + j;
   return lane / 4u * 32u + lane % 4u * 4u + (j < 4u ? j : 12u + j);
 }
 
+// Of types of nibbles the elements' are a.x; their fifth bits are bits 0 … 3 and 16 … 19 of a.y.
 struct Raw {
   uvec4 a, b;
-  uint scale;
+  uint scale;  // load_scale()
 };
 
 Raw load_lane(Page p, uint64_t head, uint cell, uint lane) {
@@ -198,8 +200,11 @@ Raw load_lane(Page p, uint64_t head, uint cell, uint lane) {
       r.a.xy = U32x2P(row + lane * 8u).v[0];
     } else {
       r.a.x = U32P(row + lane * 4u).v[0];
+      if (has_fifths(p.dtype)) {
+        r.a.y = U32P(head + fifths_at(p, cell, lane / 4u)).v[0] >> (lane % 4u * 4u);
+      }
     }
-    r.scale = uint(U16P(head + scale_at(p, cell, lane / 4u)).v[0]);
+    r.scale = load_scale(p, head, cell, lane / 4u);
   }
   return r;
 }
@@ -222,16 +227,27 @@ void decode_lane(uint dtype, Raw r, out float x[8]) {
       x[2u * j + 1u] = uintBitsToFloat(r.a[j] & 0xffff0000u);
     }
   } else {
-    const float d = unpackHalf2x16(r.scale).x;
+    const vec2 scale = unpackHalf2x16(r.scale);
+    const float d = scale.x;
     if (dtype == MICA_Q8_0) {
       [[unroll]] for (int j = 0; j < 4; ++j) {
         x[j] = d * float(bitfieldExtract(int(r.a.x), 8 * j, 8));
         x[j + 4] = d * float(bitfieldExtract(int(r.a.y), 8 * j, 8));
       }
     } else {
+      const int centre = quant_centre(dtype);
       [[unroll]] for (int j = 0; j < 4; ++j) {
-        x[j] = d * float(int(bitfieldExtract(r.a.x, 8 * j, 4)) - 8);
-        x[j + 4] = d * float(int(bitfieldExtract(r.a.x, 8 * j + 4, 4)) - 8);
+        uint low = bitfieldExtract(r.a.x, 8 * j, 4), high = bitfieldExtract(r.a.x, 8 * j + 4, 4);
+        if (has_fifths(dtype)) {
+          low |= bitfieldExtract(r.a.y, j, 1) << 4;
+          high |= bitfieldExtract(r.a.y, j + 16, 1) << 4;
+        }
+        x[j] = d * float(int(low) - centre);
+        x[j + 4] = d * float(int(high) - centre);
+        if (has_min(dtype)) {
+          x[j] += scale.y;
+          x[j + 4] += scale.y;
+        }
       }
     }
   }

@@ -27,7 +27,7 @@ bool page_of(const Call& c, KvPage& page) {
 const char* supports(const Call& c) {
   KvPage page;
   if (c.in[kState].layout != kLayoutKvPage) return "the state is not of a cache";
-  if (!page_of(c, page)) return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+  if (!page_of(c, page)) return kPageTypes;
   if (!is_float(c.in[kRows].dtype)) return "rows must be F32, F16 or BF16";
   if (c.in[kRows].stride[0] != (c.in[kRows].dtype == MICA_F32 ? 4 : 2))
     return "the elements of a row are not adjacent";

@@ -34,8 +34,7 @@ const char* supports(const Call& c) {
   const auto& a = c.arg<mica_kv_shift_args>();
   KvPage page;
   if (state.layout != kLayoutKvPage) return "the state is not of a cache";
-  if (!kv_page(state.dtype, state.dim[0], state.dim[1], page))
-    return "K and V pages are F32, F16, BF16, Q8_0 or Q4_0";
+  if (!kv_page(state.dtype, state.dim[0], state.dim[1], page)) return kPageTypes;
   if (page.page_bytes > UINT32_MAX) return "a page of more than 4 GiB";
   if (page.n_blocks != 0 && page.row_elems > kMostDim)
     return "quantized heads of more than 4096 elements";
