@@ -141,6 +141,9 @@ TEST(CpuKvPage, SizesAndRefusals) {
   EXPECT_EQ(page_bytes(MICA_F32, 20, true), 64u * 3 * 32 * 4);    // padded to 16
   EXPECT_EQ(page_bytes(MICA_Q8_0, 80, false), 64u * 3 * 3 * 34);  // padded to 32
   EXPECT_EQ(page_bytes(MICA_Q4_0, 80, true), 64u * 3 * 3 * 18);
+  EXPECT_EQ(page_bytes(MICA_Q4_1, 80, true), 64u * 3 * 3 * 20);
+  EXPECT_EQ(page_bytes(MICA_Q5_0, 80, false), 64u * 3 * 3 * 22);
+  EXPECT_EQ(page_bytes(MICA_Q5_1, 80, true), 64u * 3 * 3 * 24);
   const mica_b_kv_desc wrong_type = {MICA_Q4_K, 256, 1, 0};
   EXPECT_EQ(kv_layout(nullptr, &wrong_type, &layout, &bytes), MICA_UNSUPPORTED);
   const mica_b_kv_desc no_heads = {MICA_F16, 64, 0, 0};

@@ -231,29 +231,26 @@ static void widen_of(mica_dtype dtype, const char* from, int64_t n, float* to) {
   widen<ElemF32>(from, n, to);
 }
 
-// Nibbles and, of 5-bit types, their fifth bits: 16 quants whose low bits are `low` and whose fifth
-// bits are bit 0 of `fifth`.
-template <bool kFifths>
-static inline i32x16 whole_quants(i32x16 low, i32x16 fifth) {
-  return kFifths ? low | shl<4>(fifth & set1_i32(1)) : low;
-}
-
 // A block of 16 cells of K, [32][16]. `q`: its bytes behind the F16 numbers.
 template <bool kFifths>
 static void decode_k_nibbles(const uint8_t* q, f32x16 d, f32x16 m, float* y) {
   const uint8_t* nibbles = q + (kFifths ? 4 * 16 : 0);
-  i32x16 fifth0 = set1_i32(0), fifth1 = fifth0;  // of elements j and j + 16
+  i32x16 fifth0 = set1_i32(0), fifth1 = fifth0;  // bit 4: of elements j and j + 16
   for (int64_t j = 0; j < 16; ++j) {
     if (kFifths && j % 8 == 0) {
-      fifth0 = load_u8(q + j / 8 * 16);
-      fifth1 = load_u8(q + (2 + j / 8) * 16);
+      fifth0 = shl<4>(load_u8(q + j / 8 * 16));
+      fifth1 = shl<4>(load_u8(q + (2 + j / 8) * 16));
     }
     const i32x16 both = load_u8(nibbles + j * 16);
-    const i32x16 q0 = whole_quants<kFifths>(both & set1_i32(15), fifth0);
-    const i32x16 q1 = whole_quants<kFifths>(shr<4>(both), fifth1);
+    i32x16 q0 = both & set1_i32(15), q1 = shr<4>(both);
+    if (kFifths) {
+      q0 = q0 | (fifth0 & set1_i32(16));
+      q1 = q1 | (fifth1 & set1_i32(16));
+      fifth0 = shr<1>(fifth0);
+      fifth1 = shr<1>(fifth1);
+    }
     store(y + j * 16, fma(to_f32(q0), d, m));
     store(y + (j + 16) * 16, fma(to_f32(q1), d, m));
-    if (kFifths) fifth0 = shr<1>(fifth0), fifth1 = shr<1>(fifth1);
   }
 }
 
@@ -285,12 +282,12 @@ static void decode_k(const KvPage& p, const char* head, int64_t run0, int64_t ru
   }
 }
 
-// Bit i to bit 0 of lane i.
-static inline i32x16 bit_lanes(uint32_t word) {
+// Bit i to bit 4 of lane i.
+static inline i32x16 fifth_lanes(uint32_t word) {
   constexpr int32_t kBits[16] = {1,   2,   4,    8,    16,   32,   64,    128,
                                  256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
   const i32x16 bits = set1_i32(static_cast<int32_t>(word)) & load_i32(kBits);
-  return select(eq(bits, set1_i32(0)), set1_i32(0), set1_i32(1));
+  return select(eq(bits, set1_i32(0)), set1_i32(0), set1_i32(16));
 }
 
 // A block of a cell of V: 16 elements, and 16 more if `whole`.
@@ -299,11 +296,13 @@ static inline void decode_v_nibbles(const uint8_t* q, f32x16 d, f32x16 m, bool w
   uint32_t fifths = 0;
   if (kFifths) __builtin_memcpy(&fifths, q, 4);
   const i32x16 both = load_u8(q + (kFifths ? 4 : 0));
-  const i32x16 q0 = whole_quants<kFifths>(both & set1_i32(15), bit_lanes(fifths & 0xffffu));
+  i32x16 q0 = both & set1_i32(15), q1 = shr<4>(both);
+  if (kFifths) {
+    q0 = q0 | fifth_lanes(fifths);
+    q1 = q1 | fifth_lanes(fifths >> 16);
+  }
   store(y, fma(to_f32(q0), d, m));
-  if (!whole) return;
-  const i32x16 q1 = whole_quants<kFifths>(shr<4>(both), bit_lanes(fifths >> 16));
-  store(y + 16, fma(to_f32(q1), d, m));
+  if (whole) store(y + 16, fma(to_f32(q1), d, m));
 }
 
 // Cells of quantized V to F32 [cell][dim_v_pad].
