@@ -224,7 +224,7 @@ void cases_norm_qkv(CaseList& list) {
   s.n_embd = 256;
   s.q = s.k = MICA_Q4_K;
   s.v = MICA_Q6_K;
-  for (const mica_dtype d : {MICA_F16, MICA_Q8_0, MICA_Q4_0}) {
+  for (const mica_dtype d : {MICA_F16, MICA_Q8_0, MICA_Q4_0, MICA_Q5_1}) {
     s.cache_k = s.cache_v = d;
     add_qkv(list, std::string("q4_k.q6_k.kv_") + name_of(d), s);
   }

@@ -112,7 +112,8 @@ class World {
   void choose_layers(Rng& rng) {
     static const std::vector<uint32_t> dims = {8, 16, 20, 32, 32, 40, 64};
     static const std::vector<mica_dtype> dtypes = {MICA_F32,  MICA_F32,  MICA_F16,
-                                                   MICA_BF16, MICA_Q8_0, MICA_Q4_0};
+                                                   MICA_BF16, MICA_Q8_0, MICA_Q4_0,
+                                                   MICA_Q4_1, MICA_Q5_0, MICA_Q5_1};
     const int64_t n = rng.in(1, 3);
     for (int64_t i = 0; i < n; ++i) {
       mica_kv_layer l = MICA_KV_LAYER_INIT;

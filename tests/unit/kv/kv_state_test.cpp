@@ -171,13 +171,14 @@ class KvState : public testing::TestWithParam<const char*> {};
 const std::vector<mica_kv_span> kNext = {{2, 7}, {0, 3}, {1, 60}};
 
 TEST_P(KvState, GoesOnBitByBit) {
-  constexpr mica_dtype kTypes[] = {MICA_F32, MICA_F16, MICA_BF16, MICA_Q8_0, MICA_Q4_0};
+  constexpr mica_dtype kTypes[] = {MICA_F32,  MICA_F16,  MICA_BF16, MICA_Q8_0,
+                                   MICA_Q4_0, MICA_Q4_1, MICA_Q5_0, MICA_Q5_1};
   for (size_t i = 0; i < std::size(kTypes); ++i) {
     SCOPED_TRACE(i);
     Shape shape;
-    shape.layers = {layer(kTypes[i], kTypes[(i + 1) % 5]), layer(kTypes[i], kTypes[i], 30, 4),
-                    layer(kTypes[(i + 2) % 5], MICA_F16, 30, 4, 64),
-                    layer(kTypes[i], kTypes[(i + 1) % 5])};
+    const auto other = [&](size_t n) { return kTypes[(i + n) % std::size(kTypes)]; };
+    shape.layers = {layer(kTypes[i], other(1)), layer(kTypes[i], kTypes[i], 30, 4),
+                    layer(other(2), MICA_F16, 30, 4, 64), layer(kTypes[i], other(1))};
     shape.layers[3].source = 0;
     Model a(GetParam(), shape);
     a.fill();
@@ -215,9 +216,16 @@ TEST_P(KvState, OneSequenceGoesElsewhere) {
   EXPECT_EQ(usage.n_pages, usage.n_pages_free);
 }
 
+// Of what is computed, squared and relative, when K and V become this type.
+double largest_error(mica_dtype to) {
+  if (to == MICA_Q4_0 || to == MICA_Q4_1) return 0.05;
+  return to == MICA_Q5_0 || to == MICA_Q5_1 ? 0.0125 : 1e-3;
+}
+
 TEST_P(KvState, ConvertsDtypes) {
   const std::pair<mica_dtype, mica_dtype> pairs[] = {
-      {MICA_F16, MICA_Q8_0}, {MICA_F32, MICA_F16}, {MICA_Q8_0, MICA_F32}, {MICA_BF16, MICA_Q4_0}};
+      {MICA_F16, MICA_Q8_0},  {MICA_F32, MICA_F16},  {MICA_Q8_0, MICA_F32}, {MICA_BF16, MICA_Q4_0},
+      {MICA_Q4_1, MICA_Q5_0}, {MICA_F16, MICA_Q4_1}, {MICA_F16, MICA_Q5_1}, {MICA_Q5_1, MICA_F32}};
   for (const auto& [from, to] : pairs) {
     Shape shape;
     shape.layers = {layer(from, MICA_F16), layer(MICA_F16, from, 30)};
@@ -234,7 +242,7 @@ TEST_P(KvState, ConvertsDtypes) {
       error += (double{x[i]} - y[i]) * (double{x[i]} - y[i]);
       norm += double{x[i]} * x[i];
     }
-    EXPECT_LT(error, norm * (to == MICA_Q4_0 ? 0.05 : 1e-3));
+    EXPECT_LT(error, norm * largest_error(to));
     EXPECT_GT(error, to == MICA_F32 ? -1 : 0);
   }
 }
