@@ -134,7 +134,7 @@ int kv_shift(const Arguments& a) {
     // A conversation that moves as a whole says the same: RoPE tells distances alone.
     const std::vector<float> exact =
         Cached(a, model.get(), "f32", "rotated", depth, 512).logits_after(kToken);
-    for (const char* type : {"f32", "f16", "q8_0", "q4_0"})
+    for (const char* type : {"f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
       for (const char* keys : {"rotated", "relative", "unrotated"}) {
         Cached cached(a, model.get(), type, keys, depth, 512);
         uint32_t done = 0;

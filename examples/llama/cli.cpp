@@ -60,7 +60,8 @@ void add_options(CommandLine& line, Options& o) {
            "auto, cpu, cuda, vulkan, ref, or with an option: cpu:avx2, cuda:1, vulkan:NVIDIA",
            true);
   line.add("--list-devices", &print_devices, "print what --backend takes here");
-  line.add("--ctk", &o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q4_0", true);
+  line.add("--ctk", &o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0",
+           true);
   line.add("--ctv", &o.type_v, "type of V in the cache", true);
   line.add_choice("--kv", &o.keys, "rotated relative unrotated");
 }

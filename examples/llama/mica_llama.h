@@ -135,7 +135,7 @@ typedef struct mica_llama_session_params {
   uint32_t n_seqs;    /* sequences: ids 0 … n_seqs - 1; 0: 1 */
   uint32_t n_outputs; /* rows of logits of one step at most; 0: n_seqs */
   uint32_t n_threads; /* 0: the model's */
-  mica_dtype dtype_k; /* of the cache: F32 F16 BF16 Q8_0 Q4_0 */
+  mica_dtype dtype_k; /* of the cache: F32 F16 BF16 Q8_0 Q5_1 Q5_0 Q4_1 Q4_0 */
   mica_dtype dtype_v;
   const char* variant;            /* of kernels, NULL: the fastest; "naive" */
   const volatile int32_t* cancel; /* NULL: the model's */
