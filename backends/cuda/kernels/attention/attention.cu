@@ -1,6 +1,6 @@
-// attention over KV pages. Rows: few query rows a sequence with K and V in F16, Q8_0 or Q4_0; tiles
-// of 64 query rows of any kind; the plain one. The first two cut the cells in chunks where rows are
-// few, which the same launch merges.
+// attention over KV pages. Rows: few query rows a sequence with K and V both in F16 or both in one
+// quantized type; tiles of 64 query rows of any kind; the plain one. The first two cut the cells in
+// chunks where rows are few, which the same launch merges.
 #include "backends/cuda/kernels/attention/attention_decode.cuh"
 #include "backends/cuda/kernels/attention/attention_naive.cuh"
 #include "backends/cuda/kernels/attention/attention_tile.cuh"
@@ -113,6 +113,18 @@ DecodeVariant decode_of(bool few) {
   return few ? kDecode<Cells, 8> : kDecode<Cells, 4>;
 }
 
+template <int kBits>
+DecodeVariant decode_of_scaled(int64_t dim, bool few) {
+  return dim == 64 ? decode_of<CellsQuant<64, kBits>>(few) : decode_of<CellsQuant<128, kBits>>(few);
+}
+// Of the types with fifth bits or minima large blocks only: less code, and small blocks, whose
+// threads have fewer registers, would spill.
+template <int kBits, bool kHasMin>
+constexpr DecodeVariant decode_of_rare(int64_t dim) {
+  return dim == 64 ? kDecode<CellsQuant<64, kBits, kHasMin>, 8>
+                   : kDecode<CellsQuant<128, kBits, kHasMin>, 8>;
+}
+
 int32_t decode_rows(const Call& call) {
   const int64_t rows = call.in[MICA_ATTENTION_Q].dim[2] *
                        (call.in[MICA_ATTENTION_Q].dim[1] / call.in[MICA_ATTENTION_K].dim[1]);
@@ -134,11 +146,20 @@ DecodeVariant decode_variant(const Call& call) {
            : dim == 128 ? decode_of<CellsF16<128>>(few)
                         : kDecode<CellsF16<256>, 4>;
   if (dim == 256) return {};
-  if (dtype == MICA_Q8_0)
-    return dim == 64 ? decode_of<CellsQuant<64, 8>>(few) : decode_of<CellsQuant<128, 8>>(few);
-  if (dtype == MICA_Q4_0)
-    return dim == 64 ? decode_of<CellsQuant<64, 4>>(few) : decode_of<CellsQuant<128, 4>>(few);
-  return {};
+  switch (dtype) {
+    case MICA_Q8_0:
+      return decode_of_scaled<8>(dim, few);
+    case MICA_Q4_0:
+      return decode_of_scaled<4>(dim, few);
+    case MICA_Q4_1:
+      return decode_of_rare<4, true>(dim);
+    case MICA_Q5_0:
+      return decode_of_rare<5, false>(dim);
+    case MICA_Q5_1:
+      return decode_of_rare<5, true>(dim);
+    default:
+      return {};
+  }
 }
 
 bool decode_args(const Call& call, const DecodeVariant& variant, AttentionArgs& out) {
@@ -152,7 +173,7 @@ const char* decode_supports(const Call& call) {
   const char* no = supports(call);
   if (no != nullptr) return no;
   if (decode_variant(call).kernel == nullptr)
-    return "K and V are not both F16, Q8_0 or Q4_0, or heads are too large for the latter";
+    return "K and V are not of one type, F16 or quantized, or heads are too large for the latter";
   if (!call.in[MICA_ATTENTION_MASK].absent()) return "there is a mask";
   if (call.in[MICA_ATTENTION_Q].dim[2] > kDecodeTokens) return "there are more than 64 tokens";
   return nullptr;

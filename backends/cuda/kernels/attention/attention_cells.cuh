@@ -182,34 +182,42 @@ struct CellsF16 {
   }
 };
 
-// --- Q8_0 and Q4_0 ------------------------------------------------------------------------------
-// Quants are operands as they are, whole numbers; a block's scales go to products of 32 dimensions
-// of K, and to the weights ahead of a block's 32 columns of V. Weights times scales, which may have
-// any size, are three BF16 parts that carry all 24 bits.
+// --- Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 ---------------------------------------------------------------
+// Quants are operands as they are, whole numbers about 0; a block's scales go to products of 32
+// dimensions of K, and to the weights ahead of a block's 32 columns of V. Weights times scales,
+// which may have any size, are three BF16 parts that carry all 24 bits. Of the types with a minimum
+// an element is d * (quant - kCentre) + (m + d * kCentre): the second term, small where a block's
+// range lies about 0, is a factor of the sums of q over the block, and of weights for all its
+// columns; products with ones give these.
 
-template <int kHeadDim, int kBits>
+template <int kHeadDim, int kBits, bool kHasMin = false>
 struct CellsQuant {
   static constexpr int kDim = kHeadDim;
   static constexpr int kBlocks = kDim / 32;
+  static constexpr bool kHasFifths = kBits == 5;
+  static constexpr float kCentre = kBits == 8 ? 0 : kBits == 5 ? 16 : 8;
+  // What a type has no use for is neither written nor read.
   struct K {
-    uint2 x[2][kBlocks];  // of Q4_0: one word
-    uint32_t d[2][kBlocks];
+    uint2 x[2][kBlocks];  // of nibbles: one word
+    uint32_t fifths[2][kBlocks];
+    uint32_t d[2][kBlocks], m[2][kBlocks];
   };
   struct V {
     uint32_t x[kBlocks][4];
-    uint32_t d[kBlocks][2];
-    uint32_t keep[2];  // of the scales
+    uint32_t fifths[kBlocks][4];
+    uint32_t d[kBlocks][2], m[kBlocks][2];
+    uint32_t keep[2];  // of the scales and minima
   };
 
   __device__ static int run_of(int lane, int run) {
     return kBits == 8 ? lane % 4 * 8 + run * 4 : lane % 4 * 4 + run * 16;
   }
-  static constexpr bool kSwapped = kBits == 4;
+  static constexpr bool kSwapped = kBits != 8;
   __device__ static int dimension(int j, int column) {
     const int i = j % 4;
     return j / 4 * 32 + (kBits == 8 ? column * 4 + i : i / 2 * 16 + column * 2 + i % 2);
   }
-  static constexpr int kUnitBytes = kUnitCells * kDim * (kBits == 8 ? 2 : 1);
+  static constexpr int kUnitBytes = kUnitCells * kDim * kBits / 4;
   static constexpr int kRun = kBits == 8 ? 4 : 2;
   // The scales are a page's.
   __device__ static void fetch(const KvPage& p, const char* head, int cell0) {
@@ -217,6 +225,12 @@ struct CellsQuant {
     fetch_bytes(head + static_cast<uint32_t>(cell0) * row_bytes, kUnitCells * row_bytes);
     fetch_bytes(head + p.d_at + static_cast<uint32_t>(cell0) * p.n_blocks * 2,
                 kUnitCells * p.n_blocks * 2);
+    if (kHasFifths)
+      fetch_bytes(head + p.fifth_at + static_cast<uint32_t>(cell0) * p.n_blocks * 4,
+                  kUnitCells * p.n_blocks * 4);
+    if (kHasMin)
+      fetch_bytes(head + p.m_at + static_cast<uint32_t>(cell0) * p.n_blocks * 2,
+                  kUnitCells * p.n_blocks * 2);
   }
 
   // Quants of cells lane / 4 and that + 8, scales of the cells of p.
@@ -234,8 +248,10 @@ struct CellsQuant {
         } else {
           k.x[n][b] = {load_word(quants + lane % 4 * 4), 0};
         }
+        if (kHasFifths) k.fifths[n][b] = load_word(head + kv_fifth_at(a.k, cell, block));
         const auto first = static_cast<uint32_t>(cell0 + n * 8 + lane % 4 * 2);
         k.d[n][b] = load_word(head + kv_d_at(a.k, first, block));
+        if (kHasMin) k.m[n][b] = load_word(head + kv_m_at(a.k, first, block));
       }
   }
   // Cells 2 t, 2 t + 1, 2 t + 8 and 2 t + 9 (t = lane % 4); scales outside the entry are not kept.
@@ -257,21 +273,24 @@ struct CellsQuant {
         const char* quants = head + kv_quants_at(a.v, cell, block);
         v.x[b][r] =
             kBits == 8 ? load_word(quants + lane / 4 * 4) : load_short(quants + lane / 4 * 2);
+        if (kHasFifths) v.fifths[b][r] = load_word(head + kv_fifth_at(a.v, cell, block));
       }
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const auto cell = static_cast<uint32_t>(cell0 + n * 8 + lane % 4 * 2);
         v.d[b][n] = load_word(head + kv_d_at(a.v, cell, block));
+        if (kHasMin) v.m[b][n] = load_word(head + kv_m_at(a.v, cell, block));
       }
     }
   }
 
-  // Encoders keep scales finite.
+  // Encoders keep scales and minima finite.
   static constexpr bool kMayBeApart = false;
   __device__ static bool clear_values(V&) { return false; }
 
   // key_operand, where stored K becomes an operand: eight quants to those of two products.
-  __device__ static void k_operands(const uint2& x, uint32_t (&out)[4]) {
+  // Of 5-bit types bit j of `fifths` is that of element j.
+  __device__ static void k_operands(const uint2& x, uint32_t fifths, uint32_t (&out)[4]) {
     if constexpr (kBits == 8) {
       constexpr uint32_t kBias = 0x64806480;  // 1024 + 128
       const uint32_t low = x.x ^ 0x80808080u;
@@ -281,12 +300,24 @@ struct CellsQuant {
       out[2] = subtract_halves(__byte_perm(high, 0x64646464, 0x4140), kBias);
       out[3] = subtract_halves(__byte_perm(high, 0x64646464, 0x4342), kBias);
     } else {
+      constexpr uint32_t kBias = kHasFifths ? 0x64106410 : 0x64086408;  // 1024 + kCentre
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const uint32_t nibbles = x.x >> (i % 2 * 8 + i / 2 * 4) & 0x000f000fu;
-        out[i] = subtract_halves(nibbles | 0x64006400u, 0x64086408);  // 1024 + 8
+        uint32_t quants = x.x >> (i % 2 * 8 + i / 2 * 4) & 0x000f000fu;
+        if (kHasFifths) {
+          // Of the lane's four in this half of the block, those of elements i % 2 and i % 2 + 2.
+          const uint32_t four = fifths >> (i / 2 * 16) & 15u;
+          quants |= (four << 4 | four << 18) >> i % 2 & 0x00100010u;
+        }
+        out[i] = subtract_halves(quants | 0x64006400u, kBias);
       }
     }
+  }
+
+  // What a block's elements are more than d * (quant - kCentre), of two cells.
+  __device__ static float2 offsets(const float2& d, uint32_t minima) {
+    const float2 m = two_halves(minima);
+    return {fmaf(d.x, kCentre, m.x), fmaf(d.y, kCentre, m.y)};
   }
 
   __device__ static void scores(const K& k, const Queries<kDim>& queries, UnitScores& p) {
@@ -298,9 +329,11 @@ struct CellsQuant {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       uint32_t x[2][4];
-      k_operands(k.x[0][b], x[0]);
-      k_operands(k.x[1][b], x[1]);
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        k_operands(k.x[n][b], kHasFifths ? k.fifths[n][b] >> lane % 4 * 4 : 0, x[n]);
       float s[2][4] = {};
+      float q_sums[4] = {};  // of the block, in every column
 #pragma unroll
       for (int part = 1; part >= 0; --part)
 #pragma unroll
@@ -309,6 +342,7 @@ struct CellsQuant {
           load_operand(q, &queries.parts[part][2 * b + i][lane]);
           multiply(s[0], q, x[0][2 * i], x[0][2 * i + 1]);
           multiply(s[1], q, x[1][2 * i], x[1][2 * i + 1]);
+          if (kHasMin) multiply(q_sums, q, 0x3c003c00, 0x3c003c00);
         }
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
@@ -318,14 +352,26 @@ struct CellsQuant {
           p[n][2 * half] = fmaf(s[n][2 * half], d.x, p[n][2 * half]);
           p[n][2 * half + 1] = fmaf(s[n][2 * half + 1], d.y, p[n][2 * half + 1]);
         }
+        if (kHasMin) {
+          const float2 offset = offsets(d, k.m[n][b]);
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            p[n][2 * half] = fmaf(q_sums[2 * half], offset.x, p[n][2 * half]);
+            p[n][2 * half + 1] = fmaf(q_sums[2 * half], offset.y, p[n][2 * half + 1]);
+          }
+        }
       }
     }
   }
 
   // Four quants of a cell as bytes that are larger by kByteBias.
-  static constexpr float kByteBias = kBits == 8 ? 128 : 8;
-  __device__ static uint32_t v_bytes(uint32_t x) {
-    return kBits == 8 ? x ^ 0x80808080u : (x & 0x0f0fu) | (x & 0xf0f0u) << 12;
+  static constexpr float kByteBias = kBits == 8 ? 128 : kCentre;
+  // Of 5-bit types bits 0, 1, 16 and 17 of `fifths` are theirs.
+  __device__ static uint32_t v_bytes(uint32_t x, uint32_t fifths) {
+    if (kBits == 8) return x ^ 0x80808080u;
+    const uint32_t bytes = (x & 0x0f0fu) | (x & 0xf0f0u) << 12;
+    if (!kHasFifths) return bytes;
+    return bytes | (fifths << 4 & 0x00100010u) | (fifths << 11 & 0x10001000u);
   }
   // Byte i of two cells as BF16.
   __device__ static uint32_t v_operand(uint32_t x, uint32_t y, int i) {
@@ -336,24 +382,43 @@ struct CellsQuant {
     return __byte_perm(__float_as_uint(u), __float_as_uint(v), 0x7632);
   }
 
+  // Weights times a factor of each cell, as left operands in three parts.
+  __device__ static void scaled_weights(const UnitScores& p, const float2 (&factors)[2],
+                                        uint32_t (&w)[3][4]) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t parts[3];
+        split_bf16(p[n][2 * half] * factors[n].x, p[n][2 * half + 1] * factors[n].y, parts);
+#pragma unroll
+        for (int part = 0; part < 3; ++part) w[part][2 * n + half] = parts[part];
+      }
+  }
+
   __device__ static void values(const V& v, const UnitScores& p, float (&sums)[kDim / 8][4]) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       uint32_t w[3][4];
+      const float2 d[2] = {two_halves(v.d[b][0] & v.keep[0]), two_halves(v.d[b][1] & v.keep[1])};
+      if (kHasMin) {
+        const float2 offset[2] = {offsets(d[0], v.m[b][0] & v.keep[0]),
+                                  offsets(d[1], v.m[b][1] & v.keep[1])};
+        float more[4] = {};  // in every column
+        scaled_weights(p, offset, w);
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const float2 d = two_halves(v.d[b][n] & v.keep[n]);
+        for (int part = 2; part >= 0; --part) multiply_bf16(more, w[part], 0x3f803f80, 0x3f803f80);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          uint32_t parts[3];
-          split_bf16(p[n][2 * half] * d.x, p[n][2 * half + 1] * d.y, parts);
+        for (int i = 0; i < 4; ++i)
 #pragma unroll
-          for (int part = 0; part < 3; ++part) w[part][2 * n + half] = parts[part];
-        }
+          for (int j = 0; j < 4; ++j) sums[4 * b + i][j] += more[j];
       }
+      scaled_weights(p, d, w);
       uint32_t x[4];
 #pragma unroll
-      for (int r = 0; r < 4; ++r) x[r] = v_bytes(v.x[b][r]);
+      for (int r = 0; r < 4; ++r)
+        x[r] = v_bytes(v.x[b][r], kHasFifths ? v.fifths[b][r] >> lane / 4 * 2 : 0);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const uint32_t b0 = v_operand(x[0], x[1], i);
