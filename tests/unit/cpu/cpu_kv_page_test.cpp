@@ -321,7 +321,7 @@ TEST(CpuKvPage, AttentionOverAnyTable) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   constexpr int64_t kTokens = 3, kHeads = 6, kKvHeads = 2, kDimK = 40, kDimV = 24, kTurned = 22;
-  mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4, kTurned, 5, 0};
+  mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4, kTurned, 5, 0, 0};
   const auto any = [&](int64_t most) {
     if (random() % 16 == 0) return static_cast<int32_t>(random());
     return static_cast<int32_t>(random() % static_cast<uint64_t>(most + 2)) - 1;

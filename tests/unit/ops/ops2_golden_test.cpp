@@ -86,6 +86,7 @@ mica_attention_args attention_args(const json& a) {
           a.at("max_seqs"),
           0,
           0,
+          0,
           0};
 }
 
@@ -267,7 +268,7 @@ Desc desc(mica_dtype dtype, std::vector<int64_t> dim, uint32_t extent = 0) {
 }
 
 struct AttentionDescs {
-  mica_attention_args args = {0.125f, 0, 1, 0, 0, 2, 0, 0, 0};
+  mica_attention_args args = {0.125f, 0, 1, 0, 0, 2, 0, 0, 0, 0};
   std::vector<Desc> in = {desc(MICA_F32, {64, 6, 16}, 1), desc(MICA_F16, {64, 3, 128}),
                           desc(MICA_Q8_0, {32, 3, 128}), desc(MICA_I32, {16}, 1),
                           desc(MICA_I32, {57})};

@@ -305,7 +305,7 @@ TEST_F(VulkanKv, AttentionOverAnyTable) {
                           {256, 200, 16, 2, MICA_F16, MICA_F32},
                           {72, 128, 20, 1, MICA_BF16, MICA_F16}};
   constexpr int64_t kTokens = 12;
-  const mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4, 0, 0, 0};
+  const mica_attention_args args = {0.2f, 0.0f, 1, 50, 3, 4, 0, 0, 0, 0};
   const auto any = [&](int64_t most) {
     if (random() % 16 == 0) return static_cast<int32_t>(random());
     return static_cast<int32_t>(random() % static_cast<uint64_t>(most + 2)) - 1;

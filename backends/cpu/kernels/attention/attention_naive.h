@@ -1,7 +1,8 @@
 // The plain variant of attention: one item a token and query head, one pass over the visible cells
-// with a running maximum, one element at a time. Included by attention.cpp only.
+// with a running maximum, one element after another. Included by attention.cpp only.
 #pragma once
 #include "backends/cpu/kernels/attention/attention_task.h"
+#include "backends/cpu/kernels/attention/kv_row.h"
 
 MICA_CPU_BEGIN
 
@@ -11,10 +12,32 @@ struct NaiveRow {
   Shape shape;
   Table table;
   int64_t token, head, kv_head;
-  float* q;      // [dim_k], rotated by the turn
-  float* k;      // [dim_k], of a cell, rotated to its position
-  int64_t turn;  // of q
+  // Scratch, room for whole blocks.
+  float* q;       // [dim_k], rotated by the turn
+  float* k;       // [dim_k], of a cell, rotated to its position
+  float* v;       // [dim_v]
+  float* sums;    // [dim_v]
+  char* encoded;  // a cell's plain row
+  int64_t turn;   // of q
 };
+
+// Elements of a row with its padding.
+static int64_t naive_pad(const KvPage& p) {
+  return div_up_i64(p.head_dim, kQuantElems) * kQuantElems;
+}
+
+// Bytes of the scratch; `r`, unless NULL, gets its pointers.
+static uint64_t carve_naive(const Shape& s, char* base, NaiveRow* r) {
+  const int64_t k = naive_pad(s.k), v = naive_pad(s.v);
+  if (r != nullptr) {
+    r->q = reinterpret_cast<float*>(base);
+    r->k = r->q + k;
+    r->v = r->k + k;
+    r->sums = r->v + v;
+    r->encoded = reinterpret_cast<char*>(r->sums + v);
+  }
+  return static_cast<uint64_t>(2 * (k + v) + max_i64(k, v)) * sizeof(float);
+}
 
 // The row's query as it meets the keys of an entry with that turn.
 static const float* query_operand(NaiveRow& r, const Entry& e) {
@@ -38,7 +61,7 @@ static const float* query_operand(NaiveRow& r, const Entry& e) {
 static const float* key_operand(const NaiveRow& r, const Entry& e, int64_t cell) {
   const char* page = r.call->in[MICA_ATTENTION_K].data + e.page * r.shape.k.page_bytes;
   const char* head = page + r.kv_head * r.shape.k.head_bytes;
-  for (int64_t i = 0; i < r.shape.dim_k; ++i) r.k[i] = kv_element(r.shape.k, head, cell, i);
+  get_row(r.shape.k, head, cell, r.k, naive_pad(r.shape.k), r.encoded);
   if (r.shape.n_key_pairs == 0) return r.k;
   turn_head(*r.call, e.turn, r.k);
   turn_head(*r.call, e.offset(cell), r.k);
@@ -93,7 +116,8 @@ static void naive_visit(NaiveRow& r, const Range& entries, Visit visit) {
   }
 }
 
-static void naive_row(NaiveRow& r, const Range& entries, float* sums) {
+static void naive_row(NaiveRow& r, const Range& entries) {
+  float* const sums = r.sums;
   const float none = -__builtin_inff();
   const Tensor& sinks = r.call->in[MICA_ATTENTION_SINKS];
   float top = none;  // of the scores so far
@@ -113,9 +137,8 @@ static void naive_row(NaiveRow& r, const Range& entries, float* sums) {
     denom += weight;
     const char* v = r.call->in[MICA_ATTENTION_V].data + e.page * r.shape.v.page_bytes +
                     r.kv_head * r.shape.v.head_bytes;
-    for (int64_t i = 0; i < r.shape.dim_v; ++i) {
-      sums[i] += weight * kv_element(r.shape.v, v, cell, i);
-    }
+    get_row(r.shape.v, v, cell, r.v, naive_pad(r.shape.v), r.encoded);
+    for (int64_t i = 0; i < r.shape.dim_v; ++i) sums[i] += weight * r.v[i];
   });
   const Tensor& out = r.call->out;
   float* to = reinterpret_cast<float*>(out.data + r.head * out.stride[1] + r.token * out.stride[2]);
@@ -123,9 +146,8 @@ static void naive_row(NaiveRow& r, const Range& entries, float* sums) {
 }
 
 static uint64_t naive_scratch(const Call& call) {
-  return static_cast<uint64_t>(2 * call.in[MICA_ATTENTION_Q].dim[0] +
-                               call.in[MICA_ATTENTION_V].dim[0]) *
-         sizeof(float);
+  Shape s;
+  return attention_shape(call, &s) ? carve_naive(s, nullptr, nullptr) : 0;
 }
 
 static int64_t naive_items(const Call& call, uint32_t) {
@@ -138,8 +160,7 @@ static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, ch
   r.args = static_cast<const mica_attention_args*>(call.args);
   attention_shape(call, &r.shape);
   r.table = attention_table(call);
-  r.q = reinterpret_cast<float*>(scratch);
-  r.k = r.q + r.shape.dim_k;
+  carve_naive(r.shape, scratch, &r);
   for (int64_t item = first; item < end; ++item) {
     r.token = item / r.shape.n_heads;
     r.head = item % r.shape.n_heads;
@@ -150,7 +171,7 @@ static void naive_run(const Call& call, uint32_t, int64_t first, int64_t end, ch
     for (int64_t i = 0; i < r.table.n_seqs; ++i) {
       const Range tokens = seq_tokens(r.table, r.shape, i);
       if (r.token < tokens.begin || r.token >= tokens.end) continue;
-      naive_row(r, seq_entries(r.table, i), r.k + r.shape.dim_k);
+      naive_row(r, seq_entries(r.table, i));
       break;
     }
   }
