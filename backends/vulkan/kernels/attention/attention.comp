@@ -11,6 +11,9 @@
 #include "kernels/numbers.glsl"
 #include "kernels/attention/attention_page.glsl"
 #include "kernels/attention/attention_common.glsl"
+#ifndef MERGE
+#include "kernels/attention/attention_keys.glsl"
+#endif
 #ifdef NAIVE
 #include "kernels/attention/attention_naive.glsl"
 #else

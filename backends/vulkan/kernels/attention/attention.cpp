@@ -11,6 +11,7 @@
 #include "backends/vulkan/kv.h"
 #include "mica/kv_table.h"
 #include "ops/attention/attention_args.h"
+#include "ops/rope.h"
 
 MICA_VULKAN_SHADER(attention_naive)
 MICA_VULKAN_SHADER(attention_split)
@@ -158,11 +159,24 @@ const char* supports(const Call& call) {
   return strides_fit(call);
 }
 
+// Of keys that are stored un-rotated: can each lane of 8 elements of K have both elements of its
+// pairs, and their angles be loaded by fours (attention_keys.glsl)?
+bool lanes_have_pairs(const Call& call) {
+  const auto& args = call.arg<mica_attention_args>();
+  const uint32_t unit = args.rope_pairing == MICA_ROPE_HALF_SPLIT ? 8 : 4;
+  return args.n_rot % unit == 0 && args.rope_offset % 4 == 0 &&
+         call.in[MICA_ATTENTION_TURNS].address % 16 == 0;
+}
+
+bool rotates_keys(const Call& call) {
+  return !call.in[MICA_ATTENTION_TURNS].absent() && call.arg<mica_attention_args>().rope_keys != 0;
+}
+
 // As attention_coop.glsl has it.
-uint32_t coop_shared_bytes(const Cut& c) {
+uint32_t coop_shared_bytes(const Cut& c, bool rotates) {
   const uint32_t pitch_k = (c.dim_k + 15) / 16 * 2 + 1, pitch_v = (c.dim_v + 15) / 16 * 2 + 1;
   const uint32_t pool_k = std::max(64 * pitch_k, 17 * c.tile_rows);
-  const uint32_t pool_v = std::max(64 * pitch_v, pitch_k * c.tile_rows);
+  const uint32_t pool_v = std::max(64 * pitch_v, pitch_k * (rotates ? 64 : c.tile_rows));
   return (pool_k + pool_v) * 16 + c.tile_rows * 16 + 16;
 }
 
@@ -179,11 +193,13 @@ const char* supports_coop(const Call& call) {
   Cut c;
   if (const char* why = cut_of(call, c, units); why != nullptr) return why;
   if (!c.has_tiles) return "no sequence has many tokens";
-  if (coop_shared_bytes(c) > caps_of(call).max_shared_bytes) return "heads fill the shared memory";
+  if (coop_shared_bytes(c, rotates_keys(call)) > caps_of(call).max_shared_bytes)
+    return "heads fill the shared memory";
   if (c.dim_k > kMostCoopDim || c.dim_v > kMostCoopDim) return "heads of more than 128 elements";
   if (!call.in[MICA_ATTENTION_MASK].absent()) return "there is a mask";
   if (call.in[MICA_ATTENTION_K].dtype != MICA_F16 || call.in[MICA_ATTENTION_V].dtype != MICA_F16)
     return "K or V is not F16";
+  if (rotates_keys(call) && !lanes_have_pairs(call)) return "pairs of K's elements are not aligned";
   return strides_fit(call);
 }
 
@@ -208,8 +224,11 @@ uint32_t flags_of(const Call& call) {
   if (!call.in[MICA_ATTENTION_SINKS].absent()) flags |= kHasSinks;
   if (args.softcap > 0) flags |= kSoftcap;
   if (args.max_seqs > 1) flags |= kManySeqs;
-  if (!call.in[MICA_ATTENTION_TURNS].absent()) flags |= kTurns;
-  return flags;
+  if (call.in[MICA_ATTENTION_TURNS].absent()) return flags;
+  if (!rotates_keys(call)) return flags | kTurns;
+  if (!lanes_have_pairs(call)) return flags | kRotatesKeys | kKeysApart;
+  if (args.rope_pairing == MICA_ROPE_HALF_SPLIT) flags |= kKeyHalves;
+  return flags | kRotatesKeys;
 }
 
 AttentionParams params_of(const Call& call, const Cut& c) {
@@ -347,4 +366,4 @@ constexpr Kernel kKernels[] = {
 }  // namespace
 }  // namespace mica::vulkan
 
-MICA_VULKAN_KERNELS(attention, kKernels, MICA_KNOWS(attention, rope_pairing))
+MICA_VULKAN_KERNELS(attention, kKernels, MICA_KNOWS(attention, rope_keys))

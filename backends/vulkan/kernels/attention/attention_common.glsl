@@ -54,22 +54,24 @@ uvec2 seq_entries(uint i_seq, uint n) {
 struct Entry {
   uint page, first_cell, n_cells;
   int base, div;
-  uint turn;  // the row of `turns` that rotates its queries; 0: none does
+  uint turn;      // the row of `turns` that rotates its queries; 0: none does
+  uint key_turn;  // of K that is stored un-rotated; row 0 rotates by nothing
 };
-uint turn_of(int word) {
-  return has(kTurns) && word > 0 && uint(word) < params.max_turns ? uint(word) : 0u;
+uint turn_of(uint flag, int word) {
+  return has(flag) && word > 0 && uint(word) < params.max_turns ? uint(word) : 0u;
 }
 Entry entry_at(uint i) {
   const uint word = MICA_KV_TABLE_ENTRIES(max_seqs()) + MICA_KV_ENTRY_WORDS * i;
   I32P words = I32P(push.table + word * 4u);
   const int page = words.v[MICA_KV_ENTRY_PAGE];
   const int first = words.v[MICA_KV_ENTRY_FIRST_CELL], n = words.v[MICA_KV_ENTRY_N_CELLS];
+  const int turn = words.v[MICA_KV_ENTRY_TURN];
   Entry e = Entry(uint(page), uint(first), uint(n), words.v[MICA_KV_ENTRY_BASE],
-                  words.v[MICA_KV_ENTRY_DIV], turn_of(words.v[MICA_KV_ENTRY_TURN]));
+                  words.v[MICA_KV_ENTRY_DIV], turn_of(kTurns, turn), turn_of(kRotatesKeys, turn));
   const bool wrong = page < 0 || uint(page) >= params.n_pages || first < 0 ||
                      first > MICA_KV_PAGE_CELLS || n < 0 || n > MICA_KV_PAGE_CELLS - first ||
                      e.div < 1;
-  if (wrong) e = Entry(0u, 0u, 0u, 0, 1, 0u);
+  if (wrong) e = Entry(0u, 0u, 0u, 0, 1, 0u, 0u);
   return e;
 }
 
@@ -154,21 +156,37 @@ uint64_t q_row(uint token, uint head) {
 
 // --- the seam query_operand ----------------------------------------------------------------------
 
+// Of a head's elements that `turns` rotates, the other one of element d's pair.
+struct RotatedPair {
+  bool found;
+  uint index;
+  uint other;
+  bool second;  // d is the pair's second
+};
+RotatedPair pair_of(uint d) {
+  const uint i = d - params.rope_offset;  // before the offset it wraps
+  const uint n_pairs = params.n_rot / 2u;
+  const bool halves = params.rope_pairing == 1u;  // MICA_ROPE_HALF_SPLIT
+  const uint apart = halves ? n_pairs : 1u;
+  RotatedPair p;
+  p.found = d >= params.rope_offset && i < params.n_rot;
+  p.index = halves ? i % n_pairs : i / 2u;
+  p.second = halves ? i >= n_pairs : i % 2u != 0u;
+  p.other = p.second ? d - apart : d + apart;
+  return p;
+}
+
 // Element d < kDimK of the query at `q`, as it meets cells of entries with this turn. What kernels
 // keep of a query is made again where an entry's turn is another one.
 float query_operand(uint64_t q, uint d, uint turn) {
   const float x = load_float(kDtypeQ, q, d);
   if (!has(kTurns) || turn == 0u) return x;
-  const uint i = d - params.rope_offset;  // before the offset it wraps
-  if (d < params.rope_offset || i >= params.n_rot) return x;
-  const uint n_pairs = params.n_rot / 2u;
-  const bool halves = params.rope_pairing == 1u;  // MICA_ROPE_HALF_SPLIT
-  const uint pair = halves ? i % n_pairs : i / 2u, apart = halves ? n_pairs : 1u;
-  const bool second = halves ? i >= n_pairs : i % 2u != 0u;
-  const float other = load_float(kDtypeQ, q, second ? d - apart : d + apart);
+  const RotatedPair p = pair_of(d);
+  if (!p.found) return x;
+  const float other = load_float(kDtypeQ, q, p.other);
   const uint64_t row = params.turns + uint64_t(turn) * (params.n_rot * 4u);
-  const float c = F32P(row).v[2u * pair], s = F32P(row).v[2u * pair + 1u];
-  return second ? other * s + x * c : x * c - other * s;
+  const float c = F32P(row).v[2u * p.index], s = F32P(row).v[2u * p.index + 1u];
+  return p.second ? other * s + x * c : x * c - other * s;
 }
 #endif
 
@@ -252,11 +270,6 @@ void decode_lane(uint dtype, Raw r, out float x[8]) {
     }
   }
 }
-
-// --- the seam key_operand ------------------------------------------------------------------------
-
-// A lane of stored K as the products with queries take it.
-void key_operand(Raw r, out float k[8]) { decode_lane(kDtypeK, r, k); }
 
 Page page_k() { return page_of(kDtypeK, kDimK); }
 Page page_v() { return page_of(kDtypeV, kDimV); }

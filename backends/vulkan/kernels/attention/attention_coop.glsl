@@ -27,9 +27,11 @@ const uint kPitchK = kFragsK * 2u + 1u;
 const uint kPitchV = kFragsV * 2u + 1u;
 const uint kPitchS = 17u;
 const uint kPageK = 64u * kPitchK, kPageV = 64u * kPitchV;
-const uint kScores = kUnitRows * kPitchS, kLowerQ = kUnitRows * kPitchK;  // kUnitRows <= 64
+const uint kScores = kUnitRows * kPitchS;  // kUnitRows <= 64
+const bool kRotates = (kFlags & kRotatesKeys) != 0u;
+const uint kLower = (kRotates ? 64u : kUnitRows) * kPitchK;  // parts of q, or of rotated K
 const uint kPoolK = kPageK > kScores ? kPageK : kScores;
-const uint kPoolV = kPageV > kLowerQ ? kPageV : kLowerQ;
+const uint kPoolV = kPageV > kLower ? kPageV : kLower;
 const uint kQuads = 16u / kFragFolds;  // of a row's cells, four at a time, that an invocation has
 const float kLog2E = 1.44269504;
 // x's upper 11 bits, which F16 has exactly between 2^-14 and 2^16. By a mask, because drivers may
@@ -69,7 +71,7 @@ void load_q(Unit u, uint first_row, uint n_rows, uint i_kv_head, uint turn) {
     uvec4 high = uvec4(0u), low = uvec4(0u);
     [[unroll]] for (uint j = 0u; j < 4u; ++j) {
       vec2 x = vec2(0.0);
-      const uint d = lane * 8u + j * 2u;
+      const uint d = kRotates ? key_element(lane, j * 2u) : lane * 8u + j * 2u;
       if (row < n_rows && d < kDimK) x.x = query_operand(q, d, turn);
       if (row < n_rows && d + 1u < kDimK) x.y = query_operand(q, d + 1u, turn);
       x = clamp(x, -65504.0, 65504.0);
@@ -97,46 +99,7 @@ ivec2 page_range(Entry e, int low, int high) {
   return range;
 }
 
-bool is_inside(uint cell, ivec2 range) { return int(cell) >= range.x && int(cell) < range.y; }
-// The seam key_operand: 8 halves of stored K as the fragments take them.
-uvec4 key_operand(Page p, uint64_t head, uint cell, uint lane) {
-  return U32x4P(head + cell * p.row_bytes).v[lane];
-}
-// All loads are on their way before the first is waited for.
-const uint kPartsK = (128u * kFragsK + kSize - 1u) / kSize;
-const uint kPartsV = (128u * kFragsV + kSize - 1u) / kSize;
-// Is a half infinite or not-a-number?
-bool has_not_finite(uvec4 halves) {
-  bool found = false;
-  [[unroll]] for (uint i = 0u; i < 4u; ++i) found =
-      found || (halves[i] & 0x7c00u) == 0x7c00u || (halves[i] & 0x7c000000u) == 0x7c000000u;
-  return found;
-}
-void put_pages(Page pk, uint64_t k_head, Page pv, uint64_t v_head, ivec2 range, bool hides) {
-  uvec4 k[kPartsK], v[kPartsV];
-  FRAG_UNROLL for (uint i = 0u; i < kPartsK; ++i) {
-    const uint part = tid() + i * kSize, cell = part / (kFragsK * 2u), lane = part % (kFragsK * 2u);
-    k[i] = uvec4(0u);
-    if (lane < kLanesK && is_inside(cell, range)) k[i] = key_operand(pk, k_head, cell, lane);
-  }
-  FRAG_UNROLL for (uint i = 0u; i < kPartsV; ++i) {
-    const uint part = tid() + i * kSize, cell = part / (kFragsV * 2u), lane = part % (kFragsV * 2u);
-    v[i] = uvec4(0u);
-    if (lane < kLanesV && is_inside(cell, range))
-      v[i] = U32x4P(v_head + cell * pv.row_bytes).v[lane];
-  }
-  FRAG_UNROLL for (uint i = 0u; i < kPartsK; ++i) {
-    const uint part = tid() + i * kSize;
-    if (part < 128u * kFragsK)
-      pool_k[part / (kFragsK * 2u) * kPitchK + part % (kFragsK * 2u)] = k[i];
-  }
-  FRAG_UNROLL for (uint i = 0u; i < kPartsV; ++i) {
-    const uint part = tid() + i * kSize;
-    if (part < 128u * kFragsV)
-      pool_v[part / (kFragsV * 2u) * kPitchV + part % (kFragsV * 2u)] = v[i];
-    if (hides && has_not_finite(v[i])) page_apart = 1u;
-  }
-}
+#include "kernels/attention/attention_coop_pages.glsl"
 
 // Halves of V as one of three matrices has them: the finite ones; 1 for +infinity and not-a-number;
 // -1 for -infinity and not-a-number. The rest is zero.
@@ -162,6 +125,14 @@ FragC scores[4];
 void multiply_keys() {
   FRAG_UNROLL for (uint c = 0u; c < 4u; ++c) {
     frag_clear(scores[c]);
+    if (kRotates) {
+      FRAG_UNROLL for (uint i = 0u; i < kFragsK; ++i) {
+        FragB k;
+        load_columns(k, pool_v, c * 16u * kPitchK + 2u * i, kPitchK);
+        frag_multiply(q_parts[kFragsK + i], k, scores[c]);
+      }
+      frag_each(scores[c], of_lower_key);
+    }
     FRAG_UNROLL for (uint i = 0u; i < kFragsK; ++i) {
       FragB k;
       load_columns(k, pool_k, c * 16u * kPitchK + 2u * i, kPitchK);
@@ -173,7 +144,7 @@ void multiply_keys() {
 
 // Four cells' scores as the softmax wants them.
 vec4 finished(uvec4 bits, ivec4 seen, int cell) {
-  vec4 s = uintBitsToFloat(bits) * params.scale;
+  vec4 s = uintBitsToFloat(bits) * (kRotates ? params.scale / kKeyTimes : params.scale);
   if (has(kSoftcap)) {
     [[unroll]] for (uint i = 0u; i < 4u; ++i) s[i] =
         params.softcap * tanh_accurate(s[i] / params.softcap);
@@ -379,18 +350,27 @@ void main() {
     const uint64_t k_head = head_at(pk, push.k, e.page, n_kv_heads, i_kv_head);
     const uint64_t v_head = head_at(pv, push.v, e.page, n_kv_heads, i_kv_head);
     const bool hides = seen_cells(e, high).z > range.x || seen_cells(e, low).w < range.y;
-    if (tid() == 0u) page_apart = 0u;
+    // Rotated K's lower parts are where V will be, and V's loads are on their way meanwhile.
+    if (tid() == 0u && !kRotates) page_apart = 0u;
     barrier();
+    if (tid() == 0u && kRotates) page_apart = 0u;
     if (e.turn != turn) {  // of all invocations alike
       turn = e.turn;
       load_q(u, first_row, n_rows, i_kv_head, turn);
       barrier();
     }
-    put_pages(pk, k_head, pv, v_head, range, hides);
+    load_pages(pk, k_head, pv, v_head, range);
+    put_keys(e, range);
+    if (!kRotates) put_values(hides);
     barrier();
-    const bool apart = page_apart != 0u;
+    bool apart = page_apart != 0u;
     multiply_keys();
     barrier();
+    if (kRotates) {
+      put_values(hides);
+      barrier();
+      apart = page_apart != 0u;
+    }
     FRAG_UNROLL for (uint c = 0u; c < 4u; ++c)
         store_floats(scores[c], pool_k, team_row() * kPitchS + 4u * c, kPitchS);
     frag_barrier();

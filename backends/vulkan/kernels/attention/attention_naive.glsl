@@ -2,15 +2,10 @@
 shared float scores[64];
 shared float sums[kDimV];
 
-// The seam key_operand, of one element.
-float key_operand(Page p, uint64_t head, uint cell, uint i) {
-  return stored_element(p, head, cell, i);
-}
-
-float raw_score(Page p, uint64_t head, uint cell, uint64_t q, uint turn) {
+float raw_score(Page p, uint64_t head, Entry e, uint cell, uint64_t q) {
   float sum = 0.0;
   for (uint i = 0u; i < kDimK; ++i) {
-    sum += params.scale * query_operand(q, i, turn) * key_operand(p, head, cell, i);
+    sum += params.scale * query_operand(q, i, e.turn) * key_at(p, head, e, cell, i);
   }
   return sum;
 }
@@ -43,7 +38,7 @@ void main() {
     if (tid() < 64u) {
       float s = minus_infinity();
       if (sees(seen, int(tid()))) {
-        s = finish_score(raw_score(pk, k_head, tid(), q, e.turn), token, i_head,
+        s = finish_score(raw_score(pk, k_head, e, tid(), q), token, i_head,
                          column + tid() - e.first_cell);
       }
       scores[tid()] = s;

@@ -16,7 +16,10 @@ const uint32_t kMaskHeads = 16u;  // the mask has a part for each head
 const uint32_t kHasSinks = 32u;
 const uint32_t kSoftcap = 64u;
 const uint32_t kManySeqs = 128u;
-const uint32_t kTurns = 256u;  // queries may be rotated
+const uint32_t kTurns = 256u;         // queries may be rotated
+const uint32_t kRotatesKeys = 512u;   // K is stored un-rotated
+const uint32_t kKeyHalves = 1024u;    // how its lanes are put together: attention_keys.glsl
+const uint32_t kKeysApart = 2048u;
 
 // Push constants: what shaders need first, addresses that differ from layer to layer.
 struct AttentionPush {
@@ -42,7 +45,7 @@ struct AttentionParams {
   uint32_t n_split_units;       // whose partial results there is room for
   uint32_t mask_columns;
   uint32_t s_q_head, s_q_token, s_mask_token, s_mask_head;  // bytes
-  // The rotation of queries by rows of `turns`.
+  // The rotation of queries, or of K, by rows of `turns`.
   uint32_t max_turns, n_rot, rope_offset, rope_pairing;
 };
 

@@ -35,7 +35,7 @@ void load_queries(Unit u, uint first_row, uint i_kv_head, uint turn) {
     const uint64_t q = q_row(unit_token(u, row), i_kv_head * kGroup + row % kGroup);
     vec4 x = vec4(0.0);
     [[unroll]] for (uint k = 0u; k < 4u; ++k) {
-      const uint d = element_of(kDtypeK, lane, j + k);
+      const uint d = key_element(lane, j + k);
       if (row < n_rows && d < kDimK) x[k] = query_operand(q, d, turn) * params.scale;
     }
     query[i] = x;
@@ -63,29 +63,39 @@ uint columns_before(uint from, uint to) {
 }
 
 // The lanes of kBatch cells, every kCells-th from `base` on; zeros for what is not in `range`.
-void load_batch(Page p, uint64_t head, uint first, uint base, uint n_cells, uint lane, ivec2 range,
-                out Raw raw[kBatch]) {
+void load_batch(bool of_k, Page p, uint64_t head, uint first, uint base, uint n_cells, uint lane,
+                ivec2 range, out Raw raw[kBatch]) {
   [[unroll]] for (uint b = 0u; b < kBatch; ++b) {
     const uint c = base + b * n_cells;
     const int cell = int(first + c);
     raw[b] = Raw(uvec4(0u), uvec4(0u), 0u);
     const bool inside = c < kStep && cell >= range.x && cell < range.y;
-    if (inside) raw[b] = load_lane(p, head, uint(cell), lane);
+    if (inside && of_k) raw[b] = load_key(p, head, uint(cell), lane);
+    if (inside && !of_k) raw[b] = load_lane(p, head, uint(cell), lane);
   }
 }
 
 // Products of q and the cells [first, first + kStep) that are in `range`, a lane apart.
-void lane_products(Page p, uint64_t head, uint first, ivec2 range) {
+void lane_products(Page p, uint64_t head, Entry e, uint first, ivec2 range) {
   const uint lane = tid() % kLanesK, slot = tid() / kLanesK;
   if (slot >= kCellsK) return;
   for (uint base = slot; base < kStep; base += kBatch * kCellsK) {
     Raw raw[kBatch];
-    load_batch(p, head, first, base, kCellsK, lane, range, raw);
+    load_batch(true, p, head, first, base, kCellsK, lane, range, raw);
+    // Behind K's loads, which take longer.
+    const int cell = int(first + base);
+    Angles angles;
+    if (has(kRotatesKeys) && !has(kKeysApart)) angles = first_angles(e, lane, cell);
     [[unroll]] for (uint b = 0u; b < kBatch; ++b) {
       const uint c = base + b * kCellsK;
       if (c >= kStep) continue;
       float k[8];
-      key_operand(raw[b], k);
+      decode_key(raw[b], k);
+      if (has(kKeysApart)) {
+        keys_apart(p, head, e, first + c, lane, k);
+      } else if (has(kRotatesKeys)) {
+        rotate_key(composed(angles, row_angles(lane, ahead_row(e, cell, b * kCellsK))), k);
+      }
       const vec4 low = vec4(k[0], k[1], k[2], k[3]), high = vec4(k[4], k[5], k[6], k[7]);
       for (uint quad = 0u; quad < kQuads; ++quad) {
         vec4 sum;
@@ -150,7 +160,7 @@ vec4 denominator[kQuads];
 Raw ahead[kBatch];  // the step's first batch of V, loaded while the scores are made
 
 void load_values(Page p, uint64_t head, uint first, ivec2 range) {
-  load_batch(p, head, first, tid() / kLanesV, kCellsV, tid() % kLanesV, range, ahead);
+  load_batch(false, p, head, first, tid() / kLanesV, kCellsV, tid() % kLanesV, range, ahead);
 }
 
 // What is known of the cells of a step.
@@ -216,7 +226,7 @@ void add_values(StepRows s, Page p, uint64_t head, uint first, ivec2 range, uint
   add_batch(s, first, slot, ahead);
   for (uint base = slot + kBatch * kCellsV; base < kStep; base += kBatch * kCellsV) {
     Raw raw[kBatch];
-    load_batch(p, head, first, base, kCellsV, lane, range, raw);
+    load_batch(false, p, head, first, base, kCellsV, lane, range, raw);
     add_batch(s, first, base, raw);
   }
 }
@@ -298,7 +308,7 @@ void main() {
     const uint64_t k_head = head_at(pk, push.k, e.page, n_kv_heads, i_kv_head);
     const uint64_t v_head = head_at(pv, push.v, e.page, n_kv_heads, i_kv_head);
     for (uint first = uint(range.x) / kStep * kStep; int(first) < range.y; first += kStep) {
-      lane_products(pk, k_head, first, range);
+      lane_products(pk, k_head, e, first, range);
       load_values(pv, v_head, first, range);
       barrier();
       finish_scores(u, first_row, i_kv_head, first, range, column - e.first_cell);

@@ -35,29 +35,39 @@ float denominator[kTileRows];
 uint unit_token(Unit u, uint row) { return u.tokens.x + row / kGroup; }
 void put(uint quad, uint i, float x) { pool[quad + i / 4u][i % 4u] = x; }
 
-// Two lanes (16 elements) of q and of K to [element][row] and [element][cell], q as it meets cells
-// of this turn.
-void load_qk(Unit u, uint first_row, uint n_rows, uint i_kv_head, uint turn, Page p, uint64_t head,
+// A lane of a cell's K; zeros for what is not in `range`.
+void key_operand(Page p, uint64_t head, Entry e, int cell, uint lane, ivec2 range, out float k[8]) {
+  const bool inside = lane < kLanesK && cell >= range.x && cell < range.y;
+  Raw raw = Raw(uvec4(0u), uvec4(0u), 0u);
+  if (inside && !has(kKeysApart)) raw = load_key(p, head, uint(cell), lane);
+  decode_key(raw, k);
+  if (!has(kRotatesKeys) || !inside) return;
+  if (has(kKeysApart)) {
+    keys_apart(p, head, e, uint(cell), lane, k);
+  } else {
+    rotate_key(cell_angles(e, lane, cell), k);
+  }
+}
+
+// Two lanes (16 elements) of q and of K to [element][row] and [element][cell], as q and cells of
+// this entry meet.
+void load_qk(Unit u, uint first_row, uint n_rows, uint i_kv_head, Entry e, Page p, uint64_t head,
              uint lane0, ivec2 range) {
   for (uint i = tid(); i < kUnitRows * 2u; i += kSize) {
     const uint lane = lane0 + i % 2u, row = first_row + i / 2u;
     const bool inside = row < n_rows && lane < kLanesK;
     const uint64_t q = q_row(unit_token(u, row), i_kv_head * kGroup + row % kGroup);
     for (uint j = 0u; j < 8u; ++j) {
-      const uint d = element_of(kDtypeK, lane, j);
-      const float x = inside && d < kDimK ? query_operand(q, d, turn) * params.scale : 0.0;
+      const uint d = key_element(lane, j);
+      const float x = inside && d < kDimK ? query_operand(q, d, e.turn) * params.scale : 0.0;
       put((i % 2u * 8u + j) * kRowStride, i / 2u, x);
     }
   }
   for (uint i = tid(); i < 128u; i += kSize) {
     const uint lane = lane0 + i % 2u;
     const int cell = int(i / 2u);
-    Raw raw = Raw(uvec4(0u), uvec4(0u), 0u);
-    if (lane < kLanesK && cell >= range.x && cell < range.y) {
-      raw = load_lane(p, head, uint(cell), lane);
-    }
     float k[8];
-    key_operand(raw, k);
+    key_operand(p, head, e, cell, lane, range, k);
     [[unroll]] for (uint j = 0u; j < 8u; ++j) {
       put(16u * kRowStride + (i % 2u * 8u + j) * kCellStride, i / 2u, k[j]);
     }
@@ -263,7 +273,7 @@ void main() {
     [[unroll]] for (uint r = 0u; r < kTileRows; ++r) scores[r] = vec4(0.0);
     for (uint lane = 0u; lane < kLanesK; lane += 2u) {
       barrier();
-      load_qk(u, first_row, n_rows, i_kv_head, e.turn, pk, k_head, lane, range);
+      load_qk(u, first_row, n_rows, i_kv_head, e, pk, k_head, lane, range);
       barrier();
       add_scores(tx, ty);
     }
