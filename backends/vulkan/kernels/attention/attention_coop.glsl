@@ -12,11 +12,11 @@ layout(constant_id = 14) const uint kLanesV = 8;
   for (int i_ = 0; i_ < c.length(); ++i_) c[i_] = f(c[i_])
 #define frag_add(c, d) c = c + d
 #else
-#define frag_each(c, f)              \
-  for (uint i_ = 0u; i_ < 64u; ++i_) \
-  [[unroll]] for (uint j_ = 0u; j_ < 4u; ++j_) c.e[i_][j_] = f(c.e[i_][j_])
+#define frag_each(c, f)                                      \
+  frag_rows(i_) [[unroll]] for (uint m_ = 0u; m_ < 4u; ++m_) \
+      [[unroll]] for (uint j_ = 0u; j_ < 4u; ++j_) c.e[i_ + m_][j_] = f(c.e[i_ + m_][j_])
 #define frag_add(c, d) \
-  for (uint i_ = 0u; i_ < 64u; ++i_) c.e[i_] += d.e[i_]
+  frag_rows(i_) [[unroll]] for (uint m_ = 0u; m_ < 4u; ++m_) c.e[i_ + m_] += d.e[i_ + m_]
 #endif
 
 const uint kSize = gl_WorkGroupSize.x;

@@ -16,9 +16,9 @@ const uint32_t kMaskHeads = 16u;  // the mask has a part for each head
 const uint32_t kHasSinks = 32u;
 const uint32_t kSoftcap = 64u;
 const uint32_t kManySeqs = 128u;
-const uint32_t kTurns = 256u;         // queries may be rotated
-const uint32_t kRotatesKeys = 512u;   // K is stored un-rotated
-const uint32_t kKeyHalves = 1024u;    // how its lanes are put together: attention_keys.glsl
+const uint32_t kTurns = 256u;        // queries may be rotated
+const uint32_t kRotatesKeys = 512u;  // K is stored un-rotated
+const uint32_t kKeyHalves = 1024u;   // how its lanes are put together: attention_keys.glsl
 const uint32_t kKeysApart = 2048u;
 
 // Push constants: what shaders need first, addresses that differ from layer to layer.

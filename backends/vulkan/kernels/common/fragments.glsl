@@ -49,8 +49,9 @@ vec4 frag_four(uvec2 halves) { return vec4(unpackHalf2x16(halves.x), unpackHalf2
 float frag_half(uvec4 eight, uint i) { return unpackHalf2x16(eight[i / 2u])[i % 2u]; }
 // In place, as a fragment that is copied becomes 64 loads and stores; and with few iterations, as
 // llvmpipe ends all loops of a shader after 65535 of them together.
+#define frag_rows(i) for (uint i = 0u; i < 64u; i += 4u)
 #define frag_clear(c) \
-  for (uint i_ = 0u; i_ < 64u; ++i_) c.e[i_] = vec4(0.0)
+  frag_rows(i_) [[unroll]] for (uint m_ = 0u; m_ < 4u; ++m_) c.e[i_ + m_] = vec4(0.0)
 #define frag_multiply(a, b, c)                                                                  \
   for (uint i_ = 0u; i_ < 64u; i_ += 2u)                                                        \
     [[unroll]] for (uint j_ = 0u; j_ < 2u; ++j_) [[unroll]] for (uint k_ = 0u; k_ < 4u; ++k_) { \
@@ -60,7 +61,7 @@ float frag_half(uvec4 eight, uint i) { return unpackHalf2x16(eight[i / 2u])[i % 
           a_.x * b.e[b_] + a_.y * b.e[b_ + 4u] + a_.z * b.e[b_ + 8u] + a_.w * b.e[b_ + 12u];    \
     }
 #define frag_times(c, d) \
-  for (uint i_ = 0u; i_ < 64u; ++i_) c.e[i_] *= d.e[i_]
+  frag_rows(i_) [[unroll]] for (uint m_ = 0u; m_ < 4u; ++m_) c.e[i_ + m_] *= d.e[i_ + m_]
 #define load_rows(f, array, first, pitch)                   \
   for (uint i_ = 0u; i_ < 16u; ++i_) {                      \
     const uvec4 low_ = array[(first) + i_ * (pitch)];       \
@@ -70,19 +71,20 @@ float frag_half(uvec4 eight, uint i) { return unpackHalf2x16(eight[i / 2u])[i % 
     f.e[4u * i_ + 2u] = frag_four(high_.xy);                \
     f.e[4u * i_ + 3u] = frag_four(high_.zw);                \
   }
-#define load_columns(f, array, first, pitch)                 \
-  for (uint i_ = 0u; i_ < 64u; ++i_)                         \
-  [[unroll]] for (uint j_ = 0u; j_ < 4u; ++j_) f.e[i_][j_] = \
-      frag_half(array[(first) + (i_ % 4u * 4u + j_) * (pitch) + i_ / 32u], i_ / 4u % 8u)
+#define load_columns(f, array, first, pitch)                          \
+  frag_rows(i_) [[unroll]] for (uint m_ = 0u; m_ < 4u; ++m_)          \
+      [[unroll]] for (uint j_ = 0u; j_ < 4u; ++j_) f.e[i_ + m_][j_] = \
+      frag_half(array[(first) + (m_ * 4u + j_) * (pitch) + i_ / 32u], i_ / 4u % 8u)
 #define store_rows(f, array, first, pitch)     \
   for (uint i_ = 0u; i_ < 64u; ++i_)           \
   [[unroll]] for (uint j_ = 0u; j_ < 4u; ++j_) \
       array[(first) + i_ / 4u * (pitch) + i_ % 4u * 4u + j_] = f.e[i_][j_]
-#define store_floats(f, array, first, pitch) \
-  for (uint i_ = 0u; i_ < 64u; ++i_)         \
-  array[(first) + i_ / 4u * (pitch) + i_ % 4u] = floatBitsToUint(f.e[i_])
-#define load_repeated(f, array, first) \
-  for (uint i_ = 0u; i_ < 64u; ++i_) f.e[i_] = vec4(array[(first) + i_ / 4u])
+#define store_floats(f, array, first, pitch)                 \
+  frag_rows(i_) [[unroll]] for (uint m_ = 0u; m_ < 4u; ++m_) \
+      array[(first) + i_ / 4u * (pitch) + m_] = floatBitsToUint(f.e[i_ + m_])
+#define load_repeated(f, array, first)                                      \
+  frag_rows(i_) [[unroll]] for (uint m_ = 0u; m_ < 4u; ++m_) f.e[i_ + m_] = \
+      vec4(array[(first) + i_ / 4u])
 const uint kFragFolds = 1u;
 const uint kFragRows = 16u;
 void frag_barrier() {}
