@@ -14,8 +14,8 @@ struct CellType {
   double step;
 };
 constexpr CellType kCellTypes[] = {
-    {MICA_F32, 1e-6},       {MICA_F16, 1.0 / 1024}, {MICA_BF16, 1.0 / 128},
-    {MICA_Q8_0, 1.0 / 127}, {MICA_Q4_0, 1.0 / 8},
+    {MICA_F32, 1e-6},     {MICA_F16, 1.0 / 1024}, {MICA_BF16, 1.0 / 128}, {MICA_Q8_0, 1.0 / 127},
+    {MICA_Q4_0, 1.0 / 8}, {MICA_Q4_1, 2.0 / 15},  {MICA_Q5_0, 1.0 / 16},  {MICA_Q5_1, 2.0 / 31},
 };
 
 class Cells {

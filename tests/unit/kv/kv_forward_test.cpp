@@ -115,7 +115,7 @@ TEST_P(KvForward, AfterAnything) {
   const auto [backend, keys, type] = GetParam();
   for (uint32_t i = 0; i < std::size(nets) && !HasFatalFailure(); ++i)
     if (given != nullptr || i == (keys + type + (backend[0] == 'c' ? 2 : 0)) % std::size(nets))
-      play(nets[i], i, given != nullptr ? std::atoi(given) : 80);
+      play(nets[i], i, given != nullptr ? std::atoi(given) : 60);
 }
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
