@@ -18,7 +18,7 @@ uint key_element(uint lane, uint j) {
   return key_four(lane, j / 4u) * 4u + j % 4u;
 }
 
-// Four elements of a quantized type: the quants, one a byte, and the scale.
+// Four elements of a quantized type: the quants, one a byte, and load_scale().
 uvec2 load_four(Page p, uint64_t head, uint cell, uint four) {
   const uint64_t row = head + cell * p.row_bytes;
   uvec2 r;
@@ -27,16 +27,22 @@ uvec2 load_four(Page p, uint64_t head, uint cell, uint four) {
   } else {
     const uint both = U32P(row + four / 8u * 16u + four % 4u * 4u).v[0];
     r.x = both >> (four & 4u) & 0x0f0f0f0fu;
+    if (has_fifths(p.dtype)) {
+      const uint fifths = U32P(head + fifths_at(p, cell, four / 8u)).v[0] >> four % 8u * 4u & 15u;
+      r.x |= (fifths & 1u) << 4 | (fifths & 2u) << 11 | (fifths & 4u) << 18 | (fifths & 8u) << 25;
+    }
   }
-  r.y = uint(U16P(head + scale_at(p, cell, four / 8u)).v[0]);
+  r.y = load_scale(p, head, cell, four / 8u);
   return r;
 }
 vec4 decode_four(uint dtype, uvec2 r) {
-  const float d = unpackHalf2x16(r.y).x;
+  const vec2 scale = unpackHalf2x16(r.y);
+  const int centre = quant_centre(dtype);
   vec4 x;
   [[unroll]] for (int j = 0; j < 4; ++j) {
-    x[j] = d * float(dtype == MICA_Q8_0 ? bitfieldExtract(int(r.x), 8 * j, 8)
-                                        : int(bitfieldExtract(r.x, 8 * j, 8)) - 8);
+    x[j] = scale.x * float(dtype == MICA_Q8_0 ? bitfieldExtract(int(r.x), 8 * j, 8)
+                                              : int(bitfieldExtract(r.x, 8 * j, 8)) - centre);
+    if (has_min(dtype)) x[j] += scale.y;
   }
   return x;
 }
