@@ -192,8 +192,9 @@ class Load {
         MICA_TRY(adopt ? adopt_table(in, g, seq) : check_table(in, g, seq));
       }
       if (!adopt) continue;
-      cache_.next[seq] = next;
-      cache_.next_key[seq] = cache_.keys == MICA_KV_KEYS_RELATIVE ? next_key : next;
+      kv_set_next(cache_, seq, next);
+      // Keys of another kind know nothing of where relative ones go on.
+      if (keys_ == MICA_KV_KEYS_RELATIVE && cache_.keys == keys_) cache_.next_key[seq] = next_key;
       cache_.again[seq] = again;
     }
     return in.ok && in.left() == 0 ? MICA_OK : bad("is damaged: its head has another length");
