@@ -413,7 +413,6 @@ mica_status mica_kv_seq_rm(mica_kv_cache* cache, uint32_t seq, int64_t p0, int64
   const bool all = seq == MICA_KV_ALL_SEQS;
   MICA_TRY(mica::check_edit(c, all ? 0 : seq));
   const Range r = mica::normal_range(p0, p1);
-  if (r.p0 >= r.p1) return MICA_OK;
   const uint32_t begin = all ? 0 : seq;
   const uint32_t end = all ? c.max_seqs : seq + 1;
   for (uint32_t s = begin; s < end; ++s) MICA_TRY(mica::check_change(c, s, r, mica::kRemoved));
@@ -437,7 +436,7 @@ mica_status mica_kv_seq_cp_to(mica_kv_cache* cache, uint32_t src, uint32_t dst, 
                                   " cannot be copied to itself");
   Range r = mica::normal_range(p0, p1);
   r.p1 = std::min(r.p1, mica::end_before(c, src, r.p1));
-  if (r.p0 >= r.p1) return MICA_OK;
+  if (r.p0 >= r.p1) return mica::change(c, dst, {0, 0}, mica::kRemoved);
   if (to < 0 || to > INT32_MAX)
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: position ", to,
                                   " to copy to is below 0 or above 2147483646");
@@ -461,7 +460,6 @@ mica_status mica_kv_seq_add(mica_kv_cache* cache, uint32_t seq, int64_t p0, int6
   if (cache == nullptr) return MICA_INVALID_ARGUMENT;
   MICA_TRY(mica::check_edit(*cache, seq));
   const Range r = mica::normal_range(p0, p1);
-  if (r.p0 >= r.p1 || delta == 0) return MICA_OK;
   // Beyond it every position is out of range, and sums could be too.
   const mica::Change what = {mica::Change::kAdd, std::clamp(delta, -mica::kNoEnd, mica::kNoEnd)};
   return mica::change(*cache, seq, r, what);
@@ -475,7 +473,6 @@ mica_status mica_kv_seq_div(mica_kv_cache* cache, uint32_t seq, int64_t p0, int6
     return cache->device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: divisor ", divisor,
                                        " is below 1");
   const Range r = mica::normal_range(p0, p1);
-  if (r.p0 >= r.p1 || divisor == 1) return MICA_OK;
   const mica::Change what = {mica::Change::kDivide, std::min(divisor, mica::kNoEnd)};
   return mica::change(*cache, seq, r, what);
 }

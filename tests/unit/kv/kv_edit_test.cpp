@@ -1,5 +1,7 @@
 // Edits and shifts of the KV cache one by one: what they refuse, what the texts say, what a plan
 // must have for a step after them.
+#include <functional>
+
 #include "tests/unit/kv/kv_cache_fixture.h"
 
 namespace {
@@ -233,6 +235,28 @@ TEST_F(KvEdit, APlanMustHaveWhatTheStepNeeds) {
   EXPECT_EQ(reserve_shift(true), 30u);
   expect(plan_without(mica::kv_shifts_of(0)), MICA_INVALID_ARGUMENT, "window 0, which");
   expect(plan_without(mica::kv_shifts_of(1)), MICA_INVALID_ARGUMENT, "window 40, which");
+}
+
+// An edit of nothing is an edit: it ends what a seek began.
+TEST_F(KvEdit, OfNothingGoesOnBehindTheEnd) {
+  ASSERT_EQ(make({layer()}, 640, 2, 100), MICA_OK);
+  step({{0, 30}});
+  const std::function<mica_status()> edits[] = {
+      [&] { return mica_kv_seq_rm(cache, 0, 12, 12); },
+      [&] { return mica_kv_seq_rm(cache, 0, 12, 3); },
+      [&] { return mica_kv_seq_add(cache, 0, 0, -1, 0); },
+      [&] { return mica_kv_seq_add(cache, 0, 20, 20, 5); },
+      [&] { return mica_kv_seq_div(cache, 0, 0, -1, 1); },
+      [&] { return mica_kv_seq_cp(cache, 1, 0, 0, -1); },
+  };
+  ASSERT_EQ(mica_kv_seq_rm(cache, 0, 10, 15), MICA_OK);
+  for (const auto& edit : edits) {
+    ASSERT_EQ(mica_kv_seq_seek(cache, 0, 10), MICA_OK);
+    EXPECT_EQ(mica_kv_seq_next(cache, 0), 10);
+    EXPECT_EQ(edit(), MICA_OK);
+    EXPECT_EQ(mica_kv_seq_next(cache, 0), 30);
+    EXPECT_EQ(mica_kv_seq_cells(cache, 0), 25u);
+  }
 }
 
 TEST_F(KvEdit, AreRefusedWhileAReserveIsPending) {
