@@ -7,12 +7,26 @@ NOT_FUNCTIONS = re.compile(r"\s*(template.*struct|namespace|struct|class|enum|un
                            r"typedef|\}|//|#)\b|\s*[}#/*]")
 
 
+def indent_of(lines, i):
+    return len(lines[i]) - len(lines[i].lstrip())
+
+
+def head_of(lines, i):
+    """The first line of the function that ends its head in line i: its end has the same indent, which
+    parameters and members' initializers have not."""
+    def goes_on(k):
+        return re.match(r"\s*:(?!:)", lines[k]) or lines[k - 1].endswith((",", "("))
+    while i > 0 and goes_on(i):
+        i -= 1
+    return i
+
+
 def long_functions(path, most):
     lines = open(path, encoding="utf-8").read().split("\n")
     for i, line in enumerate(lines):
         if not line.endswith("{") or ")" not in line or NOT_FUNCTIONS.match(line):
             continue
-        indent = len(line) - len(line.lstrip())
+        indent = indent_of(lines, head_of(lines, i))
         for end in range(i + 1, len(lines)):
             if lines[end].startswith(" " * indent + "}"):
                 if end - i + 1 > most:

@@ -78,7 +78,7 @@ class KvForward : public testing::TestWithParam<Case> {
   void play(const Net& net, uint32_t i_net, int n_rounds) const {
     const auto [backend, keys, type] = GetParam();
     constexpr size_t n = std::size(kCellTypes);
-    const auto dtype = [&](size_t i) { return kCellTypes[(type + i) % n].dtype; };
+    const auto dtype = [first = type](size_t i) { return kCellTypes[(first + i) % n].dtype; };
     const Kinds first = {keys, dtype(0), dtype(1)};
     const mica_kv_keys others[] = {MICA_KV_KEYS_RELATIVE, MICA_KV_KEYS_UNROTATED, MICA_KV_KEYS_NONE,
                                    MICA_KV_KEYS_ROTATED};
