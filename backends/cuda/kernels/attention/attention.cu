@@ -48,10 +48,21 @@ struct TileVariant {
 };
 template <class Parts>
 constexpr TileVariant kTile = {attention_tile_kernel<Parts>, Parts::kBytes};
+bool is_unrotated(const Call& call) { return call.arg<mica_attention_args>().rope_keys != 0; }
 
 constexpr uint64_t kTileStatic = sizeof(int32_t) * 2048;  // what the kernel declares itself, up
 
+// Of keys that are rotated when they are read: one more plane of them in F16.
+TileVariant unrotated_tile(const Call& call) {
+  const int64_t dim = dim_of(call);
+  if (!is_f16(call)) return dim <= 128 ? kTile<PartsF32<128, true>> : kTile<PartsF32<256, true>>;
+  return dim == 64    ? kTile<PartsF16<64, 2, true>>
+         : dim == 128 ? kTile<PartsF16<128, 1, true>>
+                      : kTile<PartsF16<256, 1, true>>;
+}
+
 TileVariant tile_variant(const Call& call) {
+  if (is_unrotated(call)) return unrotated_tile(call);
   const bool f16 = is_f16(call);
   // Of one block four warps would hide too little.
   const auto two_fit = [&](const TileVariant& v) {
@@ -104,7 +115,7 @@ struct DecodeVariant {
 };
 template <class Cells, int kWarps>
 constexpr DecodeVariant kDecode = {attention_decode_kernel<Cells, kWarps>,
-                                   decode_shared_bytes<Cells::kDim, kWarps>(), kWarps,
+                                   decode_shared_bytes<Cells, kWarps>(), kWarps,
                                    decode_blocks<Cells::kDim, kWarps>()};
 // One large block a multiprocessor ends soonest where there are few tiles; several small ones hide
 // each other's beginnings and ends where there are many.
@@ -132,11 +143,36 @@ int32_t decode_rows(const Call& call) {
   return rows >= kDecodeRows ? kDecodeRows : static_cast<int32_t>(rows + 3) / 4 * 4;
 }
 
+// Of keys that are rotated when they are read: few kernels, which serve few tiles and many, and of
+// quantized keys smaller heads too.
+DecodeVariant unrotated_decode(mica_dtype dtype, int64_t dim) {
+  if (dtype == MICA_F16)
+    return dim == 64    ? kDecode<Unrotated<CellsF16<64>>, 8>
+           : dim == 128 ? kDecode<Unrotated<CellsF16<128>>, 8>
+                        : kDecode<Unrotated<CellsF16<256>>, 4>;
+  if (dim == 256) return {};
+  switch (dtype) {
+    case MICA_Q8_0:
+      return kDecode<Unrotated<CellsQuant<128, 8>>, 8>;
+    case MICA_Q4_0:
+      return kDecode<Unrotated<CellsQuant<128, 4>>, 8>;
+    case MICA_Q4_1:
+      return kDecode<Unrotated<CellsQuant<128, 4, true>>, 8>;
+    case MICA_Q5_0:
+      return kDecode<Unrotated<CellsQuant<128, 5>>, 8>;
+    case MICA_Q5_1:
+      return kDecode<Unrotated<CellsQuant<128, 5, true>>, 8>;
+    default:
+      return {};
+  }
+}
+
 // kernel nullptr: there is none.
 DecodeVariant decode_variant(const Call& call) {
   const int64_t dim = dim_of(call);
   const mica_dtype dtype = call.in[MICA_ATTENTION_K].dtype;
   if (call.in[MICA_ATTENTION_V].dtype != dtype) return {};
+  if (is_unrotated(call)) return unrotated_decode(dtype, dim);
   const int64_t rows = call.in[MICA_ATTENTION_Q].dim[2] *
                        (call.in[MICA_ATTENTION_Q].dim[1] / call.in[MICA_ATTENTION_K].dim[1]);
   const int64_t tiles = (rows + decode_rows(call) - 1) / decode_rows(call);
@@ -176,6 +212,8 @@ const char* decode_supports(const Call& call) {
     return "K and V are not of one type, F16 or quantized, or heads are too large for the latter";
   if (!call.in[MICA_ATTENTION_MASK].absent()) return "there is a mask";
   if (call.in[MICA_ATTENTION_Q].dim[2] > kDecodeTokens) return "there are more than 64 tokens";
+  if (is_unrotated(call) && !has_key_runs(call.arg<mica_attention_args>()))
+    return "what K is to be rotated by begins or ends amid a run of eight elements";
   return nullptr;
 }
 
@@ -200,8 +238,9 @@ mica_status naive_record(const Call& call, Recorder& recorder) {
   AttentionArgs a;
   attention_args(call, kNoCut, a);
   const int64_t rows = int64_t{a.n_tokens} * a.n_heads;
-  return launch(recorder, attention_naive_kernel, grid_for(call, (rows + 3) / 4, 16), dim3(128), 0,
-                a);
+  const auto kernel =
+      is_unrotated(call) ? attention_naive_kernel<true> : attention_naive_kernel<false>;
+  return launch(recorder, kernel, grid_for(call, (rows + 3) / 4, 16), dim3(128), 0, a);
 }
 
 constexpr Kernel kRows[] = {
@@ -216,4 +255,4 @@ constexpr Kernel kRows[] = {
 }  // namespace
 }  // namespace mica::cuda
 
-MICA_CUDA_KERNELS(attention, kRows, MICA_KNOWS(attention, rope_pairing))
+MICA_CUDA_KERNELS(attention, kRows, MICA_KNOWS(attention, rope_keys))

@@ -169,7 +169,7 @@ struct DecodeCells {
     if (i < last) e = table_entry(a, t, item.first_entry + i);
     if (!any_sees(a, e, s.low, s.high)) e.n_cells = e.turn = 0;
     shared.entries[threadIdx.x] = e;
-    moved = __syncthreads_or(e.turn != 0 ? 1 : 0) != 0;
+    moved = __syncthreads_or(!kUnrotated<Cells> && e.turn != 0 ? 1 : 0) != 0;
     int32_t n = min(last - before, kThreads);
     SlotTurns slots = {0, 1};
     if (moved) slots = slot_turns<Shared::kSlots>(shared.entries, n);
@@ -195,12 +195,41 @@ struct DecodeCells {
     const Entry e = unit_entry(shared.entries, unit);
     const int cell0 = unit % kPageUnits * kUnitCells;
     if (e.n_cells > 0) Cells::load_k(a, k_head(a, e, item.kv_head), cell0, k);
+    if constexpr (kUnrotated<Cells>) touch_angles(unit + kWarps);
   }
   __device__ void load_v(int32_t unit) {
     if (unit >= end) return;
     const Entry e = unit_entry(shared.entries, unit);
     const int cell0 = unit % kPageUnits * kUnitCells;
     if (e.n_cells > 0) Cells::load_v(a, v_head(a, e, item.kv_head), e, cell0, v);
+  }
+  // Of un-rotated keys: what the unit's angles are made of, to the L1 cache.
+  __device__ void touch_angles(int32_t unit) const {
+    if (unit >= end) return;
+    touch_unit_angles<Cells::kDim>(a, shared.entries[unit / kPageUnits],
+                                   unit % kPageUnits * kUnitCells);
+  }
+  // And the angles, while the warp has something else to wait for.
+  __device__ void prepare(int32_t unit) {
+    if (unit >= end) return;
+    const auto warp = static_cast<int>(threadIdx.x / 32);
+    const int cell0 = unit % kPageUnits * kUnitCells;
+    const Entry& e = shared.entries[unit / kPageUnits];
+    __syncwarp();
+    fill_unit_angles<Cells::kDim>(a, e, cell0, shared.angles().units[warp]);
+    if (e.div != 1) fill_divided_angles<Cells::kDim>(a, e, cell0, shared.divided_angles(warp));
+  }
+  // Products of the queries and the unit's keys.
+  __device__ void scores(const Entry& e, float (&p)[2][4]) {
+    if constexpr (kUnrotated<Cells>) {
+      const auto warp = static_cast<int>(threadIdx.x / 32);
+      const auto& angles = shared.angles();
+      __syncwarp();
+      Cells::scores(a, k, shared.queries, angles.units[warp],
+                    e.div == 1 ? angles.cells[0] : shared.divided_angles(warp), p);
+    } else {
+      Cells::scores(k, shared.slot(e.turn), p);
+    }
   }
   __device__ void add_values_apart(const Entry& e, int cell0, const float (&p)[2][4],
                                    State& s) const {
@@ -217,13 +246,15 @@ struct DecodeCells {
   }
   // The batch; the first loads are done.
   __device__ void run(State& s) {
+    if constexpr (kUnrotated<Cells>) prepare(first_unit());
 #pragma unroll 1
     for (int32_t unit = first_unit(); unit < end; unit += kWarps) {
       const Entry e = unit_entry(shared.entries, unit);
       float p[2][4];
       fetch_ahead(unit);
-      if (e.n_cells > 0) Cells::scores(k, shared.slot(e.turn), p);
+      if (e.n_cells > 0) scores(e, p);
       load_k(unit + kWarps);
+      if constexpr (kUnrotated<Cells>) prepare(unit + kWarps);
       if (e.n_cells > 0) {
         const bool hides = unit_softmax(a, e, unit % kPageUnits * kUnitCells, s, p);
         if constexpr (Cells::kMayBeApart) {
@@ -248,10 +279,12 @@ __device__ void decode_item(const AttentionArgs& a, const Table& t, const Item& 
   wait_for_inputs();
   if (cells.moved) touch_turns(a, slots);
   query.load(a, item);
+  if constexpr (kUnrotated<Cells>) cells.touch_angles(cells.first_unit());
   cells.load_k(cells.first_unit());
   cells.load_v(cells.first_unit());
   int32_t from = item.units.begin / kPageUnits * kPageUnits + cells.end;
-  const bool is_all = a.n_turns == 0 || from >= item.units.end;
+  const bool is_all = kUnrotated<Cells> || a.n_turns == 0 || from >= item.units.end;
+  if constexpr (kUnrotated<Cells>) fill_cell_angles<Cells::kDim>(a, shared.angles());
   query.store(a, item, cells.moved || !is_all, s.q_factor, shared);
   if (cells.moved) turn_queries<Cells, kWarps>(a, slots, shared);
 #pragma unroll

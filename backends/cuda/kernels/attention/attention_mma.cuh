@@ -13,6 +13,8 @@ constexpr float kLn2 = 0.693147180559945f;
 // Weights are kept times 2^12, so that their lower parts are no subnormals of F16.
 constexpr float kWeightShift = 12.0f;
 constexpr float kWeightUnit = 0x1p-12f;
+// Un-rotated keys, rotated, are halved: none becomes too large for F16.
+constexpr float kKeyUnit = 2.0f;
 
 __device__ inline float exp2_fast(float x) {
   float y;

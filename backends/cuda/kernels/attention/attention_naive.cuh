@@ -15,15 +15,32 @@ struct NaiveRow {
   float largest, denominator;
 };
 
-__device__ inline void naive_cell(const AttentionArgs& a, const char* k, const char* v,
-                                  uint32_t cell, float bias, NaiveRow& row) {
+// key_operand, where stored K becomes an operand: an element decoded, and rotated to its cell's
+// position where it is stored un-rotated.
+template <bool kUnrotated>
+__device__ inline float key_operand(const AttentionArgs& a, const Entry& e, const char* k,
+                                    int32_t cell, int32_t i) {
+  const auto at = [&](int32_t d) {
+    return kv_element(a.k, k, static_cast<uint32_t>(cell), static_cast<uint32_t>(d));
+  };
+  if constexpr (!kUnrotated) return at(i);
+  const TurnPlace p = turn_place(a, i);
+  if (!p.rotates) return at(i);
+  const float2 angle = both_turns(turn_angle(a, e.turn, p.angle / 2),
+                                  turn_angle(a, turn_offset(e, cell), p.angle / 2));
+  return turned(p, at(i), at(p.other), angle.x, angle.y);
+}
+
+template <bool kUnrotated>
+__device__ inline void naive_cell(const AttentionArgs& a, const Entry& e, const char* k,
+                                  const char* v, int32_t i_cell, float bias, NaiveRow& row) {
+  const auto cell = static_cast<uint32_t>(i_cell);
   const int lane = static_cast<int>(threadIdx.x % 32);
   float s = 0;
 #pragma unroll
   for (int j = 0; j < kNaiveEach; ++j) {
     const int i = lane + 32 * j;
-    // key_operand, where stored K becomes an operand: an element decoded.
-    if (i < a.dim_k) s += row.q[j] * kv_element(a.k, k, cell, static_cast<uint32_t>(i));
+    if (i < a.dim_k) s += row.q[j] * key_operand<kUnrotated>(a, e, k, i_cell, i);
   }
   for (int offset = 16; offset > 0; offset /= 2) s += __shfl_xor_sync(0xffffffffu, s, offset);
   s *= a.op.scale;
@@ -51,6 +68,7 @@ __device__ inline void naive_query(const AttentionArgs& a, const char* q, int32_
     row.q[j] = lane + 32 * j < a.dim_k ? query_operand(a, q, lane + 32 * j, turn) : 0.0f;
 }
 
+template <bool kUnrotated>
 __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t token,
                                  int32_t head) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -70,7 +88,7 @@ __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t
   int64_t column = 0;
   for (int32_t i = entries.begin; i < entries.end; ++i) {
     const Entry e = table_entry(a, t, i);
-    if (e.turn != turn) naive_query(a, q, turn = e.turn, row);
+    if (!kUnrotated && e.turn != turn) naive_query(a, q, turn = e.turn, row);
     const Seen seen = seen_cells(a, e, position);
     const char* k = k_head(a, e, kv_head);
     const char* v = v_head(a, e, kv_head);
@@ -78,7 +96,7 @@ __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t
       if (!seen.has(c)) continue;
       const float bias = a.mask != 0 ? mask_at(a, token, head, column + c) : 0.0f;
       if (bias == -infinity()) continue;  // whatever the cell holds
-      naive_cell(a, k, v, static_cast<uint32_t>(e.first_cell + c), bias, row);
+      naive_cell<kUnrotated>(a, e, k, v, e.first_cell + c, bias, row);
     }
     column += e.n_cells;
   }
@@ -89,6 +107,7 @@ __device__ inline void naive_row(const AttentionArgs& a, const Table& t, int32_t
     if (lane + 32 * j < a.dim_v) out[lane + 32 * j] = row.sums[j] * factor;
 }
 
+template <bool kUnrotated>
 __global__ void __launch_bounds__(128, 4)
     attention_naive_kernel(const __grid_constant__ AttentionArgs a) {
   wait_for_inputs();
@@ -96,7 +115,8 @@ __global__ void __launch_bounds__(128, 4)
   const Table t = open_table(a);
   const int64_t n = int64_t{t.n_tokens} * a.n_heads;
   for (int64_t i = int64_t{blockIdx.x} * 4 + threadIdx.x / 32; i < n; i += int64_t{gridDim.x} * 4)
-    naive_row(a, t, static_cast<int32_t>(i / a.n_heads), static_cast<int32_t>(i % a.n_heads));
+    naive_row<kUnrotated>(a, t, static_cast<int32_t>(i / a.n_heads),
+                          static_cast<int32_t>(i % a.n_heads));
 }
 #endif
 

@@ -67,18 +67,40 @@ __device__ void read_queries(const AttentionArgs& a, const Item& item, int first
     for (int j = 0; j < kDim / 32; ++j)
       if (first + r >= item.n_rows || lane + 32 * j >= a.dim_k) x[r][j] = 0;
 }
+
+// Calls rotate(cell, first, second, cosine, sine) for each pair of elements of the entry's cells in
+// the first groups, by all threads of the block: of un-rotated keys in shared memory, which become
+// those of their cells' positions. With kAll also for what RoPE leaves as it is, by twos.
+template <int kDim, bool kAll, class Rotate>
+__device__ void each_key_pair(const AttentionArgs& a, const Entry& e, int groups, Rotate rotate) {
+  constexpr int kPairs = kDim / 2;
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t pair = thread % kPairs;
+  const PairPlace p = pair_place(a, pair);
+  if (!kAll && !p.rotates) return;
+  const int32_t end = min(e.first_cell + e.n_cells, groups * 16);
+  const float2 turn = p.rotates ? turn_angle(a, e.turn, pair) : float2{1, 0};
+#pragma unroll 4
+  for (int32_t cell = e.first_cell + thread / kPairs; cell < end; cell += kTileThreads / kPairs) {
+    float2 angle = turn;
+    if (p.rotates) angle = both_turns(turn, turn_angle(a, turn_offset(e, cell), pair));
+    rotate(cell, p.first, p.second, angle.x, angle.y);
+  }
+}
 #endif
 
 // --- K and V are F16 ----------------------------------------------------------------------------
 // Queries, scaled by row, and weights go through the tensor cores as two F16 parts each.
 
-template <int kHeadDim, int kStageCount>
+template <int kHeadDim, int kStageCount, bool kUnrotatedKeys = false>
 struct PartsF16 {
   static constexpr int kDim = kHeadDim;
   static constexpr int kStages = kStageCount;  // pages in shared memory: one more is on its way
   static constexpr int kPitch = kDim + 8;      // halves; no two rows of 8 share a bank
   static constexpr int kSize = kTileRows * kPitch;
-  static constexpr uint64_t kBytes = uint64_t{kSize} * 2 * (2 + 2 * kStages);
+  static constexpr bool kUnrotated = kUnrotatedKeys;
+  static constexpr int kLowerKeys = 2 + 2 * kStages;  // plane of un-rotated keys' lower parts
+  static constexpr uint64_t kBytes = uint64_t{kSize} * 2 * (kLowerKeys + (kUnrotated ? 1 : 0));
 #ifdef __CUDACC__
   char* base;
 
@@ -110,7 +132,8 @@ struct PartsF16 {
         exponent = max(exponent, -100);
         float up = __uint_as_float(static_cast<uint32_t>(127 + 9 - exponent) << 23);
         const float down = __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
-        if (lane == 0) lists.q_factor[first + r] = fabsf(a.op.scale) * down;
+        if (lane == 0)
+          lists.q_factor[first + r] = fabsf(a.op.scale) * down * (kUnrotated ? kKeyUnit : 1.0f);
         up = a.op.scale < 0 ? -up : up;
 #pragma unroll
         for (int j = 0; j < kDim / 32; ++j) {
@@ -143,7 +166,8 @@ struct PartsF16 {
                  place < static_cast<uint32_t>(n_cells));
     }
   }
-  // key_operand, where stored K becomes an operand: as it is.
+  // key_operand, where stored K becomes an operand: as it is, and if it is un-rotated then
+  // by rotate_keys().
   __device__ void load_k(const AttentionArgs& a, const char* head, const Entry& e,
                          int stage) const {
     load_cells(a.k, head, e, k(stage));
@@ -151,6 +175,23 @@ struct PartsF16 {
   __device__ void load_v(const AttentionArgs& a, const char* head, const Entry& e,
                          int stage) const {
     load_cells(a.v, head, e, v(stage));
+  }
+
+  // Keys of the entry, rotated, as upper and lower parts; halved, so that none becomes too large.
+  __device__ void rotate_keys(const AttentionArgs& a, const Entry& e, int stage, int groups) const {
+    each_key_pair<kDim, true>(a, e, groups,
+                              [&](int cell, int first, int second, float cosine, float sine) {
+                                __half* upper = k(stage) + cell * kPitch;
+                                __half* lower = plane(kLowerKeys) + cell * kPitch;
+                                const float x = __half2float(upper[first]) / kKeyUnit;
+                                const float y = __half2float(upper[second]) / kKeyUnit;
+                                const auto put = [&](int at, float z) {
+                                  upper[at] = __float2half_rn(z);
+                                  lower[at] = __float2half_rn(z - __half2float(upper[at]));
+                                };
+                                put(first, x * cosine - y * sine);
+                                put(second, x * sine + y * cosine);
+                              });
   }
 
   // Of V, by all threads of the block: what is_apart() becomes zero. True: this thread found some.
@@ -180,19 +221,34 @@ struct PartsF16 {
       for (int i = 0; i < 4; ++i) s[j][i] = 0;
     if (groups == kTileGroups && a.dim_k == kDim) {
 #pragma unroll
-      for (int d = 0; d < kDim; d += 16) add_scores<true>(q_at + d, k_at + d, kTileGroups, s);
+      for (int d = 0; d < kDim; d += 16)
+        add_scores<true>(q_at + d, k_at + d, lower_keys(stage), kTileGroups, s);
     } else {
 #pragma unroll 1
-      for (int d = 0; d < a.dim_k; d += 16) add_scores<false>(q_at + d, k_at + d, groups, s);
+      for (int d = 0; d < a.dim_k; d += 16)
+        add_scores<false>(q_at + d, k_at + d, lower_keys(stage), groups, s);
     }
   }
+  // From a stage's keys on to their lower parts.
+  __device__ static int lower_keys(int stage) { return (kLowerKeys - 2 - 2 * stage) * kSize; }
   // Of 16 dimensions.
   template <bool kAll>
-  __device__ static void add_scores(const __half* q_at, const __half* k_at, int groups,
-                                    float (&s)[8][4]) {
+  __device__ static void add_scores(const __half* q_at, const __half* k_at,
+                                    [[maybe_unused]] int lower, int groups, float (&s)[8][4]) {
     uint32_t q0[4], q1[4], b[kTileGroups][4];
     load_matrices(q1, q_at + kSize);
     load_matrices(q0, q_at);
+    if constexpr (kUnrotated) {
+#pragma unroll
+      for (int g = 0; g < kTileGroups; ++g)
+        if (kAll || g < groups) load_matrices(b[g], k_at + lower + g * 16 * kPitch);
+#pragma unroll
+      for (int g = 0; g < kTileGroups; ++g) {
+        if (!kAll && g >= groups) break;
+        multiply(s[2 * g], q0, b[g][0], b[g][1]);
+        multiply(s[2 * g + 1], q0, b[g][2], b[g][3]);
+      }
+    }
 #pragma unroll
     for (int g = 0; g < kTileGroups; ++g)
       if (kAll || g < groups) load_matrices(b[g], k_at + g * 16 * kPitch);
@@ -253,9 +309,10 @@ struct PartsF16 {
 // All is decoded to F32 in shared memory, and goes through the tensor cores as two TF32 parts each:
 // 22 bits with F32's range.
 
-template <int kHeadDim>
+template <int kHeadDim, bool kUnrotatedKeys = false>
 struct PartsF32 {
   static constexpr int kDim = kHeadDim;
+  static constexpr bool kUnrotated = kUnrotatedKeys;
   static constexpr int kStages = 1;
   static constexpr int kPitch = kDim + 4;  // floats; 8 rows of 4 neighbours share no bank
   static constexpr int kSize = kTileRows * kPitch;
@@ -303,12 +360,23 @@ struct PartsF32 {
       at[1] = {x[4], x[5], x[6], x[7]};
     }
   }
-  // key_operand, where stored K becomes an operand: decoded.
+  // key_operand, where stored K becomes an operand: decoded, and if it is un-rotated then by
+  // rotate_keys().
   __device__ void load_k(const AttentionArgs& a, const char* head, const Entry& e, int) const {
     load_cells(a.k, head, e, (a.dim_k + 15) / 16 * 16, k);
   }
   __device__ void load_v(const AttentionArgs& a, const char* head, const Entry& e, int) const {
     load_cells(a.v, head, e, a.dim_v_pad, v);
+  }
+
+  __device__ void rotate_keys(const AttentionArgs& a, const Entry& e, int, int groups) const {
+    each_key_pair<kDim, false>(a, e, groups,
+                               [&](int cell, int first, int second, float cosine, float sine) {
+                                 float* row = k + cell * kPitch;
+                                 const float x = row[first], y = row[second];
+                                 row[first] = x * cosine - y * sine;
+                                 row[second] = x * sine + y * cosine;
+                               });
   }
 
   // Of V, by all threads of the block: what is_apart() becomes zero. True: this thread found some.

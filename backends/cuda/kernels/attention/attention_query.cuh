@@ -1,7 +1,7 @@
 // What a block of the few-rows kernel keeps, in registers and in shared memory, and how rows of q
 // become left operands there.
 #pragma once
-#include "backends/cuda/kernels/attention/attention_cells.cuh"
+#include "backends/cuda/kernels/attention/attention_keys.cuh"
 #include "backends/cuda/kernels/attention/attention_merge.cuh"
 
 namespace mica::cuda {
@@ -13,10 +13,11 @@ template <int kDim, int kWarps>
 constexpr int decode_blocks() {
   return kWarps == 8 || kDim > 128 ? 1 : kDim > 64 ? 2 : 3;
 }
-template <int kDim, int kWarps>
+template <class Cells, int kWarps>
 constexpr uint64_t decode_shared_bytes() {
-  return uint64_t{2} * kDim * 32 + uint64_t{kWarps} * kDecodeRows * (kDim + 8 + 3) * 4 +
-         uint64_t{kWarps} * 32 * 24 + 16;
+  constexpr int kDim = Cells::kDim;
+  return (kUnrotated<Cells> ? sizeof(KeyAngles<kDim, kWarps>) : 0) + uint64_t{2} * kDim * 32 +
+         uint64_t{kWarps} * kDecodeRows * (kDim + 8 + 3) * 4 + uint64_t{kWarps} * 32 * 24 + 16;
 }
 
 #ifdef __CUDACC__
@@ -59,8 +60,14 @@ struct DecodeShared {
   __device__ Turned& turned() { return reinterpret_cast<Turned&>(sums); }
   // Turned's slots lie behind `queries`, so that none is a case of its own.
   __device__ Queries<kDim>& slot(int32_t i) { return (&queries)[i]; }
+  // Of un-rotated keys: what lies behind, and in the place of a warp's sums the table of a unit
+  // whose positions are divided.
+  __device__ KeyAngles<kDim, kWarps>& angles() {
+    return *reinterpret_cast<KeyAngles<kDim, kWarps>*>(this + 1);
+  }
+  __device__ float4* divided_angles(int warp) { return reinterpret_cast<float4*>(sums[warp]); }
 };
-static_assert(sizeof(DecodeShared<128, 8>) == decode_shared_bytes<128, 8>());
+static_assert(sizeof(DecodeShared<128, 8>) == decode_shared_bytes<CellsF16<128>, 8>());
 static_assert(sizeof(DecodeShared<64, 4>::sums) >= sizeof(MergeRoom));
 
 // Four neighbours of this thread's two rows, one of the runs of a block of 32, to their place in
@@ -81,6 +88,13 @@ __device__ void store_run(const float* upper_row, const float* lower_row, int pr
   for (int part = 0; part < 2; ++part)
     to.parts[part][product][lane] = {parts[part][0], parts[part][1], parts[part][2],
                                      parts[part][3]};
+}
+
+// Element i of the eight of a block of 32 that are this lane's.
+template <class Cells>
+__device__ inline int32_t block_element(const AttentionArgs& a, int block, int lane, int i) {
+  if constexpr (kUnrotated<Cells>) return Cells::element(a, block, lane, i);
+  return block * 32 + Cells::run_of(lane, i / 4) + i % 4;
 }
 
 // The part of the rows of q that is this thread's to split: its rows, its elements of the blocks of
@@ -105,6 +119,22 @@ struct QueryPart {
     for (int half = 0; half < 2; ++half) {
       const int row = min(lane / 4 + 8 * half, item.n_rows - 1);
       q[half] = query_row(a, row_token(a, item, row), row_head(a, item, row));
+    }
+    if constexpr (kUnrotated<Cells>) {
+      const auto one = [&](auto get) {
+#pragma unroll
+        for (int i = 0; i < 16 * kBlocks; ++i) {
+          const int at = block_element<Cells>(a, block(i / 8 % kBlocks), lane, i % 8);
+          x[i / 8 / kBlocks][i / 8 % kBlocks][i % 8] =
+              get(q[i / 8 / kBlocks], min(at, a.dim_k - 1));
+        }
+      };
+      if (a.q_dtype == MICA_F32) {
+        one([](const char* row, int i) { return reinterpret_cast<const float*>(row)[i]; });
+      } else {
+        one([&](const char* row, int i) { return float_at(a.q_dtype, row, i); });
+      }
+      return;
     }
     const auto each = [&](auto get) {
 #pragma unroll
@@ -142,7 +172,7 @@ struct QueryPart {
       for (int j = 0; j < kBlocks; ++j)
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-          const int at = block(j) * 32 + Cells::run_of(lane, i / 4) + i % 4;
+          const int at = block_element<Cells>(a, block(j), lane, i);
           if (lane / 4 + 8 * half >= item.n_rows || at >= a.dim_k) x[half][j][i] = 0;
         }
   }
@@ -179,8 +209,8 @@ struct QueryPart {
       if (exponent == 128 || largest == 0.0f) exponent = 9;
       exponent = max(exponent, -100);
       up[half] = __uint_as_float(static_cast<uint32_t>(127 + 9 - exponent) << 23);
-      q_factor[half] =
-          a.op.scale * __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
+      q_factor[half] = a.op.scale * (kUnrotated<Cells> ? kKeyUnit : 1.0f) *
+                       __uint_as_float(static_cast<uint32_t>(127 - 9 + exponent) << 23);
     }
     if (is_busy()) {
       scale(up);

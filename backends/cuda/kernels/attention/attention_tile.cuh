@@ -216,7 +216,8 @@ __device__ inline TileEntry tile_entry(const AttentionArgs& a, const Entry& e, i
 }
 
 // This thread's entry of a batch, compacted with the others' that are seen, of `first` … `end` or
-// up to where the turn changes: `next`. Returns how many are.
+// up to where the queries' turn changes: `next`. Returns how many are.
+template <bool kUnrotated>
 __device__ inline int32_t list_entries(const AttentionArgs& a, const Table& t, int32_t first,
                                        int32_t end, int32_t low, int32_t high, int32_t& column,
                                        int32_t& next, TileLists& lists) {
@@ -227,7 +228,7 @@ __device__ inline int32_t list_entries(const AttentionArgs& a, const Table& t, i
   Entry e = kNone;
   if (i < end) e = table_entry(a, t, i);
   next = first + kTileThreads;
-  if (a.n_turns > 0) {
+  if (!kUnrotated && a.n_turns > 0) {
     next = first + same_turn<kTileThreads / 32>(a, t, first, end - first, e.turn, lists.counts);
     if (i >= next) e = kNone;
   }
@@ -285,7 +286,7 @@ __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, co
   };
   load_k(0);
   load_v(0);
-  const int32_t turn = lists.entries[0].entry.turn;
+  const int32_t turn = Parts::kUnrotated ? 0 : lists.entries[0].entry.turn;
   if (turn != loaded_turn && turn == 0) parts.load_queries(a, item, 0, lists);
   if (turn != loaded_turn && turn != 0) turn_queries(a, item, parts, turn, lists);
   loaded_turn = turn;
@@ -297,6 +298,10 @@ __device__ void run_list(const AttentionArgs& a, const Item& item, int32_t n, co
     wait_copies<1>();
     __syncthreads();
     if (kTwo) load_k(i + 1);
+    if constexpr (Parts::kUnrotated) {
+      parts.rotate_keys(a, lists.entries[i].entry, stage, groups);
+      __syncthreads();
+    }
     if (busy) parts.scores(a, stage, groups, s);
     if (!kTwo) __syncthreads();
     if (!kTwo) load_k(i + 1);
@@ -376,8 +381,8 @@ __device__ void run_item(const AttentionArgs& a, const Table& t, int32_t i_item,
     state.largest[half] = -infinity(), state.denominator[half] = 0;
   int32_t loaded_turn = -1;  // of the queries in shared memory
   for (int32_t first = entries.begin, next = 0; first < entries.end; first = next) {
-    const int32_t n =
-        list_entries(a, t, first, entries.end, positions.begin, positions.end, column, next, lists);
+    const int32_t n = list_entries<Parts::kUnrotated>(a, t, first, entries.end, positions.begin,
+                                                      positions.end, column, next, lists);
     wait_for_inputs();
     if (n > 0) run_list(a, item, n, parts, lists, rows, loaded_turn, state);
   }

@@ -1,4 +1,5 @@
-// Queries as they meet cells that moved, by the turns of table entries (mica/kv_table.h).
+// Queries as they meet cells that moved, and un-rotated keys as they meet queries, by the turns of
+// table entries (mica/kv_table.h).
 #pragma once
 #include "backends/cuda/kernels/attention/attention_work.cuh"
 
@@ -37,6 +38,40 @@ __device__ inline float query_operand(const AttentionArgs& a, const char* row, i
   if (turn == 0 || !p.rotates) return x;
   const float* angle = turn_row(a, turn) + p.angle;
   return turned(p, x, float_at(a.q_dtype, row, p.other), angle[0], angle[1]);
+}
+
+// One rotation after another: cosine and sine of both angles' sum.
+__device__ inline float2 both_turns(const float2& x, const float2& y) {
+  return {x.x * y.x - x.y * y.y, x.y * y.x + x.x * y.y};
+}
+__device__ inline float2 turn_angle(const AttentionArgs& a, int32_t turn, int32_t pair) {
+  return *reinterpret_cast<const float2*>(turn_row(a, turn) + 2 * pair);
+}
+// Of un-rotated keys: the position that an entry's turn stands for, and how far a cell's position
+// lies behind it, which is a row of `turns` too.
+__device__ inline int32_t turn_origin(const Entry& e) {
+  return (e.div == 1 ? e.base : e.base / e.div) / kPageCells * kPageCells;
+}
+__device__ inline int32_t turn_offset(const Entry& e, int32_t cell) {
+  const int32_t i = e.base + cell - e.first_cell;
+  return max(0, min((e.div == 1 ? i : i / e.div) - turn_origin(e), MICA_KV_OFFSET_TURNS - 1));
+}
+
+// Two elements of a head that RoPE rotates together, number i of the pairs of `dim` elements: those
+// of `turns`, then what is not rotated, by twos.
+struct PairPlace {
+  int32_t first, second;
+  bool rotates;
+};
+__device__ inline PairPlace pair_place(const AttentionArgs& a, int32_t i) {
+  const auto n_rot = static_cast<int32_t>(a.op.n_rot);
+  const auto offset = static_cast<int32_t>(a.op.rope_offset);
+  if (i >= n_rot / 2) {
+    const int32_t at = 2 * i - n_rot;
+    return {at < offset ? at : at + n_rot, at + 1 < offset ? at + 1 : at + 1 + n_rot, false};
+  }
+  if (a.op.rope_pairing == MICA_ROPE_ADJACENT) return {offset + 2 * i, offset + 2 * i + 1, true};
+  return {offset + i, offset + i + n_rot / 2, true};
 }
 
 // The tiles' kernel takes a block's entries together, an entry a thread, up to the first of another
