@@ -63,7 +63,7 @@ void add_options(CommandLine& line, Options& o) {
   line.add("--ctk", &o.type_k, "type of K in the cache: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0",
            true);
   line.add("--ctv", &o.type_v, "type of V in the cache", true);
-  line.add_choice("--kv", &o.keys, "rotated relative unrotated");
+  line.add_choice("--kv", &o.keys, "relative rotated unrotated");
 }
 
 void check_llama(mica_status status) {
@@ -153,9 +153,9 @@ mica_llama_session_params session_params(const Options& o) {
   p.n_batch = o.n_batch;
   p.dtype_k = dtype_named(o.type_k);
   p.dtype_v = dtype_named(o.type_v);
-  p.keys = o.keys == "relative"    ? MICA_KV_KEYS_RELATIVE
+  p.keys = o.keys == "rotated"     ? MICA_KV_KEYS_ROTATED
            : o.keys == "unrotated" ? MICA_KV_KEYS_UNROTATED
-                                   : MICA_KV_KEYS_ROTATED;
+                                   : MICA_KV_KEYS_RELATIVE;
   return p;
 }
 

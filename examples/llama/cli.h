@@ -23,7 +23,7 @@ struct Options {
   uint32_t n_threads = 0;
   uint32_t n_ctx = 0;
   uint32_t n_batch = 0;
-  std::string type_k = "f16", type_v = "f16", keys = "rotated";
+  std::string type_k = "f16", type_v = "f16", keys = "relative";
   bool map_file = false;
 };
 // -m --mmap -b -t --backend --list-devices --ctk --ctv --kv

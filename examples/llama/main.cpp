@@ -113,16 +113,17 @@ struct Timing {
   size_t n_prompt = 0, n_generated = 0;         // tokens
 };
 
-void print_summary(const Timing& t, const mica_memory& memory) {
+void print_summary(const Timing& t, const mica_llama_model_info& model, const mica_memory& memory) {
   const auto rate = [](size_t n, double seconds) {
     return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
   };
   std::fprintf(stderr,
                "load %.2f s | prompt %zu tokens, %.1f t/s | generation %zu tokens, %.1f t/s | "
-               "memory %s (weights %s, cache %s)\n",
+               "memory %s (weights %s, KV: %u unique layers of %u, %s)\n",
                t.load, t.n_prompt, rate(t.n_prompt, t.prompt), t.n_generated,
                rate(t.n_generated, t.generation), bytes_text(memory.total_bytes).c_str(),
-               bytes_text(memory.weights_bytes).c_str(), bytes_text(memory.kv_bytes).c_str());
+               bytes_text(memory.weights_bytes).c_str(), model.n_kv_layers, model.n_layers,
+               bytes_text(memory.kv_bytes).c_str());
 }
 
 // Decodes; false when Ctrl-C stopped it.
@@ -249,7 +250,7 @@ int run(const Arguments& a) {
   mica_memory memory{};
   check_llama(mica_llama_session_memory(session.get(), &memory));
   if (end != nullptr) std::fprintf(stderr, "%s\n", end);
-  print_summary(timing, memory);
+  print_summary(timing, info_of(model.get()), memory);
   return interrupted != 0 ? 128 + interrupted : 0;
 }
 

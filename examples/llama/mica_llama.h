@@ -76,6 +76,7 @@ typedef struct mica_llama_model_info {
   uint32_t n_layers;
   uint32_t n_heads;
   uint32_t n_kv_heads;
+  uint32_t n_kv_layers;  /* layers with K and V of their own; the others read an earlier one's */
   int32_t has_tokenizer; /* 0 for models of random weights */
   int32_t is_chatml;     /* its chat template is ChatML */
   int32_t bos;           /* -1: none */
@@ -156,7 +157,7 @@ typedef struct mica_llama_session_params {
 #define MICA_LLAMA_SESSION_PARAMS_INIT                                                \
   {                                                                                   \
     sizeof(mica_llama_session_params), 0, 0, 0, 0, 0, MICA_F16, MICA_F16, NULL, NULL, \
-        MICA_KV_KEYS_ROTATED, 0, 0, 0, 0                                              \
+        MICA_KV_KEYS_RELATIVE, 0, 0, 0, 0                                             \
   }
 
 /* What a session of these parameters takes, weights included: exact, nothing is allocated on the

@@ -151,6 +151,11 @@ void Model::fill_info() {
   info.n_layers = h.n_layers;
   info.n_heads = h.n_heads;
   info.n_kv_heads = h.n_kv_heads;
+  for (uint32_t i = 0; i < h.n_layers; ++i) {
+    mica_kv_layer layer = MICA_KV_LAYER_INIT;
+    architecture().kv_layer(h, i, layer);
+    info.n_kv_layers += layer.source == MICA_KV_NO_SOURCE ? 1 : 0;
+  }
   info.bos = info.eos = -1;
   if (parts_.tokenizer == nullptr) return;
   info.has_tokenizer = 1;

@@ -133,7 +133,7 @@ class Session {
   uint32_t n_seqs_ = 0;
   uint32_t max_outputs_ = 0;
   std::string variant_;
-  mica_kv_keys keys_ = MICA_KV_KEYS_ROTATED;
+  mica_kv_keys keys_ = MICA_KV_KEYS_RELATIVE;
   uint32_t n_keep_ = 0, n_drop_ = 0, extend_factor_ = 0, extend_window_ = 0;
 
   Context context_;
