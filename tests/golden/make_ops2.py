@@ -84,8 +84,10 @@ def rope(x, positions, p):
     first = offset + (2 * pairs if p["pairing"] == 0 else pairs)
     second = first + 1 if p["pairing"] == 0 else first + n // 2
     y = np.array(x)
-    z = (x[..., first] + 1j * x[..., second]) * magnitude
-    z = z * np.exp(1j * (positions[:, None, None] * turn))
+    # The op's operands: cosines, sines and the magnitude are F32.
+    circle = np.exp(1j * (positions[:, None, None] * turn)).astype(np.complex64)
+    z = (x[..., first] + 1j * x[..., second]) * float(np.float32(magnitude))
+    z = z * circle.astype(np.complex128)
     y[..., first], y[..., second] = z.real, z.imag
     return y
 
