@@ -115,6 +115,22 @@ inline void set_terms(const RefCall& call, double n_terms) {
   if (call.n_terms != nullptr) *call.n_terms = n_terms;
 }
 
+// A number in [-1, 1) of three others.
+inline double noise(uint64_t seed, uint64_t a, uint64_t b) {
+  uint64_t h = seed * 0x9e3779b97f4a7c15ull + a * 0xc2b2ae3d27d4eb4full + b;
+  h = (h ^ h >> 31) * 0x7fb5d329728ea185ull;
+  h = (h ^ h >> 27) * 0x81dadef4bc2dd44dull;
+  return static_cast<double>(static_cast<int64_t>(h ^ h >> 33)) * 0x1p-63;
+}
+
+// sqrt of the mean square of a row; 0 where that is not finite.
+inline double finite_rms(const double* row, int64_t n) {
+  double squares = 0;
+  for (int64_t i = 0; i < n; ++i) squares += row[i] * row[i];
+  const double rms = n > 0 ? __builtin_sqrt(squares / static_cast<double>(n)) : 0;
+  return rms - rms == 0 ? rms : 0;
+}
+
 // To 11 bits, as F16 has them, whatever the row's magnitude: its largest is brought to 2^14 first.
 inline void round_to_halves(double* row, int64_t n) {
   double most = 0;
@@ -131,9 +147,26 @@ inline void round_weights(mica_numerics numerics, mica_dtype dtype, double* row,
   for (int64_t i = 0; i < n; ++i) row[i] = f16_to_f32(f32_to_f16(static_cast<float>(row[i])));
 }
 
-// Rounds a row of activations (values of F32, F16 or BF16) as a kernel of these numerics does.
-inline void round_activations(mica_numerics numerics, double* row, int64_t n) {
-  switch (numerics) {
+// Where the call says so, moves a row before it is rounded, by up to 2^-19 of itself and of the
+// row's root mean square: what lies that near the border of two steps may go either way, and hardly
+// anything else changes.
+inline void move_at_borders(const RefCall& call, double* row, int64_t n) {
+  if (call.border == 0) return;
+  const double size = finite_rms(row, n);
+  for (int64_t i = 0; i < n; ++i) {
+    if (!__builtin_isfinite(row[i])) continue;
+    const double way =
+        noise(call.border, __builtin_bit_cast(uint64_t, row[i]), static_cast<uint64_t>(i));
+    row[i] += 0x1p-19 * (__builtin_fabs(row[i]) + size) * way;
+  }
+}
+
+// Rounds a row of activations (values of F32, F16 or BF16) as a kernel of the call's numerics does.
+inline void round_activations(const RefCall& call, double* row, int64_t n) {
+  const mica_numerics to = call.numerics;
+  if (to != MICA_NUM_EXACT && to != MICA_NUM_F32 && to != MICA_NUM_F64)
+    move_at_borders(call, row, n);
+  switch (to) {
     case MICA_NUM_F16:
     case MICA_NUM_F16_W:
       return round_to_halves(row, n);

@@ -45,6 +45,7 @@ mica_status reference(const RefCall& call) {
     if (slot < 0 || slot >= state.dim[2]) continue;
     for (int64_t h = 0; h < state.dim[1]; ++h) {
       rows.read_row(row.data(), h, t);
+      if (state.dtype != MICA_F32) move_at_borders(call, row.data(), head_dim);
       state.write_row(row.data(), h, slot);
     }
   }

@@ -45,6 +45,7 @@ void shift_row(const RefCall& call, int64_t head, int64_t cell, int64_t by, doub
     const double angle = static_cast<double>(by) * rope_frequency(a.angles, call.in[kFactors], i);
     rotate(row, rope_pair(a.pairing, a.offset, n_pairs, i), std::cos(angle), std::sin(angle));
   }
+  if (call.out.dtype != MICA_F32) move_at_borders(call, row, call.out.dim[0]);
   call.out.write_row(row, head, cell);
 }
 

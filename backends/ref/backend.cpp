@@ -3,10 +3,12 @@
 // do; ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) *
 // sum |t|, instead of its value. ",jitter3" moves every element of every F32 result a little, as
 // sums of another order would, the third way: what comes of it shows how much of a difference the
-// roundings behind it can make. ",shake3" moves results by more: by their terms too, and of F16 and
-// BF16 by a step of the type, as graphs of any kind need it. The conformance suite derives its
-// bounds from the former, tests/fuzz from the latter. ",fused" claims every region and runs its
-// members in their order, for tests of the core's fusions.
+// roundings behind it can make. ",border3" moves them likewise, and lets activations that lie at
+// the border of two steps of what they are rounded to go either way. ",shake3" moves results by
+// more: by their terms too, and of F16 and BF16 by a step of the type, as graphs of any kind need
+// it. The conformance suite derives its bounds from the former, tests/fuzz from the latter.
+// ",fused" claims every region and runs its members in their order, for tests of the core's
+// fusions.
 #include "backends/cancellable.h"
 #include "backends/known_args_check.h"
 #include "core/base/context.h"
@@ -14,6 +16,7 @@
 #include "core/kv/kv_cache.h"
 #include "mica/device.h"
 #include "ops/attention/attention_args.h"
+#include "ops/common.h"
 #include "ops/concat_args.h"
 #include "ops/copy_args.h"
 #include "ops/kv_shift_args.h"
@@ -33,12 +36,15 @@ using mica::OpDef;
 
 namespace {
 
+// What is done beside computing the values; see above.
+enum class Mode { kPlain, kBound, kFused, kJitter, kBorder, kShake };
+
 struct Device {
   const mica_host* host;
   mica_numerics numerics;
-  bool bound, fused;
-  uint32_t jitter;  // which way results are moved, 0: not
-  bool shake;
+  Mode mode;
+  uint32_t way;  // which way results are moved, from 1 on
+  bool moves() const { return mode >= Mode::kJitter; }
 };
 
 struct Memory {
@@ -91,23 +97,39 @@ mica_status device_state(mica_b_device*, mica_device_info* out) {
   return device_info(nullptr, 0, out);
 }
 
+// What stands behind the numerics: nothing, or one of the modes' names, of the last three with a
+// number from 1 to 999.
+bool read_mode(const char* text, Mode& mode, uint32_t& way) {
+  constexpr struct {
+    const char* name;
+    Mode mode;
+  } kModes[] = {{"", Mode::kPlain},         {",bound", Mode::kBound},   {",fused", Mode::kFused},
+                {",jitter", Mode::kJitter}, {",border", Mode::kBorder}, {",shake", Mode::kShake}};
+  for (const auto& m : kModes) {
+    const size_t length = std::strlen(m.name);
+    if (std::strncmp(text, m.name, length) != 0) continue;
+    const char* c = text + length;
+    for (way = 0; *c >= '0' && *c <= '9' && way < 100; ++c)
+      way = way * 10 + static_cast<uint32_t>(*c - '0');
+    mode = m.mode;
+    if (*c == '\0' && (mode >= Mode::kJitter) == (way > 0) && (way > 0 || c == text + length))
+      return true;
+  }
+  return false;
+}
+
 mica_status device_open(const mica_host* host, const char* option, mica_b_device** out) {
   size_t length = 0;
   while (option[length] != '\0' && option[length] != ',') ++length;
-  const bool bound = std::strcmp(option + length, ",bound") == 0;
-  const bool fused = std::strcmp(option + length, ",fused") == 0;
-  uint32_t jitter = 0;
-  const bool shake = std::strncmp(option + length, ",shake", 6) == 0;
-  if (shake || std::strncmp(option + length, ",jitter", 7) == 0)
-    for (const char* c = option + length + (shake ? 6 : 7); *c >= '0' && *c <= '9' && jitter < 1000;
-         ++c)
-      jitter = jitter * 10 + static_cast<uint32_t>(*c - '0');
+  Mode mode = Mode::kPlain;
+  uint32_t way = 0;
+  const bool is_known = read_mode(option + length, mode, way);
   for (const auto& o : kOptions) {
     if (std::strlen(o.name) != length || std::memcmp(o.name, option, length) != 0) continue;
-    if (option[length] != '\0' && !bound && !fused && jitter == 0) break;
+    if (!is_known) break;
     auto* d = mica::create<Device>(*host->allocator);
     if (d == nullptr) return fail(host, MICA_OUT_OF_MEMORY, "out of memory: device");
-    *d = {host, o.numerics, bound, fused, jitter, shake};
+    *d = {host, o.numerics, mode, way};
     *out = reinterpret_cast<mica_b_device*>(d);
     return MICA_OK;
   }
@@ -237,7 +259,7 @@ mica_status supports(mica_b_device*, const mica_b_partition* p, uint32_t node, c
 
 mica_status claims(mica_b_device* d, const mica_b_partition*, uint32_t, char* reason,
                    size_t capacity) {
-  if (of(d)->fused) return MICA_OK;
+  if (of(d)->mode == Mode::kFused) return MICA_OK;
   mica::Writer(reason, capacity).put("the reference runs plain ops only");
   return MICA_UNSUPPORTED;
 }
@@ -320,18 +342,11 @@ mica_status run_bound(const OpDef& op, mica::RefCall& call) {
   return MICA_OK;
 }
 
-// A number in [-1, 1) of an element of a node's result and the device's jitter.
-double noise(uint64_t jitter, uint64_t node, uint64_t element) {
-  uint64_t h = jitter * 0x9e3779b97f4a7c15ull + node * 0xc2b2ae3d27d4eb4full + element;
-  h = (h ^ h >> 31) * 0x7fb5d329728ea185ull;
-  h = (h ^ h >> 27) * 0x81dadef4bc2dd44dull;
-  return static_cast<double>(static_cast<int64_t>(h ^ h >> 33)) * 0x1p-63;
-}
-
 // Moves each element of a node's result by up to 2^-21 of itself and of its row's root mean square,
 // somewhat more than sums in F32 are off by; with `terms`, the magnitudes of each element's, also
 // by 2^-24 of those and, of F16 and BF16, by a step of the type.
-void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node, const double* terms) {
+void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node, const double* terms,
+                double* row) {
   const double type_step = terms == nullptr       ? 0
                            : y.dtype == MICA_F16  ? 0x1p-10
                            : y.dtype == MICA_BF16 ? 0x1p-7
@@ -340,17 +355,14 @@ void run_jitter(const HostTensor& y, uint32_t jitter, uint32_t node, const doubl
   for (int64_t i3 = 0; i3 < y.dim[3]; ++i3)
     for (int64_t i2 = 0; i2 < y.dim[2]; ++i2)
       for (int64_t i1 = 0; i1 < y.dim[1]; ++i1) {
-        double squares = 0;
-        for (int64_t i0 = 0; i0 < y.dim[0]; ++i0)
-          squares += y.at(i0, i1, i2, i3) * y.at(i0, i1, i2, i3);
-        const double size =
-            y.dim[0] > 0 ? __builtin_sqrt(squares / static_cast<double>(y.dim[0])) : 0;
-        for (int64_t i0 = 0; i0 < y.dim[0]; ++i0) {
-          const double v = y.at(i0, i1, i2, i3);
-          const double magnitude = v < 0 ? -v : v;
-          double step = 0x1p-21 * (magnitude + (size - size == 0 ? size : 0));
+        y.read_row(row, i1, i2, i3);
+        const double size = mica::finite_rms(row, y.dim[0]);
+        for (int64_t i0 = 0; i0 < y.dim[0]; ++i0, ++i) {
+          if (!__builtin_isfinite(row[i0])) continue;
+          const double magnitude = __builtin_fabs(row[i0]);
+          double step = 0x1p-21 * (magnitude + size);
           if (terms != nullptr) step += 0x1p-24 * terms[i] + type_step * magnitude;
-          y.set(v + step * noise(jitter, node, i++), i0, i1, i2, i3);
+          y.set(row[i0] + step * mica::noise(jitter, node, i), i0, i1, i2, i3);
         }
       }
 }
@@ -368,19 +380,22 @@ mica_status run_node(Plan* p, uint32_t i_node, uint32_t numerics) {
                      static_cast<mica_numerics>(numerics)};
   const bool float_out =
       call.out.dtype == MICA_F32 || call.out.dtype == MICA_F16 || call.out.dtype == MICA_BF16;
-  if (p->device->bound && float_out && (op.flags & mica::kOpState) == 0 &&
+  const Device& d = *p->device;
+  if (d.mode == Mode::kBound && float_out && (op.flags & mica::kOpState) == 0 &&
       p->is_read[node.output] == 0)
     return run_bound(op, call);
-  const Device& d = *p->device;
-  const bool moves = d.jitter != 0 && (d.shake ? float_out : call.out.dtype == MICA_F32) &&
+  if (d.mode == Mode::kBorder) call.border = uint64_t{d.way} << 32 | i_node;
+  const bool shakes = d.mode == Mode::kShake;
+  const bool moves = d.moves() && (shakes ? float_out : call.out.dtype == MICA_F32) &&
                      (op.flags & mica::kOpState) == 0;
-  mica::Vec<double> terms(*call.allocator);
-  if (moves && d.shake) {
+  mica::Vec<double> row(*call.allocator), terms(*call.allocator);
+  if (moves && !row.resize(static_cast<size_t>(call.out.dim[0]))) return MICA_OUT_OF_MEMORY;
+  if (moves && shakes) {
     if (!terms.resize(static_cast<size_t>(call.out.elements()))) return MICA_OUT_OF_MEMORY;
     call.magnitude = terms.data();
   }
   MICA_TRY(MICA_REF_CALL(*p->partition, node, op, call));
-  if (moves) run_jitter(call.out, d.jitter, i_node, d.shake ? terms.data() : nullptr);
+  if (moves) run_jitter(call.out, d.way, i_node, shakes ? terms.data() : nullptr, row.data());
   return MICA_OK;
 }
 

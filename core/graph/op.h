@@ -76,6 +76,8 @@ struct RefCall {
   // sum of the magnitudes of the terms it is made of, and how many terms there are.
   double* magnitude = nullptr;
   double* n_terms = nullptr;  // one number
+  // Not 0: chooses what activations and cells at the border of two steps are rounded to.
+  uint64_t border = 0;
 
   template <class Args>
   const Args& arg() const {

@@ -213,7 +213,7 @@ void load_query(const RefCall& call, int64_t i_token, int64_t i_head, int64_t tu
   const bool of_keys = call.arg<mica_attention_args>().rope_keys != 0;
   call.in[kQ].read_row(x.q.data(), i_head, i_token);
   if (call.in[kTurns].present() && !of_keys && turn > 0) turn_head(call, turn, x.q.data());
-  round_activations(call.numerics, x.q.data(), call.in[kQ].dim[0]);
+  round_activations(call, x.q.data(), call.in[kQ].dim[0]);
 }
 
 // Scores of all cells of the sequence; -infinity where the query does not see.

@@ -50,7 +50,7 @@ void multiply_slice(const RefCall& call, int64_t i2, int64_t i3, double* x_rows,
     const int64_t end = first + kRowsAtOnce < x.dim[1] ? first + kRowsAtOnce : x.dim[1];
     for (int64_t m = first; m < end; ++m) {
       x.read_row(x_rows + (m - first) * k, m, i2, i3);
-      round_activations(call.numerics, x_rows + (m - first) * k, k);
+      round_activations(call, x_rows + (m - first) * k, k);
     }
     for (int64_t n = 0; n < w.dim[1]; ++n) {
       w.read_row(w_row, n, w2, w3);

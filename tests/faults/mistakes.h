@@ -232,8 +232,10 @@ struct Mistake {
 };
 constexpr Mistake kMistakes[] = {
 #define MICA_MISTAKE(op, name, ...) {#name, MICA_OP_##op, name},
+#define MICA_NO_MISTAKE MICA_MISTAKE
 #include "tests/faults/mistakes.def"
 #undef MICA_MISTAKE
+#undef MICA_NO_MISTAKE
 };
 
 // The mistake that MICA_FAULT names; run.sh never names one that is not in mistakes.def.

@@ -50,22 +50,22 @@ inline mica_status matmul_f16_results(Run& r) { return results_as(r, as_f16); }
 inline mica_status matmul_bf16_results(Run& r) { return results_as(r, as_bf16); }
 inline mica_status matmul_last_element(Run& r) { return last_element_wrong(r); }
 
-// Products are those of the numerics; `add` says what a sum becomes after each 64 of them.
+// Products are those of the numerics; `add` says what a sum becomes after each n_each of them.
 template <class Add>
-mica_status sums_of_64(Run& r, const Add& add) {
+mica_status sums_of(Run& r, size_t n_each, const Add& add) {
   const HostTensor &w = r.in[0], &x = r.in[1], &y = r.call.out;
   const auto k = static_cast<size_t>(w.dim[0]);
   std::vector<double> a(k), b(k);
   Run::for_rows(y, [&](int64_t m, int64_t i2, int64_t i3) {
     x.read_row(a.data(), m, i2, i3);
-    round_activations(r.call.numerics, a.data(), w.dim[0]);
+    round_activations(r.call, a.data(), w.dim[0]);
     for (int64_t n = 0; n < y.dim[0]; ++n) {
-      w.read_row(b.data(), n, i2 * w.dim[2] / y.dim[2], i3 * w.dim[3] / y.dim[3]);
+      w.read_row(b.data(), n, i2 / (x.most(2) / w.dim[2]), i3 / (x.most(3) / w.dim[3]));
       round_weights(r.call.numerics, w.dtype, b.data(), w.dim[0]);
       double sum = 0;
-      for (size_t first = 0; first < k; first += 64) {
+      for (size_t first = 0; first < k; first += n_each) {
         double part = 0;
-        for (size_t i = first; i < k && i < first + 64; ++i) part += a[i] * b[i];
+        for (size_t i = first; i < k && i < first + n_each; ++i) part += a[i] * b[i];
         sum = add(sum, part);
       }
       y.set(sum, n, m, i2, i3);
@@ -74,10 +74,19 @@ mica_status sums_of_64(Run& r, const Add& add) {
   return MICA_OK;
 }
 inline mica_status matmul_f16_sums(Run& r) {
-  return sums_of_64(r, [](double sum, double part) { return as_f16(sum + part); });
+  return sums_of(r, 64, [](double sum, double part) { return as_f16(sum + part); });
 }
 inline mica_status matmul_bf16_sums(Run& r) {
-  return sums_of_64(r, [](double sum, double part) { return as_bf16(sum + part); });
+  return sums_of(r, 64, [](double sum, double part) { return as_bf16(sum + part); });
+}
+
+// No mistake: sums in F32 that lose what lies beyond its bits, as matrix units make them.
+inline mica_status matmul_truncated_sums(Run& r) {
+  return sums_of(r, 8, [](double sum, double part) {
+    const auto nearest = static_cast<float>(sum + part);
+    const bool away = std::fabs(static_cast<double>(nearest)) > std::fabs(sum + part);
+    return static_cast<double>(away ? std::nextafter(nearest, 0.0f) : nearest);
+  });
 }
 
 // The last block of 32 of one row of w 2 % too large.
