@@ -22,7 +22,7 @@ if [ $all -eq 1 ]; then
   for preset in asan-ubsan tsan; do
     echo "== $preset"
     cmake --preset $preset $launcher >/dev/null
-    cmake --build --preset $preset
+    cmake --build --preset $preset --target sanitized
     ctest --preset $preset $at_once -L sanitize
   done
 fi

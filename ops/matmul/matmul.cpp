@@ -9,6 +9,8 @@ namespace {
 
 // Rows of x read and rounded once for each pass over the rows of w.
 constexpr int64_t kRowsAtOnce = 32;
+// Sums that are made side by side, each in its own order: one alone waits for its last addition.
+constexpr int64_t kSumsAtOnce = 4;
 
 mica_status infer(const InferCall& call) {
   const Desc& w = call.in[0];
@@ -39,6 +41,17 @@ mica_status infer(const InferCall& call) {
   return pack_output(call, MICA_F32, x.rank, dim, x.extent);
 }
 
+// Of a row of w with each of kSumsAtOnce rows of x: the sum of the products, and of their sizes.
+void dot_rows(const double* w, const double* x, int64_t k, double* sum, double* magnitude) {
+  for (int64_t j = 0; j < kSumsAtOnce; ++j) sum[j] = magnitude[j] = 0;
+  for (int64_t i = 0; i < k; ++i)
+    for (int64_t j = 0; j < kSumsAtOnce; ++j) {
+      const double term = w[i] * x[j * k + i];
+      sum[j] += term;
+      magnitude[j] += __builtin_fabs(term);
+    }
+}
+
 // One slice (i2, i3) of the result.
 void multiply_slice(const RefCall& call, int64_t i2, int64_t i3, double* x_rows, double* w_row) {
   const HostTensor& w = call.in[0];
@@ -55,19 +68,15 @@ void multiply_slice(const RefCall& call, int64_t i2, int64_t i3, double* x_rows,
     for (int64_t n = 0; n < w.dim[1]; ++n) {
       w.read_row(w_row, n, w2, w3);
       round_weights(call.numerics, w.dtype, w_row, k);
-      for (int64_t m = first; m < end; ++m) {
-        const double* x_row = x_rows + (m - first) * k;
-        double sum = 0;
-        double magnitude = 0;
-        for (int64_t i = 0; i < k; ++i) {
-          const double term = w_row[i] * x_row[i];
-          sum += term;
-          magnitude += __builtin_fabs(term);
+      for (int64_t m = first; m < end; m += kSumsAtOnce) {
+        double sum[kSumsAtOnce], magnitude[kSumsAtOnce];
+        dot_rows(w_row, x_rows + (m - first) * k, k, sum, magnitude);
+        for (int64_t j = 0; j < kSumsAtOnce && m + j < end; ++j) {
+          call.out.set(sum[j], n, m + j, i2, i3);
+          if (call.magnitude == nullptr) continue;
+          const int64_t i_row = (i3 * x.dim[2] + i2) * x.dim[1] + m + j;
+          call.magnitude[i_row * w.dim[1] + n] = magnitude[j];
         }
-        call.out.set(sum, n, m, i2, i3);
-        if (call.magnitude == nullptr) continue;
-        const int64_t i_row = (i3 * x.dim[2] + i2) * x.dim[1] + m;
-        call.magnitude[i_row * w.dim[1] + n] = magnitude;
       }
     }
   }

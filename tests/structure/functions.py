@@ -1,5 +1,4 @@
-"""functions.py MOST FILE...: no function has more than MOST lines. For the formatted sources that
-clang-tidy does not read: CUDA, GLSL, headers, C."""
+"""functions.py MOST FILE...: no function of the formatted sources has more than MOST lines."""
 import re
 import sys
 

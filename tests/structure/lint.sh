@@ -7,7 +7,7 @@ cd "$1"
 build=$2
 shift 2
 python3 tests/structure/functions.py 100 $(find core ops backends examples tests -type f \
-  \( -name '*.cu' -o -name '*.cuh' -o -name '*.comp' -o -name '*.glsl' -o -name '*.c' -o -name '*.h' \))
+  \( -name '*.cu' -o -name '*.cuh' -o -name '*.comp' -o -name '*.glsl' -o -name '*.c' -o -name '*.h' -o -name '*.cpp' \))
 tool=$(command -v clang-tidy-14 || command -v clang-tidy || true)
 if [ -z "$tool" ] || ! "$tool" --version | grep -q 'version 14\.'; then
   echo "not run: clang-tidy 14 is not here"
