@@ -96,7 +96,7 @@ mica_status size_group(const mica_kv_cache& c, const mica_kv_params& p, KvGroup&
   for (const KvGroup& other : c.groups) has_full |= other.window == 0;
   const uint64_t full = pages_of(p.n_cells);
   uint64_t pages = full;
-  uint64_t seq_pages = full;
+  uint64_t seq_pages = p.max_seq_cells != 0 ? std::min(full, pages_of(p.max_seq_cells)) : full;
   if (g.window != 0) {
     const uint64_t past = uint64_t{g.window} + p.max_step_tokens - 2;
     seq_pages = pages_of(past) + 1 + pages_of(g.n_first);

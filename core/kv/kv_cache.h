@@ -27,6 +27,13 @@ struct KvEntry {
   int64_t last() const { return (int64_t{base} + n_cells - 1) / div; }
 };
 
+// Do b's cells and positions go on where a's end?
+inline bool kv_is_next(const KvEntry& a, const KvEntry& b) {
+  return a.page == b.page && a.first_cell + a.n_cells == b.first_cell && a.div == b.div &&
+         a.base + a.n_cells == b.base && a.key_div == b.key_div &&
+         a.key_base + a.n_cells == b.key_base;
+}
+
 // Storage of a layer, inside one device buffer of mica_kv_cache_bytes bytes: page i of K is at
 // k_offset + i * k_page_bytes.
 struct KvPlace {

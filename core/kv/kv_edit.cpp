@@ -117,13 +117,6 @@ bool apply(const Change& change, KvEntry& e) {
   return true;
 }
 
-// Do b's cells and positions go on where a's end?
-bool is_next(const KvEntry& a, const KvEntry& b) {
-  return a.page == b.page && a.first_cell + a.n_cells == b.first_cell && a.div == b.div &&
-         a.base + a.n_cells == b.base && a.key_div == b.key_div &&
-         a.key_base + a.n_cells == b.key_base;
-}
-
 // The entries of a sequence after an edit, put together in a group's `step`.
 class Rewrite {
  public:
@@ -166,7 +159,7 @@ class Rewrite {
   // `step` holds at least as many as a sequence may have.
   mica_status push(const KvEntry& e) {
     if (e.n_cells == 0) return MICA_OK;
-    if (n_ > 0 && is_next(g_.step[n_ - 1], e)) {
+    if (n_ > 0 && kv_is_next(g_.step[n_ - 1], e)) {
       g_.step[n_ - 1].n_cells += e.n_cells;
       return MICA_OK;
     }

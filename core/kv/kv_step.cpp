@@ -343,10 +343,24 @@ void end_rewind(const KvGroup& g, KvSeq& s, int64_t position) {
   s.lost_to = std::max(s.lost_from, s.lost_to - (int64_t{g.window} - 1));
 }
 
+// Makes one of entries that go on where those before them end: tokens put into holes one at a time
+// would otherwise take an entry each. Returns how many are left.
+uint32_t join_entries(KvEntry* entries, uint32_t n) {
+  uint32_t n_left = 0;
+  for (uint32_t i = 0; i < n; ++i) {
+    if (n_left > 0 && kv_is_next(entries[n_left - 1], entries[i])) {
+      entries[n_left - 1].n_cells += entries[i].n_cells;
+    } else {
+      entries[n_left++] = entries[i];
+    }
+  }
+  return n_left;
+}
+
 // The pages that reserve took from the top of the free list now belong to the sequences.
 void adopt_group(mica_kv_cache& c, uint32_t group) {
   KvGroup& g = c.groups[group];
-  const KvEntry* from = g.step.data();
+  KvEntry* from = g.step.data();
   for (uint32_t i = 0; i < g.n_taken; ++i) g.free_pages.pop();
   for (uint32_t i = 0; i < c.n_spans; ++i) {
     const KvAppend& a = g.appends[i];
@@ -358,7 +372,7 @@ void adopt_group(mica_kv_cache& c, uint32_t group) {
       const bool in_hole = k >= a.at && k < a.at + a.n_holes;
       end = std::max(in_hole ? end : 0, from[k].first_cell + from[k].n_cells);
     }
-    kv_replace(g, seq, from, n);
+    kv_replace(g, seq, from, join_entries(from, n));
     from += n;
     if (g.window == 0) continue;
     const int64_t next = c.next[seq] + c.spans[i].n_tokens;

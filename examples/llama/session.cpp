@@ -138,6 +138,7 @@ void Session::create_cache(const mica_llama_session_params& p) {
   params.n_cells = static_cast<uint32_t>(n_cells);
   params.max_seqs = n_seqs_;
   params.max_step_tokens = n_batch_;
+  params.max_seq_cells = n_ctx_;
   params.keys = keys_;
   mica_kv_cache* cache = nullptr;
   check(mica_kv_cache_create(device_.get(), &params, &cache), context_.get());

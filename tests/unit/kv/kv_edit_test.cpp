@@ -49,6 +49,46 @@ TEST_F(KvEdit, PositionsHaveLimits) {
   EXPECT_EQ(mica_kv_seq_cells(cache, 1), 0u);
 }
 
+// A context that drops old tokens as it grows, token by token, has room in its tables for ever:
+// what goes into holes becomes one entry with what goes on there.
+TEST_F(KvEdit, HolesAreFilledForEver) {
+  struct Shift {
+    uint32_t n_cells, most, keep, drop;
+  };
+  for (const Shift& t : {Shift{128, 100, 4, 48}, Shift{128, 95, 6, 44}, Shift{64, 64, 0, 19},
+                         Shift{128, 98, 5, 19}, Shift{320, 302, 14, 144}, Shift{384, 356, 24, 10},
+                         Shift{256, 256, 7, 1}, Shift{256, 250, 1, 3}, Shift{1024, 1000, 33, 7}}) {
+    keys = MICA_KV_KEYS_UNROTATED;
+    ASSERT_EQ(make({layer()}, t.n_cells, 1, 16), MICA_OK);
+    for (uint32_t i = 0; i < 20000; ++i) {
+      const auto n = static_cast<uint32_t>(mica_kv_seq_next(cache, 0));
+      if (n == t.most) {
+        ASSERT_EQ(mica_kv_seq_rm(cache, 0, t.keep, t.keep + t.drop), MICA_OK);
+        ASSERT_EQ(mica_kv_seq_add(cache, 0, t.keep + t.drop, -1, -int64_t{t.drop}), MICA_OK);
+      }
+      ASSERT_EQ(reserve({{0, 1}}), MICA_OK)
+          << mica_context_error(context) << ": token " << i << " of a context of " << t.most
+          << ", kept " << t.keep << ", dropped " << t.drop;
+      ASSERT_EQ(mica_kv_commit(cache), MICA_OK);
+    }
+  }
+}
+
+// Host memory is linear in the sequences where it is said how long each may be.
+TEST_F(KvEdit, ManyShortSequences) {
+  mica_kv_layer one = layer();
+  mica_kv_params p = MICA_KV_PARAMS_INIT;
+  p.n_layers = 1;
+  p.layers = &one;
+  p.max_seqs = 65536;
+  p.n_cells = 64 * p.max_seqs;
+  p.max_seq_cells = 64;
+  ASSERT_EQ(mica_kv_cache_create(device, &p, &cache), MICA_OK) << mica_context_error(context);
+  EXPECT_LT(cache->groups[0].entries.size(), size_t{20} * p.max_seqs);
+  for (uint32_t i = 0; i < 64; ++i) step({{65535, 1}});
+  EXPECT_EQ(mica_kv_seq_cells(cache, 65535), 64u);
+}
+
 // A window of 1 sees nothing that it let go, so that only its end limits what a move of that does.
 TEST_F(KvEdit, WhatAWindowLetGoHasLimitsToo) {
   ASSERT_EQ(make({layer(1)}, 640, 2, 100), MICA_OK);
