@@ -146,6 +146,11 @@ std::vector<Job> make_jobs(const std::vector<const Case*>& cases, const Selectio
     const std::vector<bool> more = matched(all, pattern);
     for (size_t i = 0; i < all.size(); ++i) chosen[i] = chosen[i] || more[i];
   }
+  for (size_t i = 0; i < all.size() && !selection.variants.empty(); ++i)
+    chosen[i] = chosen[i] && std::count(selection.variants.begin(), selection.variants.end(),
+                                        all[i].way.variant) > 0;
+  if (std::find(chosen.begin(), chosen.end(), true) == chosen.end() && !all.empty())
+    throw std::runtime_error("no chosen case is planned with such a --variant");
   std::vector<Job> jobs;
   for (size_t first = 0, last = 0; first < all.size(); first = last) {
     while (last < all.size() && all[last].c == all[first].c) ++last;

@@ -33,10 +33,11 @@ struct Job {
 
 // Which of all jobs; empty lists choose all.
 struct Selection {
-  std::vector<std::string> ops;    // names or globs
-  std::vector<std::string> cases;  // ids, names, parts of names, or globs
-  bool reduced = false;            // a seventh of every op's cases, where no case is named
-  bool whole() const { return ops.empty() && cases.empty() && !reduced; }
+  std::vector<std::string> ops;       // names or globs
+  std::vector<std::string> cases;     // ids, names, parts of names, or globs
+  std::vector<std::string> variants;  // names of kernels' rows; other ways are left out
+  bool reduced = false;               // a seventh of every op's cases, where no case is named
+  bool whole() const { return ops.empty() && cases.empty() && variants.empty() && !reduced; }
 };
 
 CaseList all_cases();

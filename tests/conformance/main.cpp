@@ -36,6 +36,10 @@ void add_options(CLI::App& app, Arguments& args) {
                  "only these cases: ids as --list prints them, names, parts of names, globs")
       ->delimiter(',')
       ->allow_extra_args(false);
+  app.add_option("--variant", args.selection.variants,
+                 "only runs with these kernels, by the names that --list puts behind a case")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_option("--explain", args.explain, "print how this case is planned");
   app.add_option("--seed", args.seed, "seed of the inputs")->capture_default_str();
   app.add_option("--seeds", args.n_seeds, "so many seeds, from --seed on")

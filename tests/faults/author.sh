@@ -61,6 +61,7 @@ run --backend cpu:plain --case "$variant" || die "a variant cannot be run alone"
 says '^1 passed, 0 failed'
 run --explain softmax/nope && die "--explain of an unknown case succeeds"
 says 'no case softmax/nope; the nearest names are: .*softmax/'
+run --backend cpu:plain --op softmax --variant nonsense && die "an unknown --variant is green"
 run --backend cpu,cpo && die "an unknown backend is green"
 says 'no backend cpo; there are: ref, cpu'
 run --backend ref:f64,fused,cpu:plain --op relu || die "commas of options separate devices"
