@@ -49,9 +49,13 @@ mica_status check_layer(const mica_kv_params& p, uint32_t i, Error& error) {
                 uint64_t{sizeof(mica_kv_layer)});
   if (l.n_kv_heads == 0 || l.head_dim_k == 0 || l.head_dim_v == 0)
     return fail("n_kv_heads, head_dim_k and head_dim_v must not be 0");
-  for (const mica_dtype t : {l.dtype_k, l.dtype_v}) {
+  for (const bool is_v : {false, true}) {
+    const mica_dtype t = is_v ? l.dtype_v : l.dtype_k;
     const DtypeDef* def = find_dtype(static_cast<uint32_t>(t));
-    if (def == nullptr || def->encode == nullptr) return fail("a cache cannot keep this dtype");
+    if (def == nullptr || def->encode == nullptr)
+      return fail("a cache cannot keep ", is_v ? "V" : "K", " as dtype ", uint64_t{t},
+                  def != nullptr ? " (" : "", def != nullptr ? def->info.name : "",
+                  def != nullptr ? ")" : "");
   }
   if (l.window > INT32_MAX || l.n_first > INT32_MAX)
     return fail("window and n_first must be at most 2147483647");

@@ -16,13 +16,15 @@ constexpr size_t kRepeatWindow = 64;  // tokens that --repeat-penalty looks back
 
 struct Arguments {
   Options common;
-  std::string prompt, prompt_file, system, prompt_cache;
+  std::string prompt, prompt_file, system;
+  CommandLine::Optional prompt_cache;
   int64_t n_predict = -1;
   int64_t seed = -1;
   float temperature = 0.8f, top_p = 0.95f, min_p = 0.05f, repeat_penalty = 1.0f;
   int32_t top_k = 40;
   bool raw = false, explain = false, context_shift = false;
-  uint32_t n_keep = 0, n_drop = 0, group = 0, group_window = 512;
+  uint32_t n_keep = 0;
+  int64_t n_drop = -1, group = -1, group_window = -1;  // -1: not given
 };
 
 void add_arguments(CommandLine& line, Arguments& a) {
@@ -46,7 +48,7 @@ void add_arguments(CommandLine& line, Arguments& a) {
   line.add("--keep", &a.n_keep, "tokens at the start that stay (StreamingLLM: 4, --drop 64)");
   line.add("--drop", &a.n_drop, "tokens to drop at once (default: half)");
   line.add("--group", &a.group, "Self-Extend: tokens that share a position (default: off)");
-  line.add("--group-window", &a.group_window, "tokens that become groups at once", true);
+  line.add("--group-window", &a.group_window, "tokens that become groups at once (default 512)");
   line.add("--prompt-cache", &a.prompt_cache,
            "a file that keeps what was computed: the next run with it computes only what is new");
   line.add("--explain", &a.explain, "print where and how each step runs");
@@ -145,8 +147,11 @@ void check_logits(const mica_llama_model* model, mica_llama_session* session) {
 // The prompt, or what of it the file of --prompt-cache lacks. False when Ctrl-C stopped it.
 bool prompt_or_stop(const Arguments& a, mica_llama_session* session,
                     const std::vector<int32_t>& tokens) {
-  if (a.prompt_cache.empty()) return decode_or_stop(session, tokens.data(), tokens.size());
-  const mica_status loaded = mica_llama_load(session, 0, a.prompt_cache.c_str());
+  if (!a.prompt_cache.is_given) return decode_or_stop(session, tokens.data(), tokens.size());
+  const mica_status loaded = mica_llama_load(session, 0, a.prompt_cache.text.c_str());
+  if (loaded == MICA_CACHE_FULL)
+    fail(loaded, std::string(mica_llama_error()) +
+                     " (-c makes it larger; or name another file with --prompt-cache)");
   if (loaded != MICA_NOT_FOUND) check_llama(loaded);
   mica_llama_edit_info info{};
   const mica_status status =
@@ -219,22 +224,59 @@ void print_explanation(const mica_llama_session* session) {
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 
+[[noreturn]] void refuse(const std::string& text) { fail(MICA_INVALID_ARGUMENT, text); }
+
+// What is found at the end of a long answer is better told before it.
+void check_prompt_cache(const Arguments& a) {
+  if (!a.prompt_cache.is_given) return;
+  if (a.prompt_cache.text.empty()) refuse("--prompt-cache needs the path of a file");
+  if (a.group >= 0)
+    refuse(
+        "--prompt-cache and --group do not go together: tokens that share a position cannot be "
+        "found again by their position");
+  const std::string::size_type slash = a.prompt_cache.text.rfind('/');
+  const std::string folder =
+      slash == std::string::npos ? "." : a.prompt_cache.text.substr(0, slash + 1);
+  if (access(folder.c_str(), W_OK) != 0)
+    refuse("--prompt-cache: no file can be made in '" + escaped(folder) + "'");
+}
+
+// Context shift and Self-Extend, from their flags.
+void set_edits(const Arguments& a, mica_llama_session_params& params) {
+  if (a.n_predict < -1) refuse("-n is " + std::to_string(a.n_predict) + "; -1 is until the end");
+  if (!a.context_shift && (a.n_keep != 0 || a.n_drop >= 0))
+    refuse("--keep and --drop say what --context-shift does; give that too");
+  if (a.n_drop == 0 || a.n_drop > UINT32_MAX)
+    refuse("--drop is " + std::to_string(a.n_drop) + ", no number of tokens; without it half go");
+  if (a.common.n_ctx != 0 && a.n_keep >= a.common.n_ctx)
+    refuse("--keep is " + std::to_string(a.n_keep) + ", the context holds " +
+           std::to_string(a.common.n_ctx));
+  params.n_keep = a.n_keep;
+  if (a.context_shift)
+    params.n_drop = a.n_drop > 0 ? static_cast<uint32_t>(a.n_drop) : MICA_LLAMA_DROP_HALF;
+  if (a.group < 0) {
+    if (a.group_window >= 0) refuse("--group-window says how --group works; give that too");
+    return;
+  }
+  const int64_t window = a.group_window < 0 ? 512 : a.group_window;
+  if (a.group < 2 || a.group > UINT32_MAX)
+    refuse("--group is " + std::to_string(a.group) + "; 2 tokens or more can share a position");
+  if (window == 0 || window > UINT32_MAX || window % a.group != 0)
+    refuse("--group-window is " + std::to_string(window) + ", not a multiple of --group " +
+           std::to_string(a.group));
+  params.extend_factor = static_cast<uint32_t>(a.group);
+  params.extend_window = static_cast<uint32_t>(window);
+}
+
 int run(const Arguments& a) {
   watch_interrupt();
   Timing timing;
   const auto start = std::chrono::steady_clock::now();
+  check_prompt_cache(a);
   const ModelHandle model = open_model(a.common);
   const std::vector<int32_t> tokens = prompt_tokens(a, model.get());
   mica_llama_session_params params = session_params(a.common);
-  if (!a.context_shift && (a.n_keep != 0 || a.n_drop != 0))
-    fail(MICA_INVALID_ARGUMENT, "--keep and --drop say what --context-shift does; give that too");
-  if (a.group > 1 && a.group_window % a.group != 0)
-    fail(MICA_INVALID_ARGUMENT, "--group-window is " + std::to_string(a.group_window) +
-                                    ", not a multiple of --group " + std::to_string(a.group));
-  params.n_keep = a.n_keep;
-  if (a.context_shift) params.n_drop = a.n_drop != 0 ? a.n_drop : MICA_LLAMA_DROP_HALF;
-  params.extend_factor = a.group;
-  params.extend_window = a.group_window;
+  set_edits(a, params);
   const SessionHandle session = create_session(model.get(), params);
   const uint32_t n_ctx = mica_llama_n_ctx(session.get());
   if (tokens.size() >= n_ctx)
@@ -245,8 +287,8 @@ int run(const Arguments& a) {
   timing.load = seconds_since(start);
   if (a.explain) print_explanation(session.get());
   const char* end = generate(a, model.get(), session.get(), tokens, timing);
-  if (!a.prompt_cache.empty() && interrupted == 0)
-    check_llama(mica_llama_save(session.get(), 0, a.prompt_cache.c_str()));
+  if (a.prompt_cache.is_given && interrupted == 0)
+    check_llama(mica_llama_save(session.get(), 0, a.prompt_cache.text.c_str()));
   mica_memory memory{};
   check_llama(mica_llama_session_memory(session.get(), &memory));
   if (end != nullptr) std::fprintf(stderr, "%s\n", end);
