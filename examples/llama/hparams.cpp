@@ -76,6 +76,18 @@ Hparams read_hparams(const Metadata& file, const std::string& arch) {
   return h;
 }
 
+void Hparams::scale_by_yarn(float factor) {
+  if (!(factor >= 1.0f && factor <= 1000.0f))
+    fail(MICA_INVALID_ARGUMENT,
+         "the YaRN factor is " + std::to_string(factor) + ", it must be 0 or 1 to 1000");
+  const Hparams usual;
+  rope_linear_scale = 1.0f / factor;
+  yarn_ext_factor = 1.0f;
+  yarn_attn_factor = usual.yarn_attn_factor;
+  yarn_beta_fast = usual.yarn_beta_fast;
+  yarn_beta_slow = usual.yarn_beta_slow;
+}
+
 void Hparams::validate() const {
   in_range("the number of layers", n_layers, 1, kMaxLayers);
   in_range("the embedding length", n_embd, 1, kMaxWidth);

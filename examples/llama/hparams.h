@@ -34,6 +34,9 @@ struct Hparams {
   uint64_t q_width() const { return uint64_t{n_heads} * head_dim_k; }
   uint64_t out_width() const { return uint64_t{n_heads} * head_dim_v; }
 
+  // YaRN's usual parameters and this factor in place of what the file says. Fails with
+  // INVALID_ARGUMENT unless it is 1 to 1000.
+  void scale_by_yarn(float factor);
   // Fails with BAD_FILE unless every number is in its range and they fit together. Nothing may be
   // computed from the others before.
   void validate() const;

@@ -48,9 +48,12 @@ typedef struct mica_llama_model_params {
    * Else it is mapped until the weights are loaded: a file that becomes shorter in that time then
    * raises SIGBUS, which ends the host unless it handles that. */
   int32_t map_file;
+  /* Not 0: RoPE is scaled by YaRN (Peng et al. 2023, arXiv 2309.00071) to contexts this many times
+   * as long as the model was trained on, 1 to 1000, whatever scaling the file asks for. */
+  float yarn_factor;
 } mica_llama_model_params;
 #define MICA_LLAMA_MODEL_PARAMS_INIT \
-  { sizeof(mica_llama_model_params), NULL, 0, NULL, NULL, 0, NULL, NULL, 0 }
+  { sizeof(mica_llama_model_params), NULL, 0, NULL, NULL, 0, NULL, NULL, 0, 0.0f }
 
 /* Reads and checks a GGUF file's metadata and describes its weights; loads no weight. `params` may
  * be NULL. Errors: NOT_FOUND (file or device), IO (not a regular file), BAD_FILE, UNSUPPORTED (an

@@ -100,18 +100,19 @@ std::shared_ptr<Model> Model::open(const char* path, const mica_llama_model_para
   const mica_gguf_mode mode = params.map_file != 0 ? MICA_GGUF_MAP : MICA_GGUF_READ;
   check(mica_gguf_open(context, path, mode, &file), context);
   model->file_.reset(file);
-  model->set_parts(read_parts(Metadata(file, context, params.cancel)));
+  model->set_parts(read_parts(Metadata(file, context, params.cancel)), params.yarn_factor);
   return model;
 }
 
 std::shared_ptr<Model> Model::from_parts(ModelParts parts, const mica_llama_model_params& params) {
   std::shared_ptr<Model> model(new Model(params));
-  model->set_parts(std::move(parts));
+  model->set_parts(std::move(parts), params.yarn_factor);
   return model;
 }
 
-void Model::set_parts(ModelParts parts) {
+void Model::set_parts(ModelParts parts, float yarn_factor) {
   parts_ = std::move(parts);
+  if (yarn_factor != 0) parts_.hparams.scale_by_yarn(yarn_factor);
   parts_.hparams.validate();
   describe();
   fill_info();

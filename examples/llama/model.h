@@ -71,7 +71,7 @@ class Model {
 
  private:
   explicit Model(const mica_llama_model_params& params);
-  void set_parts(ModelParts parts);
+  void set_parts(ModelParts parts, float yarn_factor);
   void describe();
   void fill_info();
 

@@ -4,6 +4,7 @@
 #include <set>
 #include <thread>
 
+#include "model_file_builder.h"
 #include "support.h"
 
 namespace mica_llama_test {
@@ -260,6 +261,39 @@ TEST_F(Sessions, BudgetIsKept) {
   params.memory_budget_bytes = need.total_bytes;
   const Model enough = open_model(golden("tiny/mha.gguf"), "cpu", false, params);
   EXPECT_NE(open_session(enough.get(), own), nullptr);
+}
+
+TEST(Yarn, AskedForItIsThatOfAFileWhichSaysSo) {
+  ModelFile scaled;
+  scaled.more_keys = {gguf_test::string_key("llama.rope.scaling.type", "yarn"),
+                      gguf_test::key<float>("llama.rope.scaling.factor", MICA_GGUF_F32, 4)};
+  mica_llama_model_params params = MICA_LLAMA_MODEL_PARAMS_INIT;
+  const auto logits_of = [&](const std::string& bytes, float factor) {
+    const gguf_test::MemFile mem(bytes);
+    params.yarn_factor = factor;
+    const Model model = open_model(mem.path(), "cpu", true, params);
+    const Session session = open_session(model.get(), session_params(MICA_F32));
+    EXPECT_MICA_OK(decode(session.get(), {1, 4, 5, 3, 6}));
+    return logits_row(session.get(), 0, 8);
+  };
+  const std::vector<float> plain = logits_of(ModelFile().bytes(), 0);
+  const std::vector<float> asked = logits_of(ModelFile().bytes(), 4);
+  EXPECT_EQ(asked, logits_of(scaled.bytes(), 0));
+  EXPECT_EQ(asked, logits_of(scaled.bytes(), 4));
+  EXPECT_NE(asked, plain);
+  EXPECT_NE(asked, logits_of(scaled.bytes(), 8));
+}
+
+TEST(Yarn, AFactorBelowOneIsRefused) {
+  mica_llama_model_params params = MICA_LLAMA_MODEL_PARAMS_INIT;
+  mica_llama_model* model = nullptr;
+  for (const float factor : {0.5f, -4.0f, 2000.0f, NAN, INFINITY}) {
+    params.yarn_factor = factor;
+    EXPECT_EQ(mica_llama_model_open(golden("tiny/mha.gguf").c_str(), &params, &model),
+              MICA_INVALID_ARGUMENT);
+    EXPECT_EQ(mica_llama_shape_open("smollm2-135m:q4_0", &params, &model), MICA_INVALID_ARGUMENT);
+    EXPECT_NE(std::string(mica_llama_error()).find("it must be 0 or 1 to 1000"), std::string::npos);
+  }
 }
 
 TEST(Shapes, RandomModelOfAFileAndOfMemoryAreTheSame) {
