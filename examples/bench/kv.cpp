@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "../llama/cli.h"
+#include "json.h"
 
 namespace mica_llama::cli {
 namespace {
@@ -16,7 +17,7 @@ namespace {
 struct Arguments {
   Options common;
   std::string shape, format = "md";
-  std::vector<uint32_t> depths;
+  std::vector<uint32_t> depths, contexts = {0}, yarn = {1, 4}, parts = {1, 4};
   uint32_t n_repetitions = 5, n_turns = 200, n_edits = 10, n_recompute = 16;
 };
 
@@ -28,14 +29,28 @@ void add_arguments(CommandLine& line, Arguments& a) {
   line.add_choice("-o,--output", &a.format, "md json");
 }
 
-ModelHandle open_any(const Arguments& a) {
+// With RoPE scaled by YaRN when `yarn` is above 1.
+ModelHandle open_any(const Arguments& a, uint32_t yarn = 1) {
   if (!a.shape.empty() && !a.common.model.empty())
     fail(MICA_INVALID_ARGUMENT, "give -m or --shape, not both");
   if (a.n_repetitions == 0) fail(MICA_INVALID_ARGUMENT, "-r must be 1 at least");
   watch_interrupt();
-  ModelHandle model = open_model(a.common, a.shape);
+  Options options = a.common;
+  options.yarn_factor = yarn > 1 ? static_cast<float>(yarn) : 0.0f;
+  ModelHandle model = open_model(options, a.shape);
   check_llama(mica_llama_model_load(model.get()));
   return model;
+}
+
+// The types of --ctk, which takes several here.
+std::vector<std::string> types_of(const Arguments& a) {
+  std::vector<std::string> types;
+  for (size_t at = 0, end = 0; end != std::string::npos; at = end + 1) {
+    end = a.common.type_k.find(',', at);
+    types.push_back(a.common.type_k.substr(at, end - at));
+    (void)dtype_named(types.back());
+  }
+  return types;
 }
 
 double median(std::vector<double> values) {
@@ -43,7 +58,8 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Prints a table as it comes: Markdown, or a JSON list of objects of numbers and texts.
+// Prints a table as it comes: Markdown, or a JSON list of objects of numbers and texts, which also
+// name the model and the device.
 class Table {
  public:
   Table(const std::string& format, std::vector<std::string> names)
@@ -56,14 +72,16 @@ class Table {
     }
     std::printf("|\n%s|\n", rule.c_str());
   }
-  void row(const std::vector<std::string>& values) {
-    if (is_json_) std::printf("%s\n  {", n_rows_ == 0 ? "[" : ",");
+  void row(const mica_llama_model* model, const std::vector<std::string>& values) {
+    const mica_llama_model_info info = info_of(model);
+    if (is_json_)
+      std::printf("%s\n  {\"model\": %s, \"device\": %s", n_rows_ == 0 ? "[" : ",",
+                  json_text(info.description).c_str(), json_text(info.device).c_str());
     for (size_t i = 0; i < values.size(); ++i) {
       const bool is_text = values[i].find_first_not_of("0123456789.e-+") != std::string::npos;
-      const char* quote = is_text ? "\"" : "";
       if (is_json_) {
-        std::printf("%s\"%s\": %s%s%s", i == 0 ? "" : ", ", names_[i].c_str(), quote,
-                    values[i].c_str(), quote);
+        std::printf(", %s: %s", json_text(names_[i]).c_str(),
+                    is_text ? json_text(values[i]).c_str() : values[i].c_str());
       } else {
         std::printf("| %s ", values[i].c_str());
       }
@@ -88,19 +106,19 @@ std::string number(const char* format, double value) {
   return text;
 }
 
-// A session with one sequence of `depth` tokens and room for more.
+// A session with one sequence of `depth` tokens in a context of `n_ctx`.
 struct Cached {
   SessionHandle session;
   uint32_t n_vocab;
 
   Cached(const Arguments& a, mica_llama_model* model, const std::string& type,
-         const std::string& keys, uint32_t depth, uint32_t room)
+         const std::string& keys, uint32_t depth, uint32_t n_ctx)
       : n_vocab(info_of(model).n_vocab) {
     Options options = a.common;
     options.keys = keys;
     options.type_k = type;
     mica_llama_session_params params = session_params(options);
-    params.n_ctx = depth + room;
+    params.n_ctx = n_ctx;
     session = create_session(model, params);
     check_llama(decode(session.get(), some_tokens(depth, n_vocab).data(), depth));
   }
@@ -125,34 +143,76 @@ double relative_error(const std::vector<float>& x, const std::vector<float>& exa
   return std::sqrt(difference / size);
 }
 
+// A conversation that moves again and again, or the last `n_moved` tokens of it.
+struct Shift {
+  std::string type, keys;
+  uint32_t yarn, n_ctx, depth, n_moved;
+
+  bool is_whole() const { return n_moved == depth; }
+  // After how many moves the logits are compared. A part is then where it was.
+  std::vector<uint32_t> stops() const {
+    if (!is_whole()) return {8};
+    if (keys == "rotated") return {0, 1, 3, 8, 100};
+    return {0, 1, 3, 8, 100, 1000};
+  }
+};
+
+std::vector<float> logits_behind(Cached& cached) {
+  std::vector<float> logits = cached.logits_after(5);
+  const int64_t end = mica_llama_seq_next(cached.session.get(), 0);
+  check_llama(mica_llama_seq_rm(cached.session.get(), 0, end - 1, -1));
+  return logits;
+}
+
+// `exact`: the logits of a cache of F32 that never moved. As RoPE tells distances alone, they are
+// also those of one that was filled where the conversation has moved to.
+void run_shift(const Arguments& a, mica_llama_model* model, const Shift& s,
+               const std::vector<float>& exact, Table& table) {
+  Cached cached(a, model, s.type, s.keys, s.depth, s.n_ctx);
+  const std::vector<float> fresh = logits_behind(cached);
+  std::vector<double> times;
+  for (const uint32_t stop : s.stops()) {
+    while (times.size() < stop) {  // there and back
+      const int64_t by = 37 + static_cast<int64_t>(times.size() / 2 * 2 % 7);
+      const auto start = std::chrono::steady_clock::now();
+      cached.move(times.size() % 2 == 0 ? s.depth - s.n_moved : s.depth - s.n_moved + by,
+                  times.size() % 2 == 0 ? by : -by);
+      times.push_back(seconds_since(start) * 1e6);
+    }
+    const std::vector<float> logits = logits_behind(cached);
+    table.row(model, {s.yarn > 1 ? "YaRN x" + std::to_string(s.yarn) : "plain", s.type, s.keys,
+                      std::to_string(s.n_ctx), std::to_string(s.depth), std::to_string(s.n_moved),
+                      std::to_string(stop), times.empty() ? "0" : number("%.1f", median(times)),
+                      number("%.2e", relative_error(logits, exact)),
+                      number("%.2e", relative_error(logits, fresh))});
+  }
+}
+
+// All types and kinds of keys behind `depth` tokens.
+void run_shifts(const Arguments& a, mica_llama_model* model, uint32_t yarn, uint32_t depth,
+                Table& table) {
+  constexpr uint32_t kRoom = 64;  // for the token behind, wherever it has moved to
+  Cached never_moved(a, model, "f32", "rotated", depth, depth + kRoom);
+  const std::vector<float> exact = logits_behind(never_moved);
+  for (const uint32_t n_ctx : a.contexts) {
+    if (n_ctx != 0 && n_ctx < depth + kRoom) continue;
+    for (const std::string& type : types_of(a))
+      for (const char* keys : {"rotated", "relative", "unrotated"})
+        for (const uint32_t part : a.parts)
+          run_shift(a, model,
+                    {type, keys, yarn, n_ctx != 0 ? n_ctx : depth + 512, depth, depth / part},
+                    exact, table);
+  }
+}
+
 int kv_shift(const Arguments& a) {
-  const ModelHandle model = open_any(a);
-  constexpr uint32_t kMoves[] = {0, 1, 3, 8, 100};
-  constexpr int32_t kToken = 5;
-  Table table(a.format, {"type_k", "keys", "tokens", "moves", "us a move", "logits' error"});
-  for (const uint32_t depth : a.depths) {
-    // A conversation that moves as a whole says the same: RoPE tells distances alone.
-    const std::vector<float> exact =
-        Cached(a, model.get(), "f32", "rotated", depth, 512).logits_after(kToken);
-    for (const char* type : {"f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
-      for (const char* keys : {"rotated", "relative", "unrotated"}) {
-        Cached cached(a, model.get(), type, keys, depth, 512);
-        uint32_t done = 0;
-        std::vector<double> times;
-        for (const uint32_t moves : kMoves) {
-          for (; done < moves; ++done) {
-            const auto start = std::chrono::steady_clock::now();
-            cached.move(0, done % 2 == 0 ? 37 + done % 7 : -(37 + int64_t{done - 1} % 7));
-            times.push_back(seconds_since(start) * 1e6);
-          }
-          const std::vector<float> logits = cached.logits_after(kToken);
-          const int64_t end = mica_llama_seq_next(cached.session.get(), 0);
-          check_llama(mica_llama_seq_rm(cached.session.get(), 0, end - 1, -1));
-          table.row({type, keys, std::to_string(depth), std::to_string(moves),
-                     times.empty() ? "0" : number("%.1f", median(times)),
-                     number("%.2e", relative_error(logits, exact))});
-        }
-      }
+  for (const uint32_t part : a.parts)
+    if (part == 0) fail(MICA_INVALID_ARGUMENT, "--parts must be 1 at least");
+  Table table(a.format, {"rope", "type_k", "keys", "n_ctx", "tokens", "moved", "moves", "us a move",
+                         "logits' error", "off fresh"});
+  for (const uint32_t yarn : a.yarn) {
+    const ModelHandle model = open_any(a, yarn);
+    for (const uint32_t depth : a.depths) run_shifts(a, model.get(), yarn, depth, table);
   }
   table.finish();
   return 0;
@@ -174,27 +234,31 @@ double generation_seconds(Cached& cached) {
   return seconds / kTokens;
 }
 
+// One row: speeds behind `depth` tokens with one type of K.
+void compare_keys(const Arguments& a, mica_llama_model* model, uint32_t depth,
+                  const std::string& type, Table& table) {
+  std::vector<std::unique_ptr<Cached>> all;
+  for (const char* keys : {"rotated", "relative", "relative", "unrotated", "unrotated"})
+    all.push_back(std::make_unique<Cached>(a, model, type, keys, depth, depth + 256));
+  // As after three edits: four parts, each moved by another number of positions.
+  for (const size_t moved : {2, 4})
+    for (uint32_t i = 1; i < 4; ++i) all[moved]->move(int64_t{depth} * i / 4 + 20 * i, 3 + i);
+  std::vector<std::vector<double>> times(all.size());
+  for (const auto& c : all) (void)generation_seconds(*c);
+  for (uint32_t r = 0; r < a.n_repetitions; ++r)
+    for (size_t i = 0; i < all.size(); ++i) times[i].push_back(generation_seconds(*all[i]));
+  const double base = median(times[0]);
+  std::vector<std::string> row = {std::to_string(depth), type, number("%.1f", 1 / base)};
+  for (size_t i = 1; i < all.size(); ++i) row.push_back(number("%.3f", base / median(times[i])));
+  table.row(model, row);
+}
+
 int rope_cache(const Arguments& a) {
   const ModelHandle model = open_any(a);
   Table table(a.format, {"tokens", "type_k", "rotated t/s", "relative", "relative, moved",
                          "unrotated", "unrotated, moved"});
-  for (const uint32_t depth : a.depths) {
-    const std::string& type = a.common.type_k;
-    std::vector<std::unique_ptr<Cached>> all;
-    for (const char* keys : {"rotated", "relative", "relative", "unrotated", "unrotated"})
-      all.push_back(std::make_unique<Cached>(a, model.get(), type, keys, depth, 256));
-    // As after three edits: four parts, each moved by another number of positions.
-    for (const size_t moved : {2, 4})
-      for (uint32_t i = 1; i < 4; ++i) all[moved]->move(int64_t{depth} * i / 4 + 20 * i, 3 + i);
-    std::vector<std::vector<double>> times(all.size());
-    for (const auto& c : all) (void)generation_seconds(*c);
-    for (uint32_t r = 0; r < a.n_repetitions; ++r)
-      for (size_t i = 0; i < all.size(); ++i) times[i].push_back(generation_seconds(*all[i]));
-    const double base = median(times[0]);
-    std::vector<std::string> row = {std::to_string(depth), type, number("%.1f", 1 / base)};
-    for (size_t i = 1; i < all.size(); ++i) row.push_back(number("%.3f", base / median(times[i])));
-    table.row(row);
-  }
+  for (const std::string& type : types_of(a))
+    for (const uint32_t depth : a.depths) compare_keys(a, model.get(), depth, type, table);
   table.finish();
   return 0;
 }
@@ -250,10 +314,6 @@ class Conversation {
   SessionHandle session_;
 };
 
-std::string reused_text(const mica_llama_edit_info& info) {
-  return std::to_string(info.n_reused) + " of " + std::to_string(info.n_tokens);
-}
-
 int edits(const Arguments& a) {
   constexpr uint32_t kAnswer = 24;
   const ModelHandle model = open_any(a);
@@ -273,7 +333,8 @@ int edits(const Arguments& a) {
   moving.n_recompute = a.n_recompute;
   Conversation exact(a, model.get(), n_ctx, MICA_LLAMA_EDIT_PARAMS_INIT);
   Conversation reused(a, model.get(), n_ctx, moving);
-  Table table(a.format, {"turn", "exact: reused", "s", "moving: reused", "s", "logits' deviation"});
+  Table table(a.format, {"turn", "tokens", "exact: reused", "exact: s", "moving: reused",
+                         "moving: s", "logits' deviation"});
   for (uint32_t i = 0; i < a.n_turns; ++i) {
     turns.push_back(tokens_of(i, 0));
     exact.append(turns.back());
@@ -285,8 +346,10 @@ int edits(const Arguments& a) {
     const double exact_seconds = seconds_since(start);
     start = std::chrono::steady_clock::now();
     const mica_llama_edit_info of_moving = reused.become(joined());
-    table.row({std::to_string(i + 1), reused_text(of_exact), number("%.2f", exact_seconds),
-               reused_text(of_moving), number("%.2f", seconds_since(start)),
+    table.row(model.get(),
+              {std::to_string(i + 1), std::to_string(of_exact.n_tokens),
+               std::to_string(of_exact.n_reused), number("%.2f", exact_seconds),
+               std::to_string(of_moving.n_reused), number("%.2f", seconds_since(start)),
                number("%.3f", relative_error(reused.logits(), exact.logits()))});
   }
   table.finish();
@@ -307,8 +370,7 @@ int run_edits(int argc, char** argv) {
   Arguments a;
   CommandLine line(
       "A conversation that is edited in the middle: what each edit reuses, what it takes, and how "
-      "far "
-      "moved cells put the logits off. At the end an answer, beside that of a fresh run.");
+      "far moved cells put the logits off. At the end an answer, beside that of a fresh run.");
   add_arguments(line, a);
   line.add("--turns", &a.n_turns, "turns of the conversation", true);
   line.add("--edits", &a.n_edits, "how many of them are followed by an edit", true);
@@ -318,21 +380,26 @@ int run_edits(int argc, char** argv) {
 
 int run_kv_shift(int argc, char** argv) {
   Arguments a;
+  a.common.type_k = "f32,f16,bf16,q8_0,q5_1,q5_0,q4_1,q4_0";
   a.depths = {256, 1024};
   CommandLine line(
       "Moves a cached conversation again and again: microseconds a move, and the logits' error "
-      "relative to those of a cache of F32 that never moved.");
+      "relative to those of a cache of F32, and of the same cache, that never moved; of each type "
+      "of --ctk, which takes several.");
   add_arguments(line, a);
+  line.add("-c,--n-ctx", &a.contexts, "tokens that the cache holds; 0: those of -d and 512", true);
+  line.add("--parts", &a.parts, "1: the whole moves; 4: the last quarter", true);
+  line.add("--yarn", &a.yarn, "factors of YaRN; 1: RoPE as the model has it", true);
   return line.parse(argc, argv, "bench kv-shift") ? kv_shift(a) : 0;
 }
 
 int run_rope_cache(int argc, char** argv) {
   Arguments a;
+  a.common.type_k = "f16,q8_0,q4_0";
   a.depths = {128, 512, 2048, 8192};
   CommandLine line(
       "Generation behind cached tokens with relative and un-rotated keys, not moved and moved, as "
-      "a part of the "
-      "speed with rotated ones.");
+      "a part of the speed with rotated ones; of each type of --ctk, which takes several.");
   add_arguments(line, a);
   return line.parse(argc, argv, "bench rope-cache") ? rope_cache(a) : 0;
 }

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "../llama/cli.h"
-#include "../llama/tokenizer/utf8.h"
+#include "json.h"
 #include "kv.h"
 
 namespace mica_llama::cli {
@@ -129,32 +129,6 @@ Result measure(const Arguments& a, Bench& bench, Result test) {
   const double n_tokens = static_cast<double>(n) * (is_prompt ? 1 : test.n_seqs);
   for (uint32_t i = 0; i < a.n_repetitions; ++i) test.rates.push_back(n_tokens / once(n));
   return test;
-}
-
-std::string json_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return std::isfinite(value) ? text : "null";
-}
-
-// A text as JSON writes it; what is not UTF-8 becomes U+FFFD.
-std::string json_text(std::string_view text) {
-  std::string out = "\"";
-  while (!text.empty()) {
-    const Utf8Step step = utf8_step(text);
-    char code[8];
-    if (step.kind != Utf8Kind::kValid) {
-      out += "\\ufffd";
-    } else if (static_cast<unsigned char>(text[0]) < 0x20) {
-      std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned>(text[0]));
-      out += code;
-    } else {
-      if (text[0] == '"' || text[0] == '\\') out += '\\';
-      out += text.substr(0, step.n_bytes);
-    }
-    text.remove_prefix(step.n_bytes);
-  }
-  return out + "\"";
 }
 
 // Prints results as they come.
@@ -294,8 +268,7 @@ int main(int argc, char** argv) {
     Arguments arguments;
     CommandLine line(
         "Tokens per second of prompts and of generation. First word kv-shift, rope-cache or edits: "
-        "what "
-        "moving cached tokens costs.");
+        "what moving cached tokens costs.");
     add_arguments(line, arguments);
     return line.parse(n, words, "bench") ? run(arguments) : 0;
   };

@@ -144,6 +144,7 @@ mica_llama_model_params model_params(const Options& o) {
   p.progress = show_progress;
   p.progress_user = title;
   p.map_file = o.map_file ? 1 : 0;
+  p.yarn_factor = o.yarn_factor;
   return p;
 }
 

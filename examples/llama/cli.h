@@ -24,6 +24,7 @@ struct Options {
   uint32_t n_ctx = 0;
   uint32_t n_batch = 0;
   std::string type_k = "f16", type_v = "f16", keys = "relative";
+  float yarn_factor = 0;  // no flag: of programs that set it
   bool map_file = false;
 };
 // -m --mmap -b -t --backend --list-devices --ctk --ctv --kv

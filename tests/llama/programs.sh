@@ -77,6 +77,16 @@ accepted 'tg4 x 3' bench -m "$mha" -p 8 -n 4 -d 0,8 -r 1 -t 2 --seqs 1,3
 [ "$(grep -c pp8 "$tmp/out")" -eq 2 ] || wrong "prompts are measured once a depth"
 accepted '"n_seqs": 2' bench -m "$mha" -p 0 -n 4 -r 1 -t 2 --seqs 2 --logits -o json
 refused "seqs must be 1" bench -m "$mha" --seqs 0
+accepted '"rope": "YaRN x4".*"off fresh": 0.00e+00}' bench kv-shift -m "$mha" -d 64 --ctk f16,q4_0 \
+  -t 2 -o json
+# Rotated keys are encoded again with each move; others are as they were, after a thousand too.
+[ "$(grep -c '"moves": 1000.*"off fresh": 0.00e+00' "$tmp/out")" -eq 8 ] || wrong "keys changed"
+grep -q '"q4_0", "keys": "rotated".*"moves": 100,.*"off fresh": 0.00e+00' "$tmp/out" &&
+  wrong "rotated keys did not change"
+accepted '^| 128 | q8_0 ' bench rope-cache -m "$mha" -d 64,128 --ctk f16,q8_0 -r 1 -t 2
+accepted '^| 4 | ' bench edits -m "$spm" --turns 4 --edits 2 -t 2
+refused "there is no type" bench kv-shift -m "$mha" --ctk f16,q9
+refused "parts must be 1" bench kv-shift -m "$mha" --parts 0
 accepted "^y\[2\] = 10.499711$" minimal
 
 # Devices: every backend has a line, and asking for one that is not there says why.
