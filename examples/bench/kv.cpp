@@ -348,8 +348,8 @@ int edits(const Arguments& a) {
     const mica_llama_edit_info of_moving = reused.become(joined());
     table.row(model.get(),
               {std::to_string(i + 1), std::to_string(of_exact.n_tokens),
-               std::to_string(of_exact.n_reused), number("%.2f", exact_seconds),
-               std::to_string(of_moving.n_reused), number("%.2f", seconds_since(start)),
+               std::to_string(of_exact.n_reused), number("%.3f", exact_seconds),
+               std::to_string(of_moving.n_reused), number("%.3f", seconds_since(start)),
                number("%.3f", relative_error(reused.logits(), exact.logits()))});
   }
   table.finish();
