@@ -71,25 +71,17 @@ void Session::run_shifts(bool all) {
 }
 
 void Session::seq_rm(uint32_t seq, int64_t p0, int64_t p1) {
+  const auto is_meant = [&](uint32_t i) { return seq == MICA_KV_ALL_SEQS || seq == i; };
+  for (uint32_t i = 0; i < n_seqs_; ++i)
+    if (is_meant(i) && p1 >= 0) lines_[i].prepare();
   check(mica_kv_seq_rm(cache_.get(), seq, p0, p1), context_.get());
   for (uint32_t i = 0; i < n_seqs_; ++i)
-    if (seq == MICA_KV_ALL_SEQS || seq == i) forget_tokens(i, p0, p1);
+    if (is_meant(i)) forget_tokens(i, p0, p1);
 }
 void Session::seq_cp(uint32_t src, uint32_t dst, int64_t p0, int64_t p1) {
+  if (src < n_seqs_ && dst < n_seqs_) lines_[dst].prepare(lines_[src].size());
   check(mica_kv_seq_cp(cache_.get(), src, dst, p0, p1), context_.get());
-  const Line& from = lines_[src];
-  Line& to = lines_[dst];
-  const auto size = static_cast<int64_t>(from.tokens.size());
-  p0 = std::max<int64_t>(p0, 0);
-  p1 = p1 < 0 && from.is_known ? size : p1;
-  if (from.is_known) p1 = std::min(p1, size);
-  if (p1 >= 0 && p0 >= p1) return;  // nothing was copied
-  to.is_known = to.is_known && from.is_known && p0 == static_cast<int64_t>(to.tokens.size());
-  if (!to.is_known) return;
-  const bool same = to.exact == p0 && from.exact >= p1 &&
-                    std::equal(to.tokens.begin(), to.tokens.end(), from.tokens.begin());
-  to.tokens.insert(to.tokens.end(), from.tokens.begin() + p0, from.tokens.begin() + p1);
-  if (same) to.exact = p1;
+  lines_[dst].copy(lines_[src], p0, p1);
 }
 void Session::seq_keep(uint32_t seq) {
   check(mica_kv_seq_keep(cache_.get(), seq), context_.get());
@@ -97,55 +89,45 @@ void Session::seq_keep(uint32_t seq) {
     if (i != seq) forget_tokens(i, 0, -1);
 }
 void Session::seq_add(uint32_t seq, int64_t p0, int64_t p1, int64_t delta) {
-  check(mica_kv_seq_add(cache_.get(), seq, p0, p1, delta), context_.get());
-  if (delta != 0) lines_[seq].is_known = false;
+  move_tokens(seq, p0, p1, delta);
   run_shifts(false);
 }
 void Session::seq_div(uint32_t seq, int64_t p0, int64_t p1, int64_t divisor) {
-  check(mica_kv_seq_div(cache_.get(), seq, p0, p1, divisor), context_.get());
-  if (divisor != 1) lines_[seq].is_known = false;
+  divide_tokens(seq, p0, p1, divisor);
   run_shifts(false);
 }
-int64_t Session::used(uint32_t seq) const {
-  return std::max(mica_kv_seq_next(cache_.get(), seq),
-                  static_cast<int64_t>(mica_kv_seq_cells(cache_.get(), seq)));
+void Session::move_tokens(uint32_t seq, int64_t p0, int64_t p1, int64_t delta) {
+  if (seq < n_seqs_) lines_[seq].prepare();
+  check(mica_kv_seq_add(cache_.get(), seq, p0, p1, delta), context_.get());
+  lines_[seq].add(p0, p1, delta);
+}
+void Session::divide_tokens(uint32_t seq, int64_t p0, int64_t p1, int64_t divisor) {
+  if (seq < n_seqs_) lines_[seq].prepare();
+  check(mica_kv_seq_div(cache_.get(), seq, p0, p1, divisor), context_.get());
+  lines_[seq].divide(p0, p1, divisor);
 }
 int64_t Session::seq_next(uint32_t seq) const {
   return seq < n_seqs_ ? mica_kv_seq_next(cache_.get(), seq) : -1;
 }
 
 void Session::note_tokens(const Chunk& chunk) {
-  size_t at = 0;
+  std::span<const int32_t> tokens(chunk.tokens);
   for (const mica_kv_span& span : chunk.spans) {
-    Line& line = lines_[span.seq];
-    const auto end = static_cast<size_t>(mica_kv_seq_next(cache_.get(), span.seq));
-    const size_t first = end - span.n_tokens;
-    // Tokens that a window made run again, or that fill a gap, are there already.
-    line.is_known = line.is_known && first <= line.tokens.size();
-    if (line.is_known && line.tokens.size() < end) line.tokens.resize(end);
-    if (line.is_known)
-      std::copy_n(chunk.tokens.begin() + static_cast<ptrdiff_t>(at), span.n_tokens,
-                  line.tokens.begin() + static_cast<ptrdiff_t>(first));
-    if (line.exact == static_cast<int64_t>(first)) line.exact = static_cast<int64_t>(end);
-    at += span.n_tokens;
+    const int64_t first = mica_kv_seq_next(cache_.get(), span.seq) - int64_t{span.n_tokens};
+    lines_[span.seq].append(first, tokens.first(span.n_tokens));
+    tokens = tokens.subspan(span.n_tokens);
   }
 }
 
 void Session::forget_tokens(uint32_t seq, int64_t p0, int64_t p1) {
   Line& line = lines_[seq];
-  const auto size = static_cast<int64_t>(line.tokens.size());
-  p0 = std::clamp<int64_t>(p0, 0, size);
-  p1 = p1 < 0 ? size : std::min(p1, size);
-  if (p0 == 0 && mica_kv_seq_next(cache_.get(), seq) == 0) {
+  const int64_t next = mica_kv_seq_next(cache_.get(), seq);
+  if (next == 0) {
     line = {};
-  } else if (p1 == size) {
-    line.tokens.resize(static_cast<size_t>(p0));
-    line.exact = std::min(line.exact, p0);
-    // Of tokens that are not known by position there are fewer here than positions.
-    line.grouped = std::min(line.grouped, mica_kv_seq_next(cache_.get(), seq));
-  } else if (p0 < p1) {
-    line.is_known = false;
+    return;
   }
+  line.remove(p0, p1);
+  line.grouped = std::min(line.grouped, next);
 }
 
 void Session::end_at(uint32_t seq, int64_t position) {
@@ -166,59 +148,86 @@ const std::vector<int32_t>& Session::tokens_of(uint32_t seq) const {
                                     "remove all of it first");
   return lines_[seq].tokens;
 }
-Session::Line& Session::known_line(uint32_t seq) {
+Line& Session::known_line(uint32_t seq) {
   (void)tokens_of(seq);
   return lines_[seq];
 }
 
-// Drops `n` tokens behind the first n_keep and moves the rest down.
-void Session::drop_tokens(uint32_t seq, int64_t n) {
-  const int64_t keep = n_keep_;
+Session::Drop Session::plan_drop(uint32_t seq, uint32_t n) const {
+  const Line& line = lines_[seq];
+  const int64_t held = line.size(), need = held + int64_t{n} - int64_t{n_ctx_};
+  if (seq_next(seq) + int64_t{n} > INT32_MAX)
+    fail(MICA_INVALID_ARGUMENT,
+         "decode: sequence " + std::to_string(seq) + " would pass position 2147483647");
+  if (need <= 0) return {};
+  const int64_t keep = n_drop_ == 0 ? held : line.whole(std::min<int64_t>(n_keep_, held));
+  const int64_t most = held - keep;
+  if (need > most)
+    fail(MICA_CACHE_FULL,
+         "the context of " + std::to_string(n_ctx_) + " tokens is full: sequence " +
+             std::to_string(seq) + " holds " + std::to_string(held) +
+             (n_drop_ == 0 ? "" : ", of which " + std::to_string(keep) + " are to be kept") + ", " +
+             std::to_string(n) + " more were to come");
+  const int64_t wanted = n_drop_ == MICA_LLAMA_DROP_HALF ? most / 2 : int64_t{n_drop_};
+  return {keep, line.whole(keep + std::clamp(wanted, need, most))};
+}
+
+// What is left behind them moves to where they began.
+void Session::drop_tokens(uint32_t seq, const Drop& drop) {
   Line& line = lines_[seq];
-  check(mica_kv_seq_rm(cache_.get(), seq, keep, keep + n), context_.get());
-  const mica_status status = mica_kv_seq_add(cache_.get(), seq, keep + n, -1, -n);
-  if (status == MICA_INVALID_ARGUMENT && line.is_known) {
-    // A window let go what is seen from where the rest would be: the rest is run again.
-    compute_from(seq, keep, {line.tokens.begin() + keep + n, line.tokens.end()});
+  const int64_t first = line.position(drop.from), held = line.size();
+  const int64_t end = drop.to < held ? line.position(drop.to) : seq_next(seq);
+  const bool was_known = line.is_known;
+  const int64_t exact = std::min(line.exact, drop.from);
+  line.prepare();
+  mica_status status = mica_kv_seq_rm(cache_.get(), seq, first, end);
+  const bool removed = status == MICA_OK;
+  if (removed) status = mica_kv_seq_add(cache_.get(), seq, end, -1, first - end);
+  if (status == MICA_INVALID_ARGUMENT && (was_known || removed)) {
+    // A window let go what is seen from where the rest would be: the rest is run again, or, of
+    // tokens that are not known, stays where it is.
+    if (was_known)
+      compute_from(seq, first, {line.tokens.begin() + end, line.tokens.end()});
+    else
+      line.remove(first, end);
     return;
   }
   check(status, context_.get());
-  if (line.is_known) line.tokens.erase(line.tokens.begin() + keep, line.tokens.begin() + keep + n);
-  line.exact = std::min(line.exact, keep);
-  if (line.grouped > keep) line.grouped = std::max(keep, line.grouped - n);
+  if (was_known) {
+    line.tokens.erase(line.tokens.begin() + first, line.tokens.begin() + end);
+    line.exact = exact;
+  } else {
+    line.remove(first, end);
+    line.add(end, -1, first - end);
+  }
+  if (line.grouped > first) line.grouped = std::max(first, line.grouped - (end - first));
 }
 
 void Session::make_room(uint32_t seq, uint32_t n) {
+  const Drop drop = plan_drop(seq, n);
+  if (drop.from < drop.to) drop_tokens(seq, drop);
   if (extend_factor_ != 0) extend_groups(seq);
-  if (n_drop_ == 0) return;
-  const int64_t need = used(seq) + int64_t{n} - int64_t{n_ctx_};
-  const int64_t most = mica_kv_seq_next(cache_.get(), seq) - int64_t{n_keep_};
-  if (need <= 0 || need > most) return;
-  const int64_t wanted = n_drop_ == MICA_LLAMA_DROP_HALF ? most / 2 : int64_t{n_drop_};
-  drop_tokens(seq, std::clamp(wanted, need, most));
-  run_shifts(false);
+  if (drop.from < drop.to) run_shifts(false);
 }
 
 // The next window of tokens becomes groups: first it is moved where nothing is and where its first
 // position is a multiple of the factor, divided there, and moved back; what is behind it closes up.
+// Only the first of these moves cuts the cache's table, so that only it can find no room there.
 void Session::extend_groups(uint32_t seq) {
   Line& line = lines_[seq];
   const int64_t factor = extend_factor_, window = extend_window_;
   bool moved = false;
-  while (mica_kv_seq_next(cache_.get(), seq) >= line.grouped + window + window / factor) {
+  for (;;) {
+    const int64_t next = seq_next(seq), i = line.before(line.grouped);
+    if (i < line.size()) line.grouped = line.position(i);  // a gap is no part of a group
+    if (next < line.grouped + window + window / factor) break;
     shifts_wait_ = true;
-    const int64_t first = line.grouped;
-    const int64_t far = mica_kv_seq_next(cache_.get(), seq) + window;
-    const auto add = [&](int64_t p0, int64_t p1, int64_t by) {
-      check(mica_kv_seq_add(cache_.get(), seq, p0, p1, by), context_.get());
-    };
-    add(first, first + window, far * factor - first);
-    check(mica_kv_seq_div(cache_.get(), seq, far * factor, far * factor + window, factor),
-          context_.get());
-    add(far, far + window / factor, first - far);
-    add(first + window, -1, window / factor - window);
+    const int64_t first = line.grouped, far = next + window;
+    move_tokens(seq, first, first + window, far * factor - first);
+    divide_tokens(seq, far * factor, far * factor + window, factor);
+    move_tokens(seq, far, far + window / factor, first - far);
+    move_tokens(seq, first + window, -1, window / factor - window);
     line.grouped += window / factor;
-    line.is_known = false;
     moved = true;
   }
   if (moved) run_shifts(false);
@@ -275,6 +284,7 @@ uint64_t Session::edit_moving(uint32_t seq, int64_t p0, int64_t p1, std::span<co
     move();
   } catch (const Failure& failure) {
     lines_[seq].is_known = true;
+    lines_[seq].positions.clear();
     // What a window let go may be needed where it was not before: then nothing behind is kept.
     if (failure.status == MICA_INVALID_ARGUMENT)
       return compute_from(seq, p0, {all.begin() + p0, all.end()});
@@ -282,12 +292,14 @@ uint64_t Session::edit_moving(uint32_t seq, int64_t p0, int64_t p1, std::span<co
     throw;
   } catch (const std::bad_alloc&) {
     lines_[seq].is_known = true;
+    lines_[seq].positions.clear();
     end_at(seq, std::min(p0, mica_kv_seq_next(cache_.get(), seq)));
     throw;
   }
   Line& line = lines_[seq];
   line.tokens = all;
   line.is_known = true;
+  line.positions.clear();
   line.exact = line.exact < p0 ? line.exact : p0 + static_cast<int64_t>(fresh.size());
   if (moved == size) return n_computed;  // the last token is a fresh one
   const auto last = static_cast<int64_t>(all.size()) - 1;

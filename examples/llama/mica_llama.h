@@ -134,7 +134,8 @@ MICA_API int mica_llama_is_end(const mica_llama_model* model, int32_t id);
 
 typedef struct mica_llama_session_params {
   size_t struct_size;
-  uint32_t n_ctx;     /* tokens a sequence can hold; 0: what it was trained on, at most 4096 */
+  uint32_t n_ctx;     /* tokens a sequence can hold, at whatever positions: a gap takes no room;
+                         0: what it was trained on, at most 4096 */
   uint32_t n_batch;   /* tokens of one step at most; longer input takes several; 0: 512 */
   uint32_t n_seqs;    /* sequences: ids 0 … n_seqs - 1; 0: 1 */
   uint32_t n_outputs; /* rows of logits of one step at most; 0: n_seqs */
@@ -148,7 +149,8 @@ typedef struct mica_llama_session_params {
    * behind the first n_keep, at least n_drop and as many as it must, and moves the rest down
    * (context shift); MICA_LLAMA_DROP_HALF: half of them. n_keep = 4 with a small n_drop is
    * StreamingLLM (Xiao et al. 2024, arXiv 2309.17453). What is left keeps what it had attended to.
-   */
+   * Tokens that share a position (extend_factor) are kept or dropped together, so that up to
+   * extend_factor - 1 more are kept, and as many more dropped. */
   uint32_t n_keep;
   uint32_t n_drop;
   /* Self-Extend (Jin et al. 2024, arXiv 2401.01325): each time extend_window tokens are behind the
@@ -199,10 +201,14 @@ typedef struct mica_llama_batch {
 /* Runs the tokens, in several steps when there are more than n_batch. On an error each sequence
  * ends where it did before; where a sliding window has let go of what it would go on with, or where
  * Self-Extend has grouped between the steps, the sequence is emptied (mica_llama_seq_next is 0),
- * and the error's text says which were. What was dropped or grouped to make room for the tokens
- * stays so when they are cancelled. Errors: INVALID_ARGUMENT (ids, sequences, weights not loaded),
- * CACHE_FULL (the context or the cache is full; nothing ran), CANCELLED, OUT_OF_MEMORY,
- * DEVICE_LOST. */
+ * and the error's text says which were. Whether the tokens of all spans find room in n_ctx is known
+ * before anything is dropped for them: else it fails with CACHE_FULL and nothing has changed. What
+ * was dropped or grouped to make room stays so when the step then is cancelled or fails, and the
+ * text says how much was dropped. It may still fail with CACHE_FULL then, but only in a session of
+ * several sequences that share cells (mica_llama_seq_cp), which hold pages that a sequence of its
+ * own would not need, or where edits left more pieces than the cache's tables hold. Errors:
+ * INVALID_ARGUMENT (ids, sequences, weights not loaded, positions above 2147483646), CACHE_FULL,
+ * CANCELLED, OUT_OF_MEMORY, DEVICE_LOST. */
 MICA_API mica_status mica_llama_decode(mica_llama_session* session, const mica_llama_batch* batch);
 /* Rows of logits of the last decode. */
 MICA_API uint32_t mica_llama_n_outputs(const mica_llama_session* session);

@@ -265,14 +265,6 @@ void Session::check_batch(const mica_llama_batch& batch) const {
                                     std::to_string(max_outputs_));
 }
 
-void Session::check_room(uint32_t seq, uint32_t n) const {
-  if (used(seq) + int64_t{n} <= int64_t{n_ctx_}) return;
-  if (n_drop_ != 0 && int64_t{n_keep_} + n <= int64_t{n_ctx_}) return;
-  fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) +
-                            " tokens is full: " + std::to_string(used(seq)) + " are used, " +
-                            std::to_string(n) + " more were to come");
-}
-
 bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done,
                          Chunk& chunk) const {
   chunk = {};
@@ -302,10 +294,29 @@ bool Session::next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& d
 void Session::decode(const mica_llama_batch& batch, bool in_edit) {
   check_allocated();
   check_batch(batch);
+  if (in_edit) {
+    run_batch(batch, true);
+    return;
+  }
   const std::span<const mica_llama_span> spans(batch.spans, batch.n_spans);
-  for (const mica_llama_span& s : spans) check_room(s.seq, s.n_tokens);
-  if (!in_edit)
+  for (const mica_llama_span& s : spans) (void)plan_drop(s.seq, s.n_tokens);  // all or none
+  std::vector<int64_t> held;
+  for (const mica_llama_span& s : spans) held.push_back(lines_[s.seq].size());
+  try {
     for (const mica_llama_span& s : spans) make_room(s.seq, s.n_tokens);
+    run_batch(batch, false);
+  } catch (Failure& failure) {
+    for (uint32_t i = 0; i < batch.n_spans; ++i) {
+      const int64_t now = lines_[spans[i].seq].size();
+      if (0 < now && now < held[i])
+        failure.text += "; " + std::to_string(held[i] - now) + " tokens of sequence " +
+                        std::to_string(spans[i].seq) + " were dropped to make room";
+    }
+    throw;
+  }
+}
+
+void Session::run_batch(const mica_llama_batch& batch, bool in_edit) {
   try {
     if (shifts_wait_) run_shifts(false);
   } catch (const Failure& failure) {
@@ -404,7 +415,13 @@ void Session::reserve(const Chunk& chunk) {
   const auto n = static_cast<uint32_t>(chunk.spans.size());
   mica_status status = mica_kv_reserve(cache_.get(), n, chunk.spans.data());
   if (status == MICA_CACHE_FULL && keys_ == MICA_KV_KEYS_RELATIVE) {
-    run_shifts(true);
+    const std::string why = mica_context_error(context_.get());
+    try {
+      run_shifts(true);
+    } catch (const Failure& failure) {
+      if (failure.status == MICA_CACHE_FULL) fail(MICA_CACHE_FULL, why);
+      throw;
+    }
     status = mica_kv_reserve(cache_.get(), n, chunk.spans.data());
   }
   check(status, context_.get());

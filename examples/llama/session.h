@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "line.h"
 #include "model.h"
 
 namespace mica_llama {
@@ -55,15 +56,12 @@ class Session {
     int64_t position;
     SampleColumn sampled_with;
   };
-  // A part of a batch that one step runs.
-  // What a sequence holds, for edits: its tokens by position, unless positions were changed by
-  // hand.
-  struct Line {
-    std::vector<int32_t> tokens;
-    bool is_known = true;
-    int64_t exact = 0;    // so many of the first tokens have the cells of a fresh run
-    int64_t grouped = 0;  // Self-Extend: positions before it are of groups
+  // The tokens that are dropped to make room: those from `from` on, up to `to`, counted from the
+  // sequence's first.
+  struct Drop {
+    int64_t from = 0, to = 0;
   };
+  // A part of a batch that one step runs.
   struct Chunk {
     std::vector<mica_kv_span> spans;
     std::vector<int32_t> tokens;
@@ -83,11 +81,12 @@ class Session {
   void allocate();
 
   void check_batch(const mica_llama_batch& batch) const;
-  // Fails when the sequence cannot take `n` tokens more, whatever make_room drops.
-  void check_room(uint32_t seq, uint32_t n) const;
+  // What must be dropped for `n` tokens more. Fails when the sequence cannot take them.
+  Drop plan_drop(uint32_t seq, uint32_t n) const;
   // Cuts the next step's part off the batch; `done`: tokens of each span that ran. False at the
   // end.
   bool next_chunk(const mica_llama_batch& batch, std::vector<uint32_t>& done, Chunk& chunk) const;
+  void run_batch(const mica_llama_batch& batch, bool in_edit);
   void run_chunk(Chunk& chunk);
   // After a decode that failed: the sequences end where they did, `before` each span, or are
   // emptied where a window refuses that, and `before` says so. Allocates nothing.
@@ -103,13 +102,14 @@ class Session {
   mica_plan* shift_plan();
   // Before `n` more tokens come: drops or groups old ones as the session's params say.
   void make_room(uint32_t seq, uint32_t n);
-  void drop_tokens(uint32_t seq, int64_t n);
+  void drop_tokens(uint32_t seq, const Drop& drop);
   void extend_groups(uint32_t seq);
   void note_tokens(const Chunk& chunk);
   // The sequence is as long as that, or where a window refuses that, empty. Allocates nothing.
   void end_at(uint32_t seq, int64_t position);
-  // The most that it holds: of positions, or, where several share one, of cells.
-  int64_t used(uint32_t seq) const;
+  // As seq_add and seq_div, but for the step that rotates what was moved.
+  void move_tokens(uint32_t seq, int64_t p0, int64_t p1, int64_t delta);
+  void divide_tokens(uint32_t seq, int64_t p0, int64_t p1, int64_t divisor);
   void forget_tokens(uint32_t seq, int64_t p0, int64_t p1);
   Line& known_line(uint32_t seq);
   // Removes what is behind `keep` and runs `tokens` there; returns how many were run.
