@@ -270,40 +270,72 @@ uint64_t Session::edit_moving(uint32_t seq, int64_t p0, int64_t p1, std::span<co
   all.insert(all.end(), fresh.begin(), fresh.end());
   all.insert(all.end(), old.begin() + moved, old.end());
   uint64_t n_computed = fresh.size();
+  const auto know = [&] {
+    lines_[seq].is_known = true;
+    lines_[seq].positions.clear();
+  };
   const auto move = [&] {
     check(mica_kv_seq_rm(cache_.get(), seq, p0, moved), context_.get());
     check(mica_kv_seq_add(cache_.get(), seq, moved, -1, delta), context_.get());
     lines_[seq].is_known = false;
     run_shifts(false);
-    if (fresh.empty()) return;
-    check(mica_kv_seq_seek(cache_.get(), seq, p0), context_.get());
-    decode_span(seq, fresh);
-    check(mica_kv_seq_seek(cache_.get(), seq, -1), context_.get());
+    if (!fresh.empty()) {
+      check(mica_kv_seq_seek(cache_.get(), seq, p0), context_.get());
+      decode_span(seq, fresh);
+      check(mica_kv_seq_seek(cache_.get(), seq, -1), context_.get());
+    }
+    know();
+    Line& line = lines_[seq];
+    line.tokens = all;
+    line.exact = line.exact < p0 ? line.exact : p0 + static_cast<int64_t>(fresh.size());
+    const auto last = static_cast<int64_t>(all.size()) - 1;
+    if (moved != size) n_computed += compute_from(seq, last, {all.back()});  // else it is fresh
   };
   try {
     move();
+    return n_computed;
   } catch (const Failure& failure) {
-    lines_[seq].is_known = true;
-    lines_[seq].positions.clear();
-    // What a window let go may be needed where it was not before: then nothing behind is kept.
-    if (failure.status == MICA_INVALID_ARGUMENT)
+    know();
+    // What a window let go may be needed where it was not before, or there is room for the tokens
+    // but not for the pieces that they are in: then nothing behind is kept.
+    const bool retry = failure.status == MICA_INVALID_ARGUMENT || failure.status == MICA_CACHE_FULL;
+    if (retry && mica_kv_seq_next(cache_.get(), seq) >= p0)
       return compute_from(seq, p0, {all.begin() + p0, all.end()});
     end_at(seq, std::min(p0, mica_kv_seq_next(cache_.get(), seq)));
     throw;
   } catch (const std::bad_alloc&) {
-    lines_[seq].is_known = true;
-    lines_[seq].positions.clear();
+    know();
     end_at(seq, std::min(p0, mica_kv_seq_next(cache_.get(), seq)));
     throw;
   }
-  Line& line = lines_[seq];
-  line.tokens = all;
-  line.is_known = true;
-  line.positions.clear();
-  line.exact = line.exact < p0 ? line.exact : p0 + static_cast<int64_t>(fresh.size());
-  if (moved == size) return n_computed;  // the last token is a fresh one
-  const auto last = static_cast<int64_t>(all.size()) - 1;
-  return n_computed + compute_from(seq, last, {all.back()});
+}
+
+void Session::check_edit(int64_t size, int64_t p0, int64_t p1, std::span<const int32_t> tokens,
+                         const mica_llama_edit_params& params) const {
+  int mode = 0;  // as bytes: a C program may put any number into an enum
+  std::memcpy(&mode, &params.mode, sizeof mode);
+  if (mode != MICA_LLAMA_EDIT_EXACT && mode != MICA_LLAMA_EDIT_REUSED)
+    fail(MICA_INVALID_ARGUMENT,
+         "edit: mode " + std::to_string(mode) + " is neither EXACT nor REUSED");
+  if (p0 < 0 || p0 > p1 || p1 > size)
+    fail(MICA_INVALID_ARGUMENT, "edit: positions " + std::to_string(p0) + " to " +
+                                    std::to_string(p1) + " of a sequence of " +
+                                    std::to_string(size));
+  check_count(tokens.size(), p0 + size - p1);
+  for (const int32_t id : tokens)
+    if (id < 0 || static_cast<uint32_t>(id) >= model_->hparams().n_vocab)
+      fail(MICA_INVALID_ARGUMENT, "edit: token " + std::to_string(id) + ", there are " +
+                                      std::to_string(model_->hparams().n_vocab));
+  if (p0 + size - p1 == 0 && tokens.empty())
+    fail(MICA_INVALID_ARGUMENT, "edit: nothing would be left; remove the sequence");
+}
+
+// Before the tokens are read: a wrong count reads no further than the context is long.
+void Session::check_count(size_t n_tokens, int64_t n_others) const {
+  if (n_tokens <= n_ctx_ && n_others + static_cast<int64_t>(n_tokens) <= int64_t{n_ctx_}) return;
+  fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) +
+                            " tokens is full: the edit would make " +
+                            std::to_string(uint64_t{n_tokens} + static_cast<uint64_t>(n_others)));
 }
 
 mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
@@ -311,35 +343,27 @@ mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
                                    const mica_llama_edit_params& params) {
   const Line& line = known_line(seq);
   const auto size = static_cast<int64_t>(line.tokens.size());
-  int mode = 0;  // as bytes: a C program may put any number into an enum
-  std::memcpy(&mode, &params.mode, sizeof mode);
-  if (mode != MICA_LLAMA_EDIT_EXACT && mode != MICA_LLAMA_EDIT_REUSED)
-    fail(MICA_INVALID_ARGUMENT,
-         "edit: mode " + std::to_string(mode) + " is neither EXACT nor REUSED");
-  for (const int32_t id : tokens)
-    if (id < 0 || static_cast<uint32_t>(id) >= model_->hparams().n_vocab)
-      fail(MICA_INVALID_ARGUMENT, "edit: token " + std::to_string(id) + ", there are " +
-                                      std::to_string(model_->hparams().n_vocab));
   if (p1 < 0) p1 = size;
-  if (p0 < 0 || p0 > p1 || p1 > size)
-    fail(MICA_INVALID_ARGUMENT, "edit: positions " + std::to_string(p0) + " to " +
-                                    std::to_string(p1) + " of a sequence of " +
-                                    std::to_string(size));
+  check_edit(size, p0, p1, tokens, params);
   const int64_t total = p0 + static_cast<int64_t>(tokens.size()) + size - p1;
-  if (total == 0) fail(MICA_INVALID_ARGUMENT, "edit: nothing would be left; remove the sequence");
-  if (total > int64_t{n_ctx_})
-    fail(MICA_CACHE_FULL, "the context of " + std::to_string(n_ctx_) +
-                              " tokens is full: the edit " + "would make " + std::to_string(total));
   mica_llama_edit_info info{static_cast<uint64_t>(total), 0, 0};
-  if (params.mode == MICA_LLAMA_EDIT_REUSED && p1 < size) {
-    info.n_computed = edit_moving(seq, p0, p1, tokens, params.n_recompute);
-  } else {
-    int64_t keep = std::min(p0, total - 1);  // the last token's logits are wanted
-    if (params.mode == MICA_LLAMA_EDIT_EXACT) keep = std::min(keep, line.exact);
-    std::vector<int32_t> rest(line.tokens.begin() + keep, line.tokens.begin() + p0);
-    rest.insert(rest.end(), tokens.begin(), tokens.end());
-    rest.insert(rest.end(), line.tokens.begin() + p1, line.tokens.end());
-    info.n_computed = compute_from(seq, keep, std::move(rest));
+  try {
+    if (params.mode == MICA_LLAMA_EDIT_REUSED && p1 < size) {
+      info.n_computed = edit_moving(seq, p0, p1, tokens, params.n_recompute);
+    } else {
+      std::vector<int32_t> all(line.tokens.begin(), line.tokens.begin() + p0);
+      all.insert(all.end(), tokens.begin(), tokens.end());
+      all.insert(all.end(), line.tokens.begin() + p1, line.tokens.end());
+      auto keep = static_cast<int64_t>(common_start(line.tokens, all));
+      keep = std::min(keep, total - 1);  // the last token's logits are wanted
+      if (params.mode == MICA_LLAMA_EDIT_EXACT) keep = std::min(keep, line.exact);
+      info.n_computed = compute_from(seq, keep, {all.begin() + keep, all.end()});
+    }
+  } catch (Failure& failure) {
+    if (line.size() != size)
+      failure.text += "; sequence " + std::to_string(seq) + " holds " +
+                      std::to_string(line.size()) + " tokens now";
+    throw;
   }
   info.n_reused = info.n_tokens - std::min(info.n_tokens, info.n_computed);
   return info;
@@ -348,6 +372,7 @@ mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
 mica_llama_edit_info Session::edit_to(uint32_t seq, std::span<const int32_t> tokens,
                                       const mica_llama_edit_params& params) {
   const std::span<const int32_t> old(known_line(seq).tokens);
+  check_count(tokens.size(), 0);
   const size_t start = common_start(old, tokens);
   const size_t end = common_end(old.subspan(start), tokens.subspan(start));
   return edit(seq, static_cast<int64_t>(start), static_cast<int64_t>(old.size() - end),

@@ -282,10 +282,15 @@ typedef struct mica_llama_edit_info {
 /* Replaces the tokens at positions [p0, p1) of a sequence (p1 < 0: to the end) by others, none or
  * many. Then the last token's logits are row 0, as after mica_llama_decode of the whole. `params`
  * and `out_info` may be NULL. Where a sliding window has let go of what is needed, as many tokens
- * before the edit as the windows together see are run again. Errors: as mica_llama_decode (the
- * sequence then ends before the edit, or before what was to be run again); INVALID_ARGUMENT, and
- * nothing is changed (positions that the sequence does not have; ids; nothing would be left; its
- * tokens are not known by position). Nothing is grouped meanwhile (extend_factor). */
+ * before the edit as the windows together see are run again. What an EXACT edit leaves as it was
+ * at the beginning is kept, so that an edit of nothing runs the last token alone. A REUSED one that
+ * finds no room for its pieces, or cells that a window let go, runs what is behind the edit.
+ * Nothing is grouped meanwhile (extend_factor). Errors: INVALID_ARGUMENT, and nothing is changed
+ * (positions that the sequence does not have; ids; nothing would be left; its tokens are not known
+ * by position); CACHE_FULL, and nothing is changed, when there would be more than n_ctx tokens,
+ * which is known before they are read; else as mica_llama_decode, also CACHE_FULL where sequences
+ * share cells: the sequence then ends before the edit, or before what was to be run again, and the
+ * error's text says how many tokens it holds. */
 MICA_API mica_status mica_llama_edit(mica_llama_session* session, uint32_t seq, int64_t p0,
                                      int64_t p1, const int32_t* tokens, size_t n_tokens,
                                      const mica_llama_edit_params* params,

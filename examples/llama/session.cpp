@@ -248,6 +248,9 @@ void Session::check_batch(const mica_llama_batch& batch) const {
            "decode: sequence " + std::to_string(span.seq) + " is there twice");
     seen[span.seq] = true;
     if (span.n_tokens == 0) fail(MICA_INVALID_ARGUMENT, "decode: a span has no tokens");
+    if (span.n_tokens > n_ctx_)  // before they are read
+      fail(MICA_CACHE_FULL, "decode: " + std::to_string(span.n_tokens) +
+                                " tokens, the context holds " + std::to_string(n_ctx_));
     for (uint32_t k = 0; k < span.n_tokens; ++k) {
       const int32_t id = batch.tokens[n_tokens + k];
       if (id < 0 || static_cast<uint32_t>(id) >= model_->hparams().n_vocab)

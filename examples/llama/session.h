@@ -116,6 +116,9 @@ class Session {
   uint64_t compute_from(uint32_t seq, int64_t keep, std::vector<int32_t> tokens);
   uint64_t edit_moving(uint32_t seq, int64_t p0, int64_t p1, std::span<const int32_t> tokens,
                        uint32_t n_recompute);
+  void check_edit(int64_t size, int64_t p0, int64_t p1, std::span<const int32_t> tokens,
+                  const mica_llama_edit_params& params) const;
+  void check_count(size_t n_tokens, int64_t n_others) const;
   void decode_span(uint32_t seq, const std::vector<int32_t>& tokens);
   // Copies the last step's rows of logits to logits_, before another plan overwrites them.
   void fetch();

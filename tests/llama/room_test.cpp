@@ -135,6 +135,21 @@ TEST_F(Room, WhatWasDroppedInVainIsSaid) {
   EXPECT_MICA_OK(decode(own.get(), {5}));
 }
 
+TEST_F(Room, AnEditOfNothingRunsTheLastToken) {
+  const Session own = open_session(model_.get(), params(64));
+  std::vector<int32_t> tokens = some_tokens(12, 13);
+  ASSERT_MICA_OK(decode(own.get(), tokens));
+  mica_llama_edit_info info{};
+  ASSERT_MICA_OK(mica_llama_edit(own.get(), 0, 5, 5, nullptr, 0, nullptr, &info));
+  EXPECT_EQ(info.n_computed, 1u);
+  EXPECT_EQ(info.n_reused, 11u);
+  const int32_t half_new[] = {tokens[5], 1};
+  ASSERT_MICA_OK(mica_llama_edit(own.get(), 0, 5, 7, half_new, 2, nullptr, &info));
+  EXPECT_EQ(info.n_computed, 6u);
+  tokens[6] = 1;
+  EXPECT_EQ(held_tokens(own.get()), tokens);
+}
+
 // Where the tokens are not known, what a window let go cannot be run again: a gap stays, or the
 // call is refused.
 TEST_F(Room, AMovedContextWithAWindowDrops) {
@@ -159,6 +174,48 @@ TEST_F(Room, AMovedContextWithAWindowDrops) {
     EXPECT_EQ(decode(own.get(), some_tokens(125, 19)), MICA_CACHE_FULL);
     EXPECT_EQ(mica_llama_seq_next(own.get(), 0), next);
   }
+}
+
+// The arrays are not as long as the counts say: nothing behind their ends is read.
+TEST_F(Room, CountsAreCheckedBeforeTokens) {
+  const Session own = open_session(model_.get(), params(64));
+  const std::vector<int32_t> tokens = some_tokens(12, 14);
+  ASSERT_MICA_OK(decode(own.get(), tokens));
+  const std::vector<int32_t> few = some_tokens(53, 15);
+  for (const size_t n : {size_t{65}, size_t{1} << 40, SIZE_MAX / 4}) {
+    EXPECT_EQ(mica_llama_edit(own.get(), 0, 5, 6, few.data(), n, nullptr, nullptr),
+              MICA_CACHE_FULL);
+    EXPECT_EQ(mica_llama_edit_to(own.get(), 0, few.data(), n, nullptr, nullptr), MICA_CACHE_FULL);
+  }
+  EXPECT_EQ(mica_llama_edit(own.get(), 0, 5, 5, few.data(), 53, nullptr, nullptr), MICA_CACHE_FULL);
+  EXPECT_EQ(std::string(mica_llama_error()),
+            "the context of 64 tokens is full: the edit would make 65");
+  const mica_llama_span span = {0, UINT32_MAX};
+  const mica_llama_batch batch = {sizeof batch, 1, &span, few.data(), nullptr};
+  EXPECT_EQ(mica_llama_decode(own.get(), &batch), MICA_CACHE_FULL);
+  EXPECT_EQ(held_tokens(own.get()), tokens);
+}
+
+// Sequences that share pages leave none for the pieces of a reused edit: it runs the rest then.
+TEST_F(Room, AReusedEditOfACopyFindsRoom) {
+  for (const mica_kv_keys keys : kKeys)
+    for (const uint32_t n_ctx : {64u, 100u, 128u}) {
+      mica_llama_session_params p = params(n_ctx);
+      p.keys = keys;
+      p.n_seqs = 2;
+      const Session own = open_session(model_.get(), p);
+      std::vector<int32_t> tokens = some_tokens(n_ctx - 4, 16);
+      ASSERT_MICA_OK(decode(own.get(), tokens));
+      ASSERT_MICA_OK(mica_llama_seq_cp(own.get(), 0, 1, 0, -1));
+      mica_llama_edit_params how = MICA_LLAMA_EDIT_PARAMS_INIT;
+      how.mode = MICA_LLAMA_EDIT_REUSED;
+      for (const size_t at : {size_t{10}, size_t{30}, size_t{20}}) {
+        tokens[at] = tokens[at] == 5 ? 6 : 5;
+        ASSERT_MICA_OK(
+            mica_llama_edit_to(own.get(), 1, tokens.data(), tokens.size(), &how, nullptr));
+        EXPECT_EQ(held_tokens(own.get(), 1), tokens);
+      }
+    }
 }
 
 // One random session and what it holds, by what the header promises.
