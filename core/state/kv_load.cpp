@@ -127,6 +127,8 @@ class Load {
                     " cached layers, the cache has ", kv_n_layers(&cache_));
     if (n_groups != kv_n_groups(&cache_)) return bad("is damaged: it has ", n_groups, " groups");
     for (uint32_t i = 0; i < n_layers; ++i) MICA_TRY(check_layer(i));
+    const bool was_plain = keys_ == MICA_KV_KEYS_UNROTATED;
+    loaded_.converted |= was_plain != (cache_.keys == MICA_KV_KEYS_UNROTATED);
     return MICA_OK;
   }
 

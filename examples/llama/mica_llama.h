@@ -303,7 +303,8 @@ MICA_API mica_status mica_llama_edit_to(mica_llama_session* session, uint32_t se
                                         mica_llama_edit_info* out_info);
 /* Saves a sequence with its tokens, and loads it into an empty one, of this or another session of
  * the same model: it goes on as if it had never left, bit by bit when the cache's types are the
- * same; other types are converted, which an exact edit then does not trust. Follow with
+ * same. Other types are converted, and K is rotated when one of the two sessions has UNROTATED keys
+ * and the other has not; what was converted so an exact edit does not trust. Follow with
  * mica_llama_edit_to: it runs what the file lacks, and the last token for its logits. The file
  * appears whole or not at all, and a load that fails changes nothing. Errors: NOT_FOUND, IO,
  * BAD_FILE (damaged, or no saved sequence), INVALID_ARGUMENT (another model; the sequence is not

@@ -206,6 +206,30 @@ TEST_P(Edits, ASavedSequenceGoesOn) {
   EXPECT_EQ(mica_llama_load(other.get(), 0, path.c_str()), MICA_NOT_FOUND);
 }
 
+// K that a load rotates is not K of a fresh run: an exact edit computes it again.
+TEST_P(Edits, ASequenceSavedWithOtherKeysIsExactToo) {
+  const std::string path = testing::TempDir() + "mica_keys_" + std::to_string(getpid());
+  std::vector<int32_t> tokens = some_tokens(100, 19);
+  for (const mica_kv_keys from :
+       {MICA_KV_KEYS_ROTATED, MICA_KV_KEYS_RELATIVE, MICA_KV_KEYS_UNROTATED}) {
+    mica_llama_session_params p = params();
+    p.keys = from;
+    const Session saved = open_session(model_.get(), p);
+    (void)next_row(saved.get(), tokens);
+    ASSERT_MICA_OK(mica_llama_save(saved.get(), 0, path.c_str()));
+    const Session own = open_session(model_.get(), params());
+    ASSERT_MICA_OK(mica_llama_load(own.get(), 0, path.c_str()));
+    tokens.push_back(7);
+    mica_llama_edit_info info{};
+    ASSERT_MICA_OK(mica_llama_edit_to(own.get(), 0, tokens.data(), tokens.size(), nullptr, &info));
+    const mica_kv_keys to = GetParam().keys, plain = MICA_KV_KEYS_UNROTATED;
+    EXPECT_EQ(info.n_reused, (from == plain) != (to == plain) ? 0u : 100u) << from;
+    expect_fresh(own.get(), tokens);
+    tokens.pop_back();
+  }
+  std::remove(path.c_str());
+}
+
 TEST_P(Edits, SayWhatIsWrong) {
   const Session own = open_session(model_.get(), params());
   (void)next_row(own.get(), some_tokens(20, 8));

@@ -31,10 +31,11 @@ typedef struct mica_kv_reader {
 typedef struct mica_kv_loaded {
   uint32_t n_seqs;
   uint64_t n_cells;    /* of the first group; a shared cell counts once for each sequence */
-  int32_t converted;   /* non-zero: K or V had another dtype and was encoded again */
-  int32_t needs_shift; /* non-zero: moved cells wait for kv_shift steps (mica_kv_reserve_shift), as
-                          where they were saved, or as the state's keys were RELATIVE and the
-                          cache's are ROTATED */
+  int32_t converted;   /* non-zero: K or V is not what it was, bit by bit: it had another dtype, or
+                          K becomes UNROTATED or was it, and is encoded again */
+  int32_t needs_shift; /* non-zero: cells wait for kv_shift steps (mica_kv_reserve_shift): moved
+                          ones as where they were saved, or as the state's keys were RELATIVE and
+                          the cache's are ROTATED; all of them where one of the two is UNROTATED */
 } mica_kv_loaded;
 
 /* Saves one sequence, or all (MICA_KV_ALL_SEQS; pages that they share are there once).

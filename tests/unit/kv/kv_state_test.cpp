@@ -400,6 +400,7 @@ TEST_P(KvState, KeysMayBecomeOthers) {
       ASSERT_EQ(b.load(bytes, 1, &loaded), MICA_OK) << b.error();
       const bool other = (from == MICA_KV_KEYS_UNROTATED) != (to == MICA_KV_KEYS_UNROTATED);
       EXPECT_EQ(loaded.needs_shift != 0, other) << from << " to " << to;
+      EXPECT_EQ(loaded.converted != 0, other) << from << " to " << to;
       uint64_t n = 0;
       ASSERT_EQ(mica_kv_reserve_shift(b.cache.get(), 0, &n), MICA_OK);
       EXPECT_EQ(n, other ? 30u : 0u);
