@@ -89,9 +89,6 @@ class Load {
     if (std::memcmp(prefix, kStateMagic, 8) != 0) return bad("is no KV state of mica");
     In in{prefix + 8, prefix + sizeof prefix};
     const uint32_t version = in.u32();
-    if (version != kStateVersion)
-      return refuse(MICA_UNSUPPORTED, "the state has version ", version, ", this library reads ",
-                    kStateVersion);
     keys_ = in.u32();
     const uint64_t head_bytes = in.u64();
     total_ = in.u64();
@@ -106,14 +103,18 @@ class Load {
     Checksum sum;
     sum.add(head_.data(), head_.size());
     in_ = {head_.data() + sizeof prefix, head_.data() + head_.size()};
-    return check_hash(sum, "its head");
+    MICA_TRY(check_hash(sum, "its head"));
+    return version == kStateVersion
+               ? MICA_OK
+               : refuse(MICA_UNSUPPORTED, "the state has version ", version,
+                        ", this library reads ", kStateVersion, "; save it again");
   }
 
   mica_status check_model(uint64_t fingerprint) {
     const uint64_t of_state = in_.u64();
     if (in_.ok && of_state != fingerprint)
-      return refuse(MICA_INVALID_ARGUMENT, "the state is of another model: its fingerprint is ",
-                    of_state, ", not ", fingerprint);
+      return refuse(MICA_INVALID_ARGUMENT, "the state is of another model (its fingerprint is not ",
+                    "the one given); load it with the model that it was saved with, or save anew");
     if (keys_ > MICA_KV_KEYS_UNROTATED) return bad("is damaged: it has unknown keys ", keys_);
     if ((keys_ == MICA_KV_KEYS_NONE) != (cache_.keys == MICA_KV_KEYS_NONE))
       return refuse(MICA_INVALID_ARGUMENT, "of state and cache one has keys with RoPE, the other ",

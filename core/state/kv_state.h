@@ -5,7 +5,7 @@
 //          of each sequence u32 id, i64 next, next_key, again, then of each group u32 entries,
 //          i64 lost_from, lost_to, and of each entry 7 i32: KvEntry with `page` counted among the
 //          state's pages of the group
-//   u64    checksum of the head
+//   u64    checksum of the head; up to the bytes in all a head is the same in every version
 //   rows   of each layer that owns storage K, then V: of each page of its group the cells that an
 //          entry names, in order
 //   u64    checksum of the rows

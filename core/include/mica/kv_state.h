@@ -40,9 +40,11 @@ typedef struct mica_kv_loaded {
 
 /* Saves one sequence, or all (MICA_KV_ALL_SEQS; pages that they share are there once).
  * `fingerprint` says of which model it is; the caller's choice, and the same number is asked for by
- * the load. The file is written beside `path` under another name (path.part) and takes its place
- * when all of it is on the disk; after a failure what was at `path` still is. Errors:
- * INVALID_ARGUMENT, BUSY, OUT_OF_MEMORY, IO, CANCELLED, DEVICE_LOST. */
+ * the load. The file is written beside its place under a name of its own (path.partPID.N) and takes
+ * its place when all of it is on the disk; after a failure what was at `path` still is. Only a
+ * regular file is replaced: of a symbolic link the file that it leads to, and the link stays.
+ * Errors: INVALID_ARGUMENT, BUSY, OUT_OF_MEMORY, IO (also: what is at `path` is a device, a FIFO, a
+ * directory, or a link to nothing), CANCELLED, DEVICE_LOST. */
 MICA_API mica_status mica_kv_save(mica_session* session, uint32_t seq, uint64_t fingerprint,
                                   const char* path);
 MICA_API mica_status mica_kv_save_to(mica_session* session, uint32_t seq, uint64_t fingerprint,
@@ -54,11 +56,11 @@ MICA_API mica_status mica_kv_state_bytes(mica_session* session, uint32_t seq, ui
  * that it was (MICA_KV_ALL_SEQS). A sequence then goes on as it would have where it was saved, bit
  * by bit when nothing was converted. Layers must be of the same shape; dtypes, n_cells, max_seqs
  * and max_entries may differ, and keys too unless one of the two is NONE. `out` may be NULL. A load
- * that fails leaves the cache as it was. Errors: NOT_FOUND, IO, BAD_FILE (truncated, damaged, no
- * state), UNSUPPORTED (another version; a backend
- * without kv_pack), INVALID_ARGUMENT (of another model, another fingerprint;
- * a sequence that is not empty or not there), CACHE_FULL, BUSY, OUT_OF_MEMORY, CANCELLED,
- * DEVICE_LOST. */
+ * that fails leaves the cache as it was; damage of the head is found before anything else. Errors:
+ * NOT_FOUND, IO (also: no regular file), BAD_FILE (truncated, damaged, no state), UNSUPPORTED
+ * (another version; a backend without kv_pack), INVALID_ARGUMENT (of another model, another
+ * fingerprint; a sequence that is not empty or not there), CACHE_FULL, BUSY, OUT_OF_MEMORY,
+ * CANCELLED, DEVICE_LOST. */
 MICA_API mica_status mica_kv_load(mica_session* session, uint32_t seq, uint64_t fingerprint,
                                   const char* path, mica_kv_loaded* out);
 MICA_API mica_status mica_kv_load_from(mica_session* session, uint32_t seq, uint64_t fingerprint,
