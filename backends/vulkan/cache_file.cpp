@@ -93,7 +93,7 @@ bool read_file(int fd, const CacheKey& key, Vec<char>& out) {
 
 bool read_cache(const char* folder, const CacheKey& key, Vec<char>& out) {
   const Path path = path_of(folder, key, "");
-  const int fd = path.ok ? open(path.text, O_RDONLY | O_CLOEXEC) : -1;
+  const int fd = path.ok ? open(path.text, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
   if (fd < 0) return false;
   const bool ok = read_file(fd, key, out);
   close(fd);

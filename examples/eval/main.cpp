@@ -46,9 +46,7 @@ void write_logits(const Arguments& a, mica_llama_model* model) {
   params.n_outputs = params.n_batch;
   const SessionHandle session = create_session(model, params);
   check_llama(mica_llama_model_load(model));
-  std::FILE* file = std::fopen(a.logits_file.c_str(), "wb");
-  if (file == nullptr) fail(MICA_IO, "cannot create '" + escaped(a.logits_file) + "'");
-  const std::unique_ptr<std::FILE, Releaser<std::fclose>> owner(file);
+  const File file = create_file(a.logits_file);
   const std::vector<uint8_t> all(params.n_batch, 1);
   for (size_t first = 0; first < a.ids.size(); first += params.n_batch) {
     const size_t n = std::min<size_t>(params.n_batch, a.ids.size() - first);
@@ -57,11 +55,12 @@ void write_logits(const Arguments& a, mica_llama_model* model) {
       const float* row = nullptr;
       check_llama(mica_llama_logits(session.get(), i, &row));
       require_finite(row, n_vocab);
-      if (std::fwrite(row, sizeof(float), n_vocab, file) != n_vocab)
+      if (std::fwrite(row, sizeof(float), n_vocab, file.get()) != n_vocab)
         fail(MICA_IO, "writing '" + escaped(a.logits_file) + "' failed");
     }
   }
-  if (std::fflush(file) != 0) fail(MICA_IO, "writing '" + escaped(a.logits_file) + "' failed");
+  if (std::fflush(file.get()) != 0)
+    fail(MICA_IO, "writing '" + escaped(a.logits_file) + "' failed");
 }
 
 void print_perplexity(const Arguments& a, mica_llama_model* model) {

@@ -1,6 +1,8 @@
 // Flags, errors, files and the progress bar of the example programs.
 #include "cli.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -198,14 +200,39 @@ std::vector<int32_t> tokenize(const mica_llama_model* model, std::string_view te
 }
 
 std::string read_file(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd < 0) fail(MICA_NOT_FOUND, "cannot open " + quoted(path) + ": " + std::strerror(errno));
+  const File file(fdopen(fd, "rb"));
   struct stat info {};
-  if (stat(path.c_str(), &info) != 0)
-    fail(MICA_NOT_FOUND, "cannot open '" + escaped(path) + "': " + std::strerror(errno));
-  if (S_ISDIR(info.st_mode)) fail(MICA_IO, "'" + escaped(path) + "' is a directory");
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.good() && !file.eof()) fail(MICA_IO, "reading '" + escaped(path) + "' failed");
-  return text;
+  if (file == nullptr || fstat(fd, &info) != 0) fail(MICA_IO, "cannot read " + quoted(path));
+  if (S_ISDIR(info.st_mode)) fail(MICA_IO, quoted(path) + " is a directory");
+  if (!S_ISREG(info.st_mode) && !S_ISFIFO(info.st_mode))
+    fail(MICA_IO, quoted(path) + " is neither a regular file nor a pipe");
+  std::string text;
+  char part[1 << 14];
+  while (interrupted == 0) {
+    const ssize_t n = read(fd, part, sizeof part);
+    if (n == 0) return text;
+    if (n > 0) {
+      text.append(part, static_cast<size_t>(n));
+    } else if (errno == EAGAIN) {  // a pipe that has a writer
+      pollfd wanted = {fd, POLLIN, 0};
+      (void)poll(&wanted, 1, 100);
+    } else if (errno != EINTR) {
+      fail(MICA_IO, "reading " + quoted(path) + " failed: " + std::strerror(errno));
+    }
+  }
+  fail(MICA_CANCELLED, "cancelled");
+}
+
+File create_file(const std::string& path) {
+  const int flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  const int fd = open(path.c_str(), flags, 0666);
+  if (fd < 0) fail(MICA_IO, "cannot create " + quoted(path) + ": " + std::strerror(errno));
+  (void)fcntl(fd, F_SETFL, 0);  // only opening must not wait for a FIFO's reader
+  File file(fdopen(fd, "wb"));
+  if (file == nullptr) fail(MICA_IO, "cannot create " + quoted(path));
+  return file;
 }
 
 mica_status decode(mica_llama_session* session, const int32_t* tokens, size_t n,

@@ -9,6 +9,7 @@
 
 #include "command_line.h"
 #include "failure.h"
+#include "files.h"
 #include "handles.h"
 #include "mica_llama.h"
 
@@ -57,7 +58,10 @@ SessionHandle create_session(mica_llama_model* model, const mica_llama_session_p
 mica_llama_model_info info_of(const mica_llama_model* model);
 
 std::vector<int32_t> tokenize(const mica_llama_model* model, std::string_view text, uint32_t flags);
+// A regular file's text, or what comes through a pipe; one that nobody writes to is empty.
 std::string read_file(const std::string& path);
+// Creates a file, or writes to what is there; a FIFO without a reader is an error.
+File create_file(const std::string& path);
 
 // Appends `tokens` to sequence 0; `outputs` as in mica_llama_batch.
 mica_status decode(mica_llama_session* session, const int32_t* tokens, size_t n,

@@ -1,24 +1,20 @@
 // Writes GGUF files, version 3: keys and tensors are declared, then the data streams through. The
-// file appears under its name only when it is complete. Until then it has no name where the file
-// system can do that (O_TMPFILE), so that nothing is left however the process ends; elsewhere it is
-// called PATH.partPID, and the destructor removes it.
+// file appears under its name only when it is complete (NewFile).
 #pragma once
 #include <cstdint>
-#include <cstdio>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "files.h"
 #include "model.h"
 
 namespace mica_llama {
 
 class GgufWriter {
  public:
-  explicit GgufWriter(std::string path);
-  ~GgufWriter();  // removes an unfinished file
-  GgufWriter(const GgufWriter&) = delete;
-  GgufWriter& operator=(const GgufWriter&) = delete;
+  explicit GgufWriter(std::string path) : path_(std::move(path)) {}
 
   void add_u32(std::string_view key, uint32_t value) { add(key, MICA_GGUF_U32, value); }
   void add_f32(std::string_view key, float value) { add(key, MICA_GGUF_F32, value); }
@@ -55,18 +51,14 @@ class GgufWriter {
   void put(T value) {
     keys_.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
-  void create();
-  // Gives a file without a name its temporary one.
-  bool link_temporary();
   void write_raw(const void* data, size_t bytes);
   void pad();
 
-  std::string path_, temporary_;
+  std::string path_;
   std::string keys_;  // their bytes
   uint64_t n_keys_ = 0;
   std::vector<StoredTensor> tensors_;
-  std::FILE* file_ = nullptr;
-  bool has_name_ = false;      // there is a file called temporary_
+  std::unique_ptr<NewFile> file_;
   uint64_t position_ = 0;      // of the next byte of the file
   size_t i_tensor_ = 0;        // whose data comes
   uint64_t tensor_bytes_ = 0;  // of it that came

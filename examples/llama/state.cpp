@@ -1,11 +1,8 @@
 // Saved sequences: a small head with their tokens, then what the core saves of the cache.
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 
+#include "files.h"
 #include "mica/kv_state.h"
 #include "session.h"
 
@@ -46,18 +43,8 @@ uint64_t fingerprint_of(const Model& model) {
               hash(numbers, sizeof numbers, hash(name, std::strlen(name))));
 }
 
-[[noreturn]] void fail_file(const char* doing, const std::string& path) {
-  fail(errno == ENOENT ? MICA_NOT_FOUND : MICA_IO,
-       std::string(doing) + " " + path + ": " + std::strerror(errno));
-}
-
-struct Closer {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
-using File = std::unique_ptr<std::FILE, Closer>;
-
 mica_status write_file(void* user, const void* data, uint64_t bytes) {
-  return std::fwrite(data, 1, bytes, static_cast<std::FILE*>(user)) == bytes ? MICA_OK : MICA_IO;
+  return static_cast<NewFile*>(user)->put(data, bytes) ? MICA_OK : MICA_IO;
 }
 mica_status read_file(void* user, void* dst, uint64_t bytes) {
   return std::fread(dst, 1, bytes, static_cast<std::FILE*>(user)) == bytes ? MICA_OK : MICA_IO;
@@ -80,57 +67,43 @@ void Session::save(uint32_t seq, const std::string& path) {
   head.n_tokens = static_cast<uint32_t>(tokens.size());
   head.n_exact = static_cast<uint32_t>(lines_[seq].exact);
   head.checksum = checksum_of(head, tokens);
-  const std::string part = path + ".part";
-  File file(std::fopen(part.c_str(), "wb"));
-  if (file == nullptr) fail_file("cannot make", part);
-  try {
-    const mica_kv_writer writer = {write_file, file.get()};
-    bool ok =
-        std::fwrite(&head, sizeof head, 1, file.get()) == 1 &&
-        std::fwrite(tokens.data(), sizeof(int32_t), tokens.size(), file.get()) == tokens.size();
-    if (ok) {
-      const mica_status status =
-          mica_kv_save_to(session_.get(), seq, fingerprint_of(*model_), &writer);
-      if (status != MICA_IO) check(status, context_.get());
-      ok = status == MICA_OK;
-    }
-    ok = ok && std::fflush(file.get()) == 0 && fsync(fileno(file.get())) == 0 &&
-         std::rename(part.c_str(), path.c_str()) == 0;
-    if (!ok) fail_file("cannot write", part);
-  } catch (...) {
-    std::remove(part.c_str());
-    throw;
-  }
+  NewFile file(path);
+  file.write(&head, sizeof head);
+  file.write(tokens.data(), tokens.size() * sizeof(int32_t));
+  const mica_kv_writer writer = {write_file, &file};
+  const mica_status status = mica_kv_save_to(session_.get(), seq, fingerprint_of(*model_), &writer);
+  if (status == MICA_IO) file.fail_write();
+  check(status, context_.get());
+  file.finish();
 }
 
 void Session::load(uint32_t seq, const std::string& path) {
   check_allocated();
   (void)tokens_of(seq);
-  File file(std::fopen(path.c_str(), "rb"));
-  if (file == nullptr) fail_file("cannot open", path);
-  struct stat info {};
-  if (fstat(fileno(file.get()), &info) != 0 || !S_ISREG(info.st_mode))
-    fail(MICA_IO, path + " is not a regular file");
-  const auto size = static_cast<uint64_t>(info.st_size);
-  const auto damaged = [&]() { fail(MICA_BAD_FILE, path + " is no saved sequence, or damaged"); };
+  uint64_t size = 0;
+  const File file = open_regular(path, size);
+  const auto damaged = [&]() {
+    fail(MICA_BAD_FILE, quoted(path) + " is no saved sequence, or damaged");
+  };
   Head head{};
   if (std::fread(&head, sizeof head, 1, file.get()) != 1 ||
       std::memcmp(head.magic, kMagic, sizeof kMagic) != 0)
     damaged();
   const uint64_t bytes = uint64_t{head.n_tokens} * sizeof(int32_t);
   if (bytes > size - sizeof head) damaged();
-  if (head.n_tokens > n_ctx_)
-    fail(MICA_CACHE_FULL, path + " has " + std::to_string(head.n_tokens) +
-                              " tokens, the context holds " + std::to_string(n_ctx_));
   std::vector<int32_t> tokens(head.n_tokens);
   if (std::fread(tokens.data(), 1, bytes, file.get()) != bytes ||
       checksum_of(head, tokens) != head.checksum || head.n_exact > head.n_tokens)
     damaged();
+  if (head.n_tokens > n_ctx_)
+    fail(MICA_CACHE_FULL, quoted(path) + " has " + std::to_string(head.n_tokens) +
+                              " tokens, the context holds " + std::to_string(n_ctx_));
   fetch();
   const mica_kv_reader reader = {read_file, file.get(), size - sizeof head - bytes};
   mica_kv_loaded loaded{};
-  check(mica_kv_load_from(session_.get(), seq, fingerprint_of(*model_), &reader, &loaded),
-        context_.get());
+  const mica_status status =
+      mica_kv_load_from(session_.get(), seq, fingerprint_of(*model_), &reader, &loaded);
+  if (status != MICA_OK) fail(status, quoted(path) + ": " + mica_context_error(context_.get()));
   if (loaded.needs_shift != 0) run_shifts(false);
   Line line;
   line.exact = loaded.converted != 0 ? 0 : int64_t{head.n_exact};

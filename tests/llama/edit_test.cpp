@@ -1,4 +1,5 @@
 // Sessions whose cells move: shifts, edits, dropped and grouped tokens.
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -193,6 +194,12 @@ TEST_P(Edits, ASavedSequenceGoesOn) {
   ASSERT_MICA_OK(mica_llama_seq_rm(other.get(), 0, 0, -1));
   std::ifstream in(path, std::ios::binary);
   const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  for (size_t i = 0; i < 24; ++i) {  // the head: no flipped bit is taken for another size
+    std::string wrong = bytes;
+    wrong[i] = static_cast<char>(wrong[i] ^ 0x40);
+    std::ofstream(path, std::ios::binary) << wrong;
+    EXPECT_EQ(mica_llama_load(other.get(), 0, path.c_str()), MICA_BAD_FILE) << i;
+  }
   for (const size_t keep : {size_t{0}, size_t{20}, size_t{200}, bytes.size() - 1}) {
     std::ofstream(path, std::ios::binary) << bytes.substr(0, keep);
     EXPECT_EQ(mica_llama_load(other.get(), 0, path.c_str()), MICA_BAD_FILE) << keep;
@@ -228,6 +235,42 @@ TEST_P(Edits, ASequenceSavedWithOtherKeysIsExactToo) {
     tokens.pop_back();
   }
   std::remove(path.c_str());
+}
+
+TEST_P(Edits, SavedSequencesAreRegularFiles) {
+  const std::string path = testing::TempDir() + "mica_file_" + std::to_string(getpid());
+  const std::string fifo = path + "_fifo", link = path + "_link";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  ASSERT_EQ(symlink(path.c_str(), link.c_str()), 0);
+  const Session own = open_session(model_.get(), params());
+  (void)next_row(own.get(), some_tokens(20, 1));
+  const auto save = [&](const std::string& to) {
+    return mica_llama_save(own.get(), 0, to.c_str());
+  };
+  const auto mode = [](const std::string& of) {
+    struct stat info {};
+    EXPECT_EQ(lstat(of.c_str(), &info), 0) << of;
+    return info.st_mode & S_IFMT;
+  };
+  EXPECT_EQ(save(fifo), MICA_IO);
+  EXPECT_EQ(mica_llama_error(),
+            "'" + fifo + "' is not a regular file, and nothing else is replaced");
+  EXPECT_EQ(mode(fifo), unsigned{S_IFIFO});
+  EXPECT_EQ(save(link), MICA_IO);
+  EXPECT_EQ(mica_llama_error(), "'" + link + "' is a symbolic link that leads to no file");
+  EXPECT_EQ(save(""), MICA_INVALID_ARGUMENT);
+  EXPECT_EQ(save(testing::TempDir()), MICA_IO);
+  EXPECT_EQ(save(path + "/x/y"), MICA_IO);
+  ASSERT_MICA_OK(save(path));
+  ASSERT_EQ(truncate(path.c_str(), 1), 0);
+  ASSERT_MICA_OK(save(link));
+  EXPECT_EQ(mode(link), unsigned{S_IFLNK});
+  ASSERT_MICA_OK(mica_llama_seq_rm(own.get(), 0, 0, -1));
+  EXPECT_EQ(mica_llama_load(own.get(), 0, fifo.c_str()), MICA_IO);
+  EXPECT_EQ(mica_llama_error(), "'" + fifo + "' is not a regular file");
+  EXPECT_EQ(mica_llama_load(own.get(), 0, ""), MICA_INVALID_ARGUMENT);
+  EXPECT_MICA_OK(mica_llama_load(own.get(), 0, path.c_str()));
+  for (const std::string& name : {path, fifo, link}) std::remove(name.c_str());
 }
 
 TEST_P(Edits, SayWhatIsWrong) {

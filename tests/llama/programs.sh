@@ -65,6 +65,22 @@ refused "no such file" quantize "$tmp/missing.gguf" "$tmp/out.gguf" q8_0
 refused "there is no type" quantize "$mha" "$tmp/out.gguf" q9_9
 refused "cannot create" quantize "$mha" "$tmp/no/such/dir.gguf" q8_0
 
+# A FIFO that nobody reads or writes: no program waits for it, and none puts a file in its place.
+mkfifo "$tmp/fifo"
+refused "not a regular file" llama -m "$tmp/fifo" -p hello
+refused "not a regular file" quantize "$tmp/fifo" "$tmp/out.gguf" q8_0
+refused "not a regular file" quantize "$mha" "$tmp/fifo" q8_0
+refused "not a regular file" bench --shape smollm2-135m:q4_0 --write "$tmp/fifo"
+refused "not a regular file" llama -m "$spm" -p hello --prompt-cache "$tmp/fifo"
+refused "give a prompt" llama -m "$spm" -f "$tmp/fifo"
+refused "the text has" eval -m "$spm" -f "$tmp/fifo"
+refused "cannot create" eval -m "$mha" --ids 1 --logits "$tmp/fifo"
+refused "neither a regular file nor a pipe" llama -m "$spm" -f /dev/zero
+[ -p "$tmp/fifo" ] || wrong "the FIFO is gone"
+(sleep 0.5 && echo hello) >"$tmp/fifo" &
+sleep 0.1
+accepted "generation 2 tokens" llama -m "$spm" -f "$tmp/fifo" -n 2 -t 2
+
 accepted "generation 8 tokens" llama -m "$spm" -p hello -n 8 --temp 0 -t 2
 accepted "context is full" llama -m "$spm" -p hello -c 64 --temp 1 -s 7 -t 2
 accepted "^1,300$" eval -m "$spm" --tokenize " "
