@@ -305,11 +305,15 @@ MICA_API mica_status mica_llama_edit_to(mica_llama_session* session, uint32_t se
  * the same model: it goes on as if it had never left, bit by bit when the cache's types are the
  * same. Other types are converted, and K is rotated when one of the two sessions has UNROTATED keys
  * and the other has not; what was converted so an exact edit does not trust. Follow with
- * mica_llama_edit_to: it runs what the file lacks, and the last token for its logits. The file
- * appears whole or not at all, in the place of nothing or of a regular file (of a symbolic link,
- * the file that it leads to); a load that fails changes nothing. Errors: NOT_FOUND, IO (also:
- * `path` is no regular file), BAD_FILE (damaged, or no saved sequence), INVALID_ARGUMENT (another
- * model; the sequence is not empty; tokens not known by position; an empty path), CACHE_FULL. */
+ * mica_llama_edit_to: it runs what the file lacks, and the last token for its logits.
+ *   A model is the same when its hyper-parameters, the names, types and shapes of its tensors, the
+ * texts of its tokens, and 2 KiB from the middle of 64 tensors (or of all, if fewer) are. So
+ * another training or quantization is another model. Of random shapes no weights are compared. The
+ * file appears whole or not at all, in the place of nothing or of a regular file (of a symbolic
+ * link, the file that it leads to); a load that fails changes nothing. Errors: NOT_FOUND, IO (also:
+ * `path` is no regular file), BAD_FILE (damaged, or no saved sequence), UNSUPPORTED (saved by
+ * another version), INVALID_ARGUMENT (another model; the sequence is not empty; tokens not known by
+ * position; an empty path), CACHE_FULL. */
 MICA_API mica_status mica_llama_save(mica_llama_session* session, uint32_t seq, const char* path);
 MICA_API mica_status mica_llama_load(mica_llama_session* session, uint32_t seq, const char* path);
 /* The tokens of a sequence by position. At most `capacity` are written; *out_n is how many there

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "devices.h"
+#include "fingerprint.h"
 #include "model_file.h"
 #include "tokenizer/chat.h"
 
@@ -178,6 +179,7 @@ void Model::load() {
     fail(MICA_OVER_BUDGET, "the weights need " +
                                std::to_string(mica_weights_bytes(weights_.get())) +
                                " bytes, the budget is " + std::to_string(memory_budget_bytes_));
+  fingerprint_ = fingerprint_of(parts_, file_.get(), context_.get());
   if (parts_.source == nullptr) {
     check(mica_weights_load_gguf(weights_.get(), file_.get(), progress_, progress_user_),
           context_.get());

@@ -61,6 +61,8 @@ class Model {
   const std::string& chat_template() const { return parts_.chat_template; }
   const mica_llama_model_info& info() const { return info_; }
   bool has_weight(const std::string& name) const { return names_.count(name) != 0; }
+  // What tells it from another model, fingerprint.h; once it is loaded.
+  uint64_t fingerprint() const { return fingerprint_; }
   mica_weights* weights() const { return weights_.get(); }
   uint64_t memory_budget_bytes() const { return memory_budget_bytes_; }
   void warn(const std::string& text) const;
@@ -92,6 +94,7 @@ class Model {
   std::unordered_map<std::string, size_t> names_;  // of tensors, to their index
   Weights weights_;
   mica_llama_model_info info_{};
+  uint64_t fingerprint_ = 0;
 };
 
 }  // namespace mica_llama

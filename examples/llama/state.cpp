@@ -1,46 +1,31 @@
 // Saved sequences: a small head with their tokens, then what the core saves of the cache.
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 
 #include "files.h"
+#include "fingerprint.h"
 #include "mica/kv_state.h"
 #include "session.h"
 
 namespace mica_llama {
 namespace {
 
-constexpr char kMagic[8] = {'M', 'I', 'C', 'A', 'S', 'E', 'Q', '1'};
+constexpr char kMagic[8] = {'M', 'I', 'C', 'A', 'S', 'E', 'Q', '2'};
 
 struct Head {
   char magic[8];
   uint32_t n_tokens, n_exact;  // Session::Line
-  uint64_t checksum;           // of the tokens, and of n_exact
+  uint64_t checksum;           // of what is before it, and of the tokens
 };
 
-// FNV-1a.
-uint64_t hash(const void* data, size_t bytes, uint64_t h = 0xcbf29ce484222325u) {
-  const auto* p = static_cast<const unsigned char*>(data);
-  for (size_t i = 0; i < bytes; ++i) h = (h ^ p[i]) * 0x100000001b3u;
-  return h;
-}
+// Files of version 1 knew less of their model than fingerprint_of does now.
+bool is_version_1(const Head& head) { return head.magic[7] == '1'; }
 
 uint64_t checksum_of(const Head& head, const std::vector<int32_t>& tokens) {
-  return hash(tokens.data(), tokens.size() * sizeof(int32_t),
-              hash(&head.n_exact, sizeof head.n_exact));
-}
-
-// What a saved sequence must agree in with the model that goes on with it.
-uint64_t fingerprint_of(const Model& model) {
-  const Hparams& h = model.hparams();
-  const uint32_t numbers[] = {h.n_layers,   h.n_embd,     h.n_ff,           h.n_heads,
-                              h.n_kv_heads, h.head_dim_k, h.head_dim_v,     h.n_vocab,
-                              h.window,     h.n_rot,      h.rope_n_ctx_orig};
-  const float factors[] = {h.norm_eps,        h.rope_base,        h.rope_linear_scale,
-                           h.yarn_ext_factor, h.yarn_attn_factor, h.yarn_beta_fast,
-                           h.yarn_beta_slow};
-  const char* name = model.architecture().name;
-  return hash(factors, sizeof factors,
-              hash(numbers, sizeof numbers, hash(name, std::strlen(name))));
+  const uint64_t h = is_version_1(head) ? hash(&head.n_exact, sizeof head.n_exact)
+                                        : hash(&head, offsetof(Head, checksum));
+  return hash(tokens.data(), tokens.size() * sizeof(int32_t), h);
 }
 
 mica_status write_file(void* user, const void* data, uint64_t bytes) {
@@ -71,7 +56,7 @@ void Session::save(uint32_t seq, const std::string& path) {
   file.write(&head, sizeof head);
   file.write(tokens.data(), tokens.size() * sizeof(int32_t));
   const mica_kv_writer writer = {write_file, &file};
-  const mica_status status = mica_kv_save_to(session_.get(), seq, fingerprint_of(*model_), &writer);
+  const mica_status status = mica_kv_save_to(session_.get(), seq, model_->fingerprint(), &writer);
   if (status == MICA_IO) file.fail_write();
   check(status, context_.get());
   file.finish();
@@ -87,7 +72,7 @@ void Session::load(uint32_t seq, const std::string& path) {
   };
   Head head{};
   if (std::fread(&head, sizeof head, 1, file.get()) != 1 ||
-      std::memcmp(head.magic, kMagic, sizeof kMagic) != 0)
+      std::memcmp(head.magic, kMagic, sizeof kMagic - 1) != 0)
     damaged();
   const uint64_t bytes = uint64_t{head.n_tokens} * sizeof(int32_t);
   if (bytes > size - sizeof head) damaged();
@@ -95,6 +80,9 @@ void Session::load(uint32_t seq, const std::string& path) {
   if (std::fread(tokens.data(), 1, bytes, file.get()) != bytes ||
       checksum_of(head, tokens) != head.checksum || head.n_exact > head.n_tokens)
     damaged();
+  if (head.magic[7] != kMagic[7])
+    fail(MICA_UNSUPPORTED, quoted(path) + " was saved by another version of mica-llama, which told " +
+                               "models apart in another way; remove it and save again");
   if (head.n_tokens > n_ctx_)
     fail(MICA_CACHE_FULL, quoted(path) + " has " + std::to_string(head.n_tokens) +
                               " tokens, the context holds " + std::to_string(n_ctx_));
@@ -102,7 +90,7 @@ void Session::load(uint32_t seq, const std::string& path) {
   const mica_kv_reader reader = {read_file, file.get(), size - sizeof head - bytes};
   mica_kv_loaded loaded{};
   const mica_status status =
-      mica_kv_load_from(session_.get(), seq, fingerprint_of(*model_), &reader, &loaded);
+      mica_kv_load_from(session_.get(), seq, model_->fingerprint(), &reader, &loaded);
   if (status != MICA_OK) fail(status, quoted(path) + ": " + mica_context_error(context_.get()));
   if (loaded.needs_shift != 0) run_shifts(false);
   Line line;

@@ -273,6 +273,49 @@ TEST_P(Edits, SavedSequencesAreRegularFiles) {
   for (const std::string& name : {path, fifo, link}) std::remove(name.c_str());
 }
 
+// Of the same shape, with other weights, another vocabulary or another type.
+TEST_P(Edits, AnotherModelsSequenceIsRefused) {
+  const std::string path = testing::TempDir() + "mica_other_" + std::to_string(getpid());
+  const auto session_of = [&](const ModelFile& file) {
+    std::ofstream(path + ".gguf", std::ios::binary) << file.bytes();
+    model_ = open_model(path + ".gguf", GetParam().device);
+    std::remove((path + ".gguf").c_str());
+    return open_session(model_.get(), params());
+  };
+  ModelFile file;
+  const Session saved = session_of(file);
+  ASSERT_MICA_OK(decode(saved.get(), {3, 4, 5}));
+  ASSERT_MICA_OK(mica_llama_save(saved.get(), 0, path.c_str()));
+  EXPECT_MICA_OK(mica_llama_load(session_of(file).get(), 0, path.c_str()));
+  ModelFile weights = file, vocabulary = file;
+  weights.seed = 2;
+  vocabulary.tokens = {"<unk>", "<s>", "</s>", "x3"};
+  for (const ModelFile& other : {weights, vocabulary}) {
+    const Session own = session_of(other);
+    EXPECT_EQ(mica_llama_load(own.get(), 0, path.c_str()), MICA_INVALID_ARGUMENT);
+    EXPECT_EQ(std::string(mica_llama_error()).find("'" + path + "': kv load: the state is of "), 0u)
+        << mica_llama_error();
+    EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 0);
+  }
+  std::remove(path.c_str());
+}
+
+// What version 1 wrote: the same head, whose checksum was of n_exact and the tokens alone.
+TEST_P(Edits, AnOlderFileSaysSo) {
+  const std::string path = testing::TempDir() + "mica_older_" + std::to_string(getpid());
+  const uint32_t words[] = {1, 1, 0, 0, 5};  // n_tokens, n_exact, room for the checksum, a token
+  uint64_t sum = 0xcbf29ce484222325u;
+  for (const uint32_t word : {words[1], words[4]})
+    for (uint32_t i = 0; i < 32; i += 8) sum = (sum ^ (word >> i & 255)) * 0x100000001b3u;
+  std::string bytes = "MICASEQ1" + std::string(reinterpret_cast<const char*>(words), sizeof words);
+  std::memcpy(bytes.data() + 16, &sum, sizeof sum);
+  std::ofstream(path, std::ios::binary) << bytes;
+  const Session own = open_session(model_.get(), params());
+  EXPECT_EQ(mica_llama_load(own.get(), 0, path.c_str()), MICA_UNSUPPORTED);
+  EXPECT_NE(std::string(mica_llama_error()).find("remove it and save again"), std::string::npos);
+  std::remove(path.c_str());
+}
+
 TEST_P(Edits, SayWhatIsWrong) {
   const Session own = open_session(model_.get(), params());
   (void)next_row(own.get(), some_tokens(20, 8));

@@ -13,7 +13,7 @@ namespace mica_llama_test {
 // A model of architecture llama with few layers and a SentencePiece-style vocabulary.
 struct ModelFile {
   uint64_t n_embd = 32, n_ff = 32, n_vocab = 8;
-  uint32_t window = 0, n_layers = 1;
+  uint32_t window = 0, n_layers = 1, seed = 1;
   uint32_t embedding_type = MICA_F32;
   float output_norm = 1.0f;  // each weight of the last norm
   uint32_t rotated = 16;     // llama.rope.dimension_count
@@ -28,7 +28,7 @@ struct ModelFile {
     f.keys = hyper_parameters();
     for (const std::string& key : vocabulary()) f.keys.push_back(key);
     for (const std::string& key : more_keys) f.keys.push_back(key);
-    std::mt19937 random(1);
+    std::mt19937 random(seed);
     std::uniform_real_distribution<float> uniform(-0.3f, 0.3f);
     const auto add = [&](const std::string& name, const std::vector<uint64_t>& dim, float fixed) {
       uint64_t n = 1;
