@@ -81,7 +81,8 @@ void Session::load(uint32_t seq, const std::string& path) {
       checksum_of(head, tokens) != head.checksum || head.n_exact > head.n_tokens)
     damaged();
   if (head.magic[7] != kMagic[7])
-    fail(MICA_UNSUPPORTED, quoted(path) + " was saved by another version of mica-llama, which told " +
+    fail(MICA_UNSUPPORTED, quoted(path) +
+                               " was saved by another version of mica-llama, which told " +
                                "models apart in another way; remove it and save again");
   if (head.n_tokens > n_ctx_)
     fail(MICA_CACHE_FULL, quoted(path) + " has " + std::to_string(head.n_tokens) +
