@@ -112,8 +112,9 @@ mica_status size_group(const mica_kv_cache& c, const mica_kv_params& p, KvGroup&
     return error.fail(MICA_INVALID_ARGUMENT, "kv cache: ", pages * kPageCells,
                       " cells are more than 2147483584");
   g.n_pages = static_cast<uint32_t>(pages);
-  // A cut inside a page makes one entry two; half as many cuts as pages are room enough.
-  uint64_t per_seq = seq_pages + seq_pages / 2 + 16;
+  // A cut inside a page makes one entry two; as many cuts as pages, and some in short sequences,
+  // are room enough.
+  uint64_t per_seq = 2 * seq_pages + 64;
   constexpr uint64_t kMostByDefault = uint64_t{1} << 20;
   uint64_t step = per_seq * p.max_seqs;
   if (step > kMostByDefault) step = per_seq > kMostByDefault ? per_seq : kMostByDefault;

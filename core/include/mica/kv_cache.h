@@ -74,7 +74,8 @@ typedef struct mica_kv_params {
                          64. UNROTATED: different multiples of 64 positions at which entries of one
                          step may begin; 0: one for each page */
   uint32_t max_seq_cells; /* cells that a sequence's own table has room for; 0: all n_cells. The
-                             host keeps 42 bytes for each 64 of them, for every sequence */
+                             host keeps about 1 byte for each of them and 2 KiB, for every
+                             sequence */
 } mica_kv_params;
 #define MICA_KV_PARAMS_INIT \
   { sizeof(mica_kv_params), 0, NULL, 0, 1, 512, 0, MICA_KV_KEYS_ROTATED, 0, 0 }

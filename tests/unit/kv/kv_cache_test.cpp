@@ -54,7 +54,7 @@ TEST_F(KvCache, RefusesWhatCannotBe) {
   bad = layer();
   bad.dtype_v = MICA_I32;
   EXPECT_EQ(make({bad}, 64, 1, 1), MICA_INVALID_ARGUMENT);
-  refused("layer 0: a cache cannot keep this dtype");
+  refused("layer 0: a cache cannot keep V as dtype 26 (i32)");
   bad.dtype_v = MICA_Q4_1;
   EXPECT_EQ(make({bad}, 64, 1, 1), MICA_UNSUPPORTED);
   refused("cannot keep V as q4_1 with heads of 32");

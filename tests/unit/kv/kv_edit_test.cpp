@@ -55,9 +55,10 @@ TEST_F(KvEdit, HolesAreFilledForEver) {
   struct Shift {
     uint32_t n_cells, most, keep, drop;
   };
-  for (const Shift& t : {Shift{128, 100, 4, 48}, Shift{128, 95, 6, 44}, Shift{64, 64, 0, 19},
-                         Shift{128, 98, 5, 19}, Shift{320, 302, 14, 144}, Shift{384, 356, 24, 10},
-                         Shift{256, 256, 7, 1}, Shift{256, 250, 1, 3}, Shift{1024, 1000, 33, 7}}) {
+  for (const Shift& t :
+       {Shift{128, 100, 4, 48}, Shift{128, 95, 6, 44}, Shift{64, 64, 0, 19}, Shift{128, 98, 5, 19},
+        Shift{320, 302, 14, 144}, Shift{384, 356, 24, 10}, Shift{256, 256, 7, 1},
+        Shift{256, 250, 1, 3}, Shift{384, 349, 41, 13}, Shift{1024, 1000, 33, 7}}) {
     keys = MICA_KV_KEYS_UNROTATED;
     ASSERT_EQ(make({layer()}, t.n_cells, 1, 16), MICA_OK);
     for (uint32_t i = 0; i < 20000; ++i) {
@@ -84,7 +85,7 @@ TEST_F(KvEdit, ManyShortSequences) {
   p.n_cells = 64 * p.max_seqs;
   p.max_seq_cells = 64;
   ASSERT_EQ(mica_kv_cache_create(device, &p, &cache), MICA_OK) << mica_context_error(context);
-  EXPECT_LT(cache->groups[0].entries.size(), size_t{20} * p.max_seqs);
+  EXPECT_LT(cache->groups[0].entries.size(), size_t{80} * p.max_seqs);
   for (uint32_t i = 0; i < 64; ++i) step({{65535, 1}});
   EXPECT_EQ(mica_kv_seq_cells(cache, 65535), 64u);
 }
