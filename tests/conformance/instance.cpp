@@ -31,6 +31,7 @@ struct LiveExtent {
   mica_extent extent;
   int64_t live;
   size_t plan;
+  int64_t max;
 };
 
 struct Named {
@@ -71,7 +72,7 @@ class Instance final : public CaseBuilder {
   }
   mica_extent extent(const char* name, int64_t max, int64_t live) override {
     const mica_extent e = mica_graph_extent(graph(), name, max);
-    extents_.push_back({name, e, live, last()});
+    extents_.push_back({name, e, live, last(), max});
     return e;
   }
   mica_tensor input(const char* name, mica_dtype dtype, std::vector<int64_t> dim, Values values,
@@ -124,8 +125,12 @@ class Instance final : public CaseBuilder {
     load_weights();
     check(mica_session_allocate(session_));
     if (steps_.empty()) default_steps();
-    for (size_t i = 0; i < steps_.size(); ++i) run_step(i, result);
-    if (cache_ == nullptr && !options_.once) repeat(result);
+    if (options_.other == RunOptions::kBefore) run_other(result);
+    for (size_t i = 0; i < steps_.size(); ++i)
+      result.steps.push_back(run_step(steps_[i], i, result));
+    if (options_.other == RunOptions::kAfter) run_other(result);
+    if (options_.other == RunOptions::kAfter && cache_ == nullptr) repeat(result);
+    if (options_.role == Role::kTested && result.changed.empty()) result.changed = changed_weight();
   }
 
  private:
@@ -199,10 +204,9 @@ class Instance final : public CaseBuilder {
     check(mica_session_set(session_, in.name.c_str(), 0, in.bytes.data(), in.bytes.size()));
   }
 
-  // Fresh values for the plan that runs; what it does not read is spoilt: rows beyond the live
-  // ones, and the inputs of other plans.
-  void write_inputs(size_t step) {
-    const size_t plan = steps_[step].plan;
+  // Values number `step` for the plan that runs; what it does not read is spoilt: rows beyond the
+  // live ones, and the inputs of other plans.
+  void write_inputs(size_t plan, size_t step) {
     for (Leaf& in : inputs_) {
       if (in.plan == plan || in.plan >= plans_.size()) continue;
       fill(in, step + 1);
@@ -218,8 +222,16 @@ class Instance final : public CaseBuilder {
     }
   }
 
-  void run_step(size_t i, RunResult& result) {
-    const Step& step = steps_[i];
+  void run_plan(size_t plan, size_t step, RunResult& result) {
+    for (const LiveExtent& e : extents_)
+      if (e.plan == plan) check(mica_session_set_extent(session_, e.name.c_str(), e.live));
+    write_inputs(plan, step);
+    check(mica_plan_run(plans_[plan]));
+    for (const Leaf& in : inputs_)
+      if (in.plan == plan && result.changed.empty()) result.changed = changed(in);
+  }
+
+  std::vector<OutputData> run_step(const Step& step, size_t i, RunResult& result) {
     if (step.plan >= plans_.size()) {
       compile(step.plan + 1);
       check(mica_session_allocate(session_));
@@ -234,16 +246,28 @@ class Instance final : public CaseBuilder {
                        : mica_kv_reserve(cache_, static_cast<uint32_t>(step.spans.size()),
                                          step.spans.data()));
     }
-    for (const LiveExtent& e : extents_)
-      if (e.plan == step.plan) check(mica_session_set_extent(session_, e.name.c_str(), e.live));
-    write_inputs(i);
-    check(mica_plan_run(plans_[step.plan]));
-    result.steps.push_back(read_outputs(step.plan));
-    read_cells(result.steps.back());
-    for (const Leaf& in : inputs_)
-      if (in.plan == step.plan && result.changed.empty()) result.changed = changed(in);
-    if (i == 0 && options_.role == Role::kTested && result.changed.empty())
-      result.changed = changed_weight();
+    run_plan(step.plan, i, result);
+    std::vector<OutputData> outputs = read_outputs(step.plan);
+    read_cells(outputs);
+    return outputs;
+  }
+
+  // A step of the first step's plan with other inputs, and with about half as many rows, or a few
+  // where there was none or one. Of cases with a cache only those of one step: others have a step
+  // after a step.
+  void run_other(RunResult& result) {
+    if (cache_ != nullptr && (steps_.size() > 1 || steps_[0].shift)) return;
+    const std::vector<LiveExtent> as_they_were = extents_;
+    for (LiveExtent& e : extents_)
+      e.live = e.live > 1 ? (e.live + 1) / 2 : std::min(e.max, e.live + 2);
+    Step step = steps_[0];
+    for (mica_kv_span& s : step.spans)
+      if (s.n_tokens > 1) s.n_tokens = (s.n_tokens + 1) / 2;
+    constexpr size_t kNumber = 1000;
+    if (cache_ != nullptr) mica_kv_clear(cache_);
+    result.other = run_step(step, kNumber, result);
+    if (cache_ != nullptr) mica_kv_clear(cache_);
+    extents_ = as_they_were;
   }
 
   // Which byte of an input the step changed; "": none.
@@ -331,16 +355,13 @@ class Instance final : public CaseBuilder {
     return all;
   }
 
-  // The same step again: bit-equal results are required (determinism), and --perf times it.
+  // The first step again: bit-equal results are required (determinism), and --perf times it.
   void repeat(RunResult& result) {
-    for (const LiveExtent& e : extents_)
-      if (e.plan == 0) check(mica_session_set_extent(session_, e.name.c_str(), e.live));
-    write_inputs(0);
-    check(mica_plan_run(plans_[0]));
+    run_plan(0, 0, result);
     const std::vector<OutputData> again = read_outputs(0);
     for (size_t i = 0; i < again.size(); ++i)
       if (again[i].bytes != result.steps[0][i].bytes)
-        throw Failure{MICA_INTERNAL, "two equal runs gave different bits"};
+        throw Failure{MICA_INTERNAL, "the first step, run again, gave different bits"};
     for (uint32_t i = 0; i < options_.n_timed; ++i) {
       const auto start = std::chrono::steady_clock::now();
       check(mica_plan_run(plans_[0]));

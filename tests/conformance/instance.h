@@ -30,8 +30,10 @@ struct RunOptions {
   bool unfused = false;
   uint64_t seed = 1;
   bool plan_only = false;  // stop after compiling: only `explain` is filled
-  bool once = false;       // no second step for determinism: of the oracle, which takes the time
-  uint32_t n_timed = 0;    // > 0: repeat the last step for --perf
+  // Beside its steps a run makes another one, of other inputs and other live rows, before or after
+  // them: what ran before must not show. Not of the oracle, which takes the time.
+  enum Other { kNone, kBefore, kAfter } other = kNone;
+  uint32_t n_timed = 0;  // > 0: repeat the last step for --perf
 };
 
 struct RunResult {
@@ -42,6 +44,7 @@ struct RunResult {
   std::string changed;    // what was changed that nobody may: an input, a weight
   NodeNumerics numerics;  // of the plan's nodes
   std::vector<std::vector<OutputData>> steps;  // [step][output]
+  std::vector<OutputData> other;               // of the other step
   std::vector<double> seconds;                 // of timed repetitions
   std::string explain;
 };

@@ -339,16 +339,23 @@ struct Judged {
   }
 };
 
-bool same_bits(const RunResult& a, const RunResult& b) {
-  if (a.steps.size() != b.steps.size()) return false;
-  for (size_t s = 0; s < a.steps.size(); ++s)
-    for (size_t i = 0; i < a.steps[s].size(); ++i) {
-      const OutputData &x = a.steps[s][i], &y = b.steps[s][i];
-      if (x.bytes != y.bytes || x.values.size() != y.values.size()) return false;
-      for (size_t k = 0; k < x.values.size(); ++k)
-        if (!same(x.values[k], y.values[k])) return false;
-    }
+bool same_bits(const std::vector<OutputData>& a, const std::vector<OutputData>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i].bytes != b[i].bytes || a[i].values.size() != b[i].values.size()) return false;
+    for (size_t k = 0; k < a[i].values.size(); ++k)
+      if (!same(a[i].values[k], b[i].values[k])) return false;
+  }
   return true;
+}
+
+// What is wrong if the same was run in another session, the other step before instead of behind.
+std::string difference(const RunResult& a, const RunResult& b) {
+  for (size_t s = 0; s < a.steps.size(); ++s)
+    if (s >= b.steps.size() || !same_bits(a.steps[s], b.steps[s]))
+      return "a second run, after a step with other inputs, differs";
+  return same_bits(a.other, b.other) ? ""
+                                     : "a step with other inputs differs after the case's steps";
 }
 
 Verdict fail(std::string text) { return {Verdict::kFail, std::move(text)}; }
@@ -356,12 +363,18 @@ Verdict fail(std::string text) { return {Verdict::kFail, std::move(text)}; }
 }  // namespace
 
 Verdict judge(const Case& c, const RunOptions& options) {
-  const RunResult got = run_case(c, options);
+  RunOptions order = options;
+  order.other = RunOptions::kAfter;
+  const RunResult got = run_case(c, order);
   if (got.unsupported) return {Verdict::kUnsupported, got.text};
   if (got.status != MICA_OK) return fail(got.text);
   if (!got.changed.empty()) return fail(got.changed);
-  const RunResult again = run_case(c, options);
-  if (again.status != MICA_OK || !same_bits(got, again)) return fail("a second run differs");
+  order.other = RunOptions::kBefore;
+  order.n_timed = 0;
+  const RunResult again = run_case(c, order);
+  if (again.status != MICA_OK) return fail("a second run failed: " + again.text);
+  if (!again.changed.empty()) return fail(again.changed);
+  if (const std::string text = difference(got, again); !text.empty()) return fail(text);
   const RunResult& want = oracle(c, options, "", got.numerics);
   Judged judged{c,
                 options,

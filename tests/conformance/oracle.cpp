@@ -28,7 +28,6 @@ const RunResult& oracle(const Case& c, const RunOptions& options, const std::str
   o.role = Role::kOracle;
   o.device = how.empty() ? "ref" : "ref:" + how;
   o.seed = options.seed;
-  o.once = true;
   impose_numerics(Role::kOracle, numerics);
   RunResult r = run_case(c, o);
   const std::string complaint = guards_complaint(Role::kOracle);

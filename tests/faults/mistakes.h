@@ -2,6 +2,7 @@
 // reference reads, or what it wrote. They are small on purpose: the suite has to see small ones.
 #pragma once
 #include "tests/faults/mistakes_far.h"
+#include "tests/faults/mistakes_later.h"
 
 namespace mica::faults {
 
