@@ -75,7 +75,11 @@ struct State {
 
 // None where buffers end at a page that nobody may touch.
 uint64_t guard_bytes() {
-  static const uint64_t bytes = std::getenv("MICA_VULKAN_GUARD") != nullptr ? 0 : kMostGuardBytes;
+  static const uint64_t bytes = [] {
+    const char* pages = std::getenv("MICA_VULKAN_GUARD");
+    const bool none = pages == nullptr || *pages == '\0' || std::strcmp(pages, "0") == 0;
+    return none ? kMostGuardBytes : 0;
+  }();
   return bytes;
 }
 
