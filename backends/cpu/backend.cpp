@@ -38,6 +38,10 @@ mica_status choose_isa(const char* option, const cpu::CpuInfo& info, cpu::Isa& o
                       " of device cpu is none of plain, avx2, avx512");
   }
   if (out <= info.best) return MICA_OK;
+  if (out > cpu::isa_newest())
+    return error.fail(MICA_NO_DEVICE, who, " asks for ", wanted,
+                      ", of which this build of mica has no kernels (MICA_CPU_NEWEST=",
+                      cpu::isa_name(cpu::isa_newest()), ")");
   return error.fail(MICA_NO_DEVICE, who, " asks for ", wanted,
                     ", which this CPU does not have: ", info.name, " can do ",
                     cpu::isa_name(info.best));

@@ -82,6 +82,8 @@ void brand(char (&)[64]) {}
 
 }  // namespace
 
+Isa isa_newest() { return Isa::MICA_CPU_NEWEST; }
+
 const char* isa_name(Isa isa) { return kNames[static_cast<uint32_t>(isa)]; }
 
 bool isa_find(const char* name, Isa& out) {
@@ -96,6 +98,7 @@ bool isa_find(const char* name, Isa& out) {
 CpuInfo cpu_info() {
   CpuInfo info{Isa::plain, Features{}, "CPU"};
   detect(info);
+  if (info.best > isa_newest()) info.best = isa_newest();
   brand(info.name);
   return info;
 }

@@ -22,17 +22,17 @@
 #include "tests/unit/plan/odd_value.h"
 
 namespace mica::cpu {
-#define MICA_TEST_ISA(isa)                   \
+// Of each instruction set that was built.
+#define MICA_KERNEL(isa, name)
+#define MICA_ISA_END(isa)
+#define MICA_ISA_BEGIN(isa)                  \
   namespace isa {                            \
   extern const KernelList kernels_attention; \
   extern const KernelList kernels_kv_append; \
   extern const KernelList kernels_kv_shift;  \
   }
-MICA_TEST_ISA(plain)
-#if defined(__x86_64__)
-MICA_TEST_ISA(avx2)
-MICA_TEST_ISA(avx512)
-#endif
+#include "cpu_kernels.def"
+#undef MICA_ISA_BEGIN
 }  // namespace mica::cpu
 
 namespace {
@@ -52,13 +52,10 @@ struct Kernels {
 };
 std::vector<Kernels> kernels_here() {
   std::vector<Kernels> all = {
-      {Isa::plain, &plain::kernels_attention, &plain::kernels_kv_append, &plain::kernels_kv_shift}};
-#if defined(__x86_64__)
-  all.push_back(
-      {Isa::avx2, &avx2::kernels_attention, &avx2::kernels_kv_append, &avx2::kernels_kv_shift});
-  all.push_back({Isa::avx512, &avx512::kernels_attention, &avx512::kernels_kv_append,
-                 &avx512::kernels_kv_shift});
-#endif
+#define MICA_ISA_BEGIN(isa) \
+  {Isa::isa, &isa::kernels_attention, &isa::kernels_kv_append, &isa::kernels_kv_shift},
+#include "cpu_kernels.def"
+  };
   while (all.back().isa > cpu_info().best) all.pop_back();
   return all;
 }

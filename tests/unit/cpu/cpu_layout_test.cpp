@@ -9,42 +9,38 @@
 #include <string>
 #include <vector>
 
+#include "backends/cpu/isa.h"
 #include "backends/cpu/layout.h"
 #include "core/base/dtype.h"
 
 namespace mica::cpu {
 
-#define MICA_TEST_ISA(isa)                                     \
+// Of each instruction set that was built.
+#define MICA_KERNEL(isa, name)
+#define MICA_ISA_END(isa)
+#define MICA_ISA_BEGIN(isa)                                    \
   namespace isa {                                              \
   void decode_row16(const Tensor& w, int64_t row, float* dst); \
   void decode_plain(mica_dtype, const void*, int64_t, float*); \
   }
-MICA_TEST_ISA(plain)
-#ifdef __x86_64__
-MICA_TEST_ISA(avx2)
-MICA_TEST_ISA(avx512)
-#endif
-#undef MICA_TEST_ISA
+#include "cpu_kernels.def"
+#undef MICA_ISA_BEGIN
 
 namespace {
 
-struct Isa {
+struct Kernels {
   const char* name;
   bool here;
   void (*decode_row16)(const Tensor& w, int64_t row, float* dst);
   void (*decode_plain)(mica_dtype, const void*, int64_t, float*);
 };
 
-std::vector<Isa> isas() {
-  std::vector<Isa> list = {{"plain", true, plain::decode_row16, plain::decode_plain}};
-#ifdef __x86_64__
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 =
-      has_avx2 && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  list.push_back({"avx2", has_avx2, avx2::decode_row16, avx2::decode_plain});
-  list.push_back({"avx512", has_avx512, avx512::decode_row16, avx512::decode_plain});
-#endif
-  return list;
+std::vector<Kernels> isas() {
+  return {
+#define MICA_ISA_BEGIN(isa) \
+  {#isa, Isa::isa <= cpu_info().best, isa::decode_row16, isa::decode_plain},
+#include "cpu_kernels.def"
+  };
 }
 
 struct Weight {
@@ -127,7 +123,7 @@ bool same(float a, float b) {
 }
 
 TEST(CpuLayout, DecodedRowsAreTheCodecs) {
-  for (const Isa& isa : isas()) {
+  for (const Kernels& isa : isas()) {
     if (!isa.here) {
       GTEST_LOG_(INFO) << isa.name << " not run: this CPU lacks it";
       continue;
