@@ -25,6 +25,8 @@ class HeldDevice {
   HeldDevice& operator=(const HeldDevice&) = delete;
   mica_status status() const { return status_; }
   const char* error() const;
+  mica_context* context() const { return context_; }
+  mica_device* device() const { return device_; }
 
  private:
   mica_context* context_ = nullptr;

@@ -46,9 +46,13 @@ class Instance final : public CaseBuilder {
  public:
   Instance(const Case& c, const RunOptions& options) : case_(c), options_(options) {}
   void open() {
-    check(mica_context_create(nullptr, &context_));
-    check(mica_context_add_backend(context_, options_.backend));
-    check(mica_device_open(context_, options_.device.c_str(), &device_));
+    context_ = options_.context;
+    device_ = options_.opened;
+    if (device_ == nullptr) {
+      check(mica_context_create(nullptr, &context_));
+      check(mica_context_add_backend(context_, options_.backend));
+      check(mica_device_open(context_, options_.device.c_str(), &device_));
+    }
     check(mica_weights_create(device_, &weights_));
     next_graph(Compiled::kAtOnce);
   }
@@ -57,6 +61,7 @@ class Instance final : public CaseBuilder {
     for (mica_graph* g : graphs_) mica_graph_release(g);
     mica_kv_cache_release(cache_);
     mica_weights_release(weights_);
+    if (options_.opened != nullptr) return;
     mica_device_release(device_);
     mica_context_release(context_);
   }

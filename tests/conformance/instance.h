@@ -25,7 +25,9 @@ struct OutputData {
 struct RunOptions {
   const mica_backend* backend = nullptr;  // as guarded() gave it for `role`
   Role role = Role::kTested;
-  std::string device;   // "cpu:avx2"
+  std::string device;               // "cpu:avx2"
+  mica_context* context = nullptr;  // with `opened`, the device that is used; else one is opened
+  mica_device* opened = nullptr;
   std::string variant;  // "": the usual kernels; else the rows of this name
   bool unfused = false;
   uint64_t seed = 1;

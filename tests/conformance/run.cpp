@@ -11,9 +11,12 @@ namespace {
 
 constexpr uint32_t kTimedRuns = 21;
 
-RunOptions options_of(const Job& job) {
+const mica_backend* watched_backend(const Device& device) {
+  return guarded(answers_watched(device.backend), Role::kTested);
+}
+
+RunOptions plain_options(const Job& job) {
   RunOptions options;
-  options.backend = guarded(answers_watched(job.device->backend), Role::kTested);
   options.device = job.device->name;
   options.variant = job.way.variant;
   options.unfused = job.way.unfused;
@@ -23,16 +26,42 @@ RunOptions options_of(const Job& job) {
 
 bool is_plain(const Job& job) { return job.way.variant.empty() && !job.way.unfused; }
 
-}  // namespace
-
-static RunResult planned(const Job& job) {
-  RunOptions options = options_of(job);
+RunResult planned(const Job& job, RunOptions options) {
   options.plan_only = true;
   return run_case(*job.c, options);
 }
-static std::string text_of(const RunResult& r) { return r.status == MICA_OK ? r.explain : r.text; }
+std::string text_of(const RunResult& r) { return r.status == MICA_OK ? r.explain : r.text; }
 
-std::string explained(const Job& job) { return text_of(planned(job)); }
+}  // namespace
+
+std::string explained(const Job& job) {
+  RunOptions options = plain_options(job);
+  options.backend = watched_backend(*job.device);
+  return text_of(planned(job, options));
+}
+
+// One inner backend is watched at a time, so the device before is closed before another is opened.
+RunOptions Runner::options_of(const Job& job) {
+  if (watched_of_ != job.device) {
+    watched_.reset();
+    watched_of_ = job.device;
+  }
+  RunOptions options = plain_options(job);
+  options.backend = watched_backend(*job.device);
+  if (watched_ == nullptr)
+    watched_ = std::make_unique<HeldDevice>(Device{job.device->name, options.backend});
+  if (watched_->status() == MICA_OK) {
+    options.context = watched_->context();
+    options.opened = watched_->device();
+  }
+  return options;
+}
+
+void Runner::release() {
+  watched_.reset();
+  watched_of_ = nullptr;
+  held_.clear();
+}
 
 void Runner::hold(const Device* device) {
   std::unique_ptr<HeldDevice>& held = held_[device];
@@ -42,10 +71,11 @@ void Runner::hold(const Device* device) {
 Verdict Runner::plan(const Job& job) {
   hold(job.device);
   take_variants();
-  std::vector<std::string> plans = {explained(job)};
+  std::vector<std::string> plans = {text_of(planned(job, options_of(job)))};
   std::string text = "\n";
   const auto try_way = [&](const Way& way) {
-    const RunResult r = planned({job.c, job.device, job.seed, way});
+    const Job other = {job.c, job.device, job.seed, way};
+    const RunResult r = planned(other, options_of(other));
     // A session's variant is one that each of its graphs has.
     if (r.n_graphs > 1 && r.status == MICA_INVALID_ARGUMENT) return;
     const std::string plan = text_of(r);
@@ -78,6 +108,7 @@ Verdict Runner::run(const Job& job) {
   if (!damage.empty() && v.kind == Verdict::kPass) v = {Verdict::kFail, damage};
   const std::string answer = answers_complaint();
   if (!answer.empty()) v = {Verdict::kFail, answer};
+  if (v.kind == Verdict::kFail) watched_.reset();  // who knows what it left on the device
   return v;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "tests/conformance/devices.h"
+#include "tests/conformance/instance.h"
 #include "tests/conformance/workers.h"
 
 namespace mica::conformance {
@@ -19,13 +20,17 @@ class Runner {
   // verdict's text, for it comes from a worker: ways_of reads it.
   Verdict plan(const Job& job);
   Verdict run(const Job& job);
-  void release() { held_.clear(); }
+  void release();
 
  private:
+  RunOptions options_of(const Job& job);
   void hold(const Device* device);
 
   bool perf_;
   std::map<const Device*, std::unique_ptr<HeldDevice>> held_;
+  // The device of the last job, watched: cases that follow one another use what it has compiled.
+  const Device* watched_of_ = nullptr;
+  std::unique_ptr<HeldDevice> watched_;
 };
 
 // What Runner::plan found; of a worker that was lost there is one way, the plain one.
