@@ -167,6 +167,24 @@ void cases_sample(CaseList& list) {
   add("plus_infinity", 9, mica::conformance::list({1, inf, 0, inf, nan, 2, 3, 4, 5}), {1, 0, 1, 0});
   add("nothing_left", 9, mica::conformance::list({nan, -inf}), {1, 0, 1, 0});
   add("params_not_numbers", 64, normal(2), {nan, 5, 1, 0, 1, nan, nan, nan, 1, -inf, inf, -inf});
+  // Thousandths count: keys whose random number is 0.999997, so that the last of what stays is
+  // taken. Equal logits, of which 511.75 and 512.25 of 1024 are wanted; and a weight that falls by
+  // 1/2000 a token, cut between two of them.
+  const auto last = [&](const char* name, const Values& logits, std::vector<double> params) {
+    const auto n = static_cast<int64_t>(params.size() / 4);
+    list.add("sample", name, [=](CaseBuilder& b) {
+      b.output(mica_sample(
+          b.graph(), b.input("logits", MICA_F32, {1024, n}, logits),
+          b.input("params", MICA_F32, {4, n}, mica::conformance::list(params)),
+          b.input("keys", MICA_I32, {4, n}, mica::conformance::list({1, 0, 0, 67799}))));
+    });
+  };
+  last("top_p_exact", mica::conformance::list({1.5}),
+       {1, 0, 511.75 / 1024, 0, 1, 0, 512.25 / 1024, 0});
+  std::vector<double> falling(1024);
+  for (size_t i = 0; i < falling.size(); ++i) falling[i] = -0x1p-11 * static_cast<double>(i);
+  last("min_p_exact", mica::conformance::list(falling),
+       {1, 0, 1, std::exp(-0x1p-11 * 500.5), 1, 0, 1, std::exp(-0x1p-11 * 501.5)});
   list.add("sample", "live2of6", [](CaseBuilder& b) {
     const mica_extent rows = b.extent("n_outputs", 6, 2);
     const mica_tensor x = b.input("logits", MICA_F32, {500, 6}, normal(3), rows);

@@ -18,6 +18,8 @@ void cases_exact(CaseList& list);
 void cases_alias(CaseList& list);
 void cases_extents(CaseList& list);
 void cases_sessions(CaseList& list);
+void cases_special(CaseList& list);
+void cases_sizes(CaseList& list);
 
 namespace {
 
@@ -110,6 +112,8 @@ CaseList all_cases() {
   cases_alias(list);
   cases_extents(list);
   cases_sessions(list);
+  cases_special(list);
+  cases_sizes(list);
   return list;
 }
 
