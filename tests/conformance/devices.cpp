@@ -19,6 +19,8 @@ std::vector<std::string> split_names(const std::vector<std::string>& lists,
                                      const mica_backend* loaded) {
   std::vector<std::string> names;
   for (const std::string& list : lists) {
+    if (("," + list + ",").find(",,") != std::string::npos)
+      throw std::runtime_error("--backend has an empty name in '" + list + "'");
     std::istringstream in(list);
     bool is_first = true;
     for (std::string name; std::getline(in, name, ','); is_first = false) {
@@ -51,8 +53,9 @@ std::vector<Device> find_devices(const std::vector<std::string>& lists, const st
           "; there are: " + (loaded != nullptr ? loaded->name + (" of " + plugin) + ", " : "") +
           "ref, cpu, cuda, vulkan" + (loaded == nullptr ? ", or --plugin FILE.so" : ""));
     used |= is_loaded;
-    if (std::none_of(devices.begin(), devices.end(), [&](auto& d) { return d.name == name; }))
-      devices.push_back({name, backend});
+    if (std::any_of(devices.begin(), devices.end(), [&](auto& d) { return d.name == name; }))
+      throw std::runtime_error("--backend names " + name + " twice");
+    devices.push_back({name, backend});
   }
   if (names.empty()) devices.push_back({loaded != nullptr ? loaded->name : "cpu", loaded});
   if (names.empty() && loaded == nullptr) devices.back().backend = mica_backend_cpu();

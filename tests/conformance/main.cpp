@@ -1,7 +1,10 @@
 // The conformance suite: every op's cases on a backend, against the double-precision reference.
 //   conformance --backend cpu:avx2 [--op matmul] [--case q4_0.k576.m7] [--seed 3] ...
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "tests/conformance/devices.h"
@@ -23,6 +26,21 @@ struct Arguments {
   bool list = false, perf = false;
 };
 
+// What CLI11 takes for numbers and this program does not.
+std::string check_seed(const std::string& text) {
+  const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
+  return digits ? "" : "a seed is a whole number from 0 on, not " + text;
+}
+std::string check_seconds(const std::string& text) {
+  char* end = nullptr;
+  const double seconds = std::strtod(text.c_str(), &end);
+  const bool good = *end == '\0' && std::isfinite(seconds) && seconds > 0;
+  return good ? "" : "seconds are a number above 0, not " + text;
+}
+std::string check_file(const std::string& path) {
+  return std::filesystem::is_directory(path) ? path + " is a directory, not a list" : "";
+}
+
 void add_options(CLI::App& app, Arguments& args) {
   app.add_option("--backend", args.backends,
                  "devices, a comma between two, e.g. ref, cpu, cpu:avx2 (default: cpu, or the "
@@ -41,18 +59,22 @@ void add_options(CLI::App& app, Arguments& args) {
       ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("--explain", args.explain, "print how this case is planned");
-  app.add_option("--seed", args.seed, "seed of the inputs")->capture_default_str();
+  app.add_option("--seed", args.seed, "seed of the inputs")
+      ->check(check_seed)
+      ->capture_default_str();
   app.add_option("--seeds", args.n_seeds, "so many seeds, from --seed on")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--timeout", args.work.timeout, "seconds after which a case has failed")
-      ->check(CLI::PositiveNumber)
+      ->check(check_seconds)
       ->capture_default_str();
   app.add_option("--jobs", args.work.n_workers, "processes that share the cases")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
-  app.add_option("--expect", args.expect, "list of what the backend does not support");
-  app.add_option("--write-expect", args.write_expect, "write that list into this file");
+  app.add_option("--expect", args.expect, "list of what the backend does not support")
+      ->check(check_file);
+  app.add_option("--write-expect", args.write_expect, "write that list into this file")
+      ->check(check_file);
   app.add_option("-o,--output", args.output, "table or json")
       ->check(CLI::IsMember({"table", "json"}));
   app.add_flag("--list", args.list, "print the cases that would run");
@@ -172,7 +194,11 @@ int main(int argc, char** argv) {
       "code 0: green, 1: a failure or a mistake in the arguments, 77: green, but not on a device "
       "that this machine lacks.");
   add_options(app, args);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 1;
+  }
   try {
     return mica::conformance::run(args);
   } catch (const std::exception& e) {

@@ -17,6 +17,26 @@ two() { run --plugin "$plugin" "$@"; } # its only backend, without --backend
 says() { grep -qE -- "$1" "$work/out" || die "not said: $1"; }
 n_of() { wc -l <"$1"; }
 
+# Mistakes in the arguments: one sentence, exit code 1.
+refused() { # what is said, arguments
+  local text=$1 code=0
+  shift
+  run "$@" --list || code=$?
+  [ $code -eq 1 ] || die "$* left with $code"
+  says "$text"
+}
+refused 'seconds are a number above 0, not nan' --timeout nan
+refused 'seconds are a number above 0, not inf' --timeout inf
+refused 'seconds are a number above 0, not 0' --timeout 0
+refused 'a seed is a whole number from 0 on, not -1' --seed -1
+refused "$work is a directory, not a list" --expect "$work"
+refused 'names ref twice' --backend ref,ref
+refused 'names ref twice' --backend ref --backend ref
+for list in ref, ,ref ref,,cpu ''; do refused 'has an empty name' --backend "$list"; done
+refused 'no-such-option' --no-such-option
+refused 'jobs' --jobs 0
+refused 'output' -o xml
+
 # A backend without most ops and without a KV cache: green with its list, and only with it.
 two --write-expect "$work/list" || die "the list cannot be written"
 grep -qx 'kv_append/\*: kv cache: two_ops keeps no KV cache' "$work/list" || die "no line for the KV cache"
@@ -84,7 +104,7 @@ run --backend cpu:plain --op softmax -o json
 [ "$listed" -eq "$(grep -c '"id"' "$work/out")" ] || die "$listed listed, others ran"
 
 # Several devices and seeds at once are what they are one by one.
-run --backend ref,cpu:plain --backend cpu:plain --op relu --seeds 2 --seed 5 -o json || die "relu is red"
+run --backend ref --backend cpu:plain --op relu --seeds 2 --seed 5 -o json || die "relu is red"
 [ "$(grep -c '"seed": 6' "$work/out")" -gt 0 ] && [ "$(grep -c '"device": "ref"' "$work/out")" -gt 0 ] ||
   die "a seed or a device is missing"
 run --backend ref,cpu:plain --op relu --jobs 3 -o json && cp "$work/out" "$work/three"
