@@ -90,6 +90,9 @@ struct Case {
   // An operand in a place where a device may be without a kernel for it: "unsupported" with a
   // reason is as right as the reference's numbers, and wants no line in a list.
   bool may_refuse = false;
+  // The device has run the case with other weights before, which are gone: those of the case lie
+  // where they lay, if the device asks the host for memory.
+  bool other_weights_before = false;
 };
 
 class CaseList {

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
+#include "tests/conformance/recycler.h"
 #include "tests/conformance/values.h"
 
 namespace mica::conformance {
@@ -46,22 +48,29 @@ class Instance final : public CaseBuilder {
  public:
   Instance(const Case& c, const RunOptions& options) : case_(c), options_(options) {}
   void open() {
-    context_ = options_.context;
-    device_ = options_.opened;
-    if (device_ == nullptr) {
-      check(mica_context_create(nullptr, &context_));
-      check(mica_context_add_backend(context_, options_.backend));
-      check(mica_device_open(context_, options_.device.c_str(), &device_));
+    if (options_.opened != nullptr && !case_.other_weights_before) {
+      context_ = options_.context;
+      device_ = options_.opened;
+    } else {
+      open_own();
     }
     check(mica_weights_create(device_, &weights_));
     next_graph(Compiled::kAtOnce);
   }
+  // The whole case with other values, of which nothing is left behind it but the device.
+  void run_before() {
+    RunResult nobody_reads;
+    seed_ = ~options_.seed;
+    run(nobody_reads);
+    seed_ = options_.seed;
+    release();
+    check(mica_weights_create(device_, &weights_));
+    next_graph(Compiled::kAtOnce);
+    take_numerics(options_.role);
+  }
   ~Instance() override {
-    mica_session_release(session_);
-    for (mica_graph* g : graphs_) mica_graph_release(g);
-    mica_kv_cache_release(cache_);
-    mica_weights_release(weights_);
-    if (options_.opened != nullptr) return;
+    release();
+    if (device_ == options_.opened && device_ != nullptr) return;
     mica_device_release(device_);
     mica_context_release(context_);
   }
@@ -139,6 +148,21 @@ class Instance final : public CaseBuilder {
   }
 
  private:
+  void open_own() {
+    mica_context_params params = MICA_CONTEXT_PARAMS_INIT;
+    if (case_.other_weights_before) params.allocator = recycler_.allocator();
+    check(mica_context_create(&params, &context_));
+    check(mica_context_add_backend(context_, options_.backend));
+    check(mica_device_open(context_, options_.device.c_str(), &device_));
+  }
+  void release() {
+    mica_session_release(std::exchange(session_, nullptr));
+    for (mica_graph* g : graphs_) mica_graph_release(g);
+    mica_kv_cache_release(std::exchange(cache_, nullptr));
+    mica_weights_release(std::exchange(weights_, nullptr));
+    graphs_.clear(), plans_.clear(), inputs_.clear(), leaves_.clear(), extents_.clear();
+    outputs_.clear(), written_.clear(), steps_.clear();
+  }
   void check(mica_status status) const {
     if (status != MICA_OK)
       throw Failure{status, context_ != nullptr ? mica_context_error(context_) : "no context"};
@@ -197,13 +221,17 @@ class Instance final : public CaseBuilder {
   }
 
   void fill(Leaf& leaf, size_t step) const {
-    leaf.bytes = leaf_bytes(leaf.name, leaf.dtype, leaf.dim, leaf.values, options_.seed, step);
+    leaf.bytes = leaf_bytes(leaf.name, leaf.dtype, leaf.dim, leaf.values, seed_, step);
     if (leaf.bytes.empty()) throw Failure{MICA_INTERNAL, "the case's values cannot be encoded"};
   }
-  // Values that must not matter: NaN, of other bits than the guard's fill, and numbers that are no
-  // index.
-  static void spoil(Leaf& in, size_t from) {
-    for (size_t i = from; i < in.bytes.size(); ++i) in.bytes[i] = i % 2 != 0 ? 0x7f : 0xc4;
+  // Values that must not matter: NaN, of other bits than the guard's fill, or numbers that are
+  // among the largest of their dtype; and in either case no index.
+  void spoil(Leaf& in, size_t from) const {
+    const bool wide = in.dtype == MICA_F32 || in.dtype == MICA_BF16;
+    const int low = !options_.large_dead_rows ? 0xc4 : wide ? 0x61 : 0xff;
+    const int high = !options_.large_dead_rows || wide ? 0x7f : 0x7b;
+    for (size_t i = from; i < in.bytes.size(); ++i)
+      in.bytes[i] = static_cast<unsigned char>(i % 2 != 0 ? high : low);
   }
   void set(const Leaf& in) const {
     check(mica_session_set(session_, in.name.c_str(), 0, in.bytes.data(), in.bytes.size()));
@@ -377,6 +405,8 @@ class Instance final : public CaseBuilder {
 
   const Case& case_;
   const RunOptions& options_;
+  uint64_t seed_ = options_.seed;
+  Recycler recycler_;  // of cases with other weights before
   mica_context* context_ = nullptr;
   mica_device* device_ = nullptr;
   mica_weights* weights_ = nullptr;
@@ -400,6 +430,8 @@ RunResult run_case(const Case& c, const RunOptions& options) {
   try {
     Instance instance(c, options);
     instance.open();
+    if (c.other_weights_before && options.role == Role::kTested && !options.plan_only)
+      instance.run_before();
     instance.run(result);
     result.numerics = take_numerics(options.role);
   } catch (const Failure& f) {

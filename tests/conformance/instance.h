@@ -31,7 +31,8 @@ struct RunOptions {
   std::string variant;  // "": the usual kernels; else the rows of this name
   bool unfused = false;
   uint64_t seed = 1;
-  bool plan_only = false;  // stop after compiling: only `explain` is filled
+  bool large_dead_rows = false;  // rows beyond the live ones hold large numbers instead of NaN
+  bool plan_only = false;        // stop after compiling: only `explain` is filled
   // Beside its steps a run makes another one, of other inputs and other live rows, before or after
   // them: what ran before must not show. Not of the oracle, which takes the time.
   enum Other { kNone, kBefore, kAfter } other = kNone;

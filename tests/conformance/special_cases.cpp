@@ -272,6 +272,22 @@ void add_tiny_rows(CaseList& list) {
   });
 }
 
+// --- Weights where others were ------------------------------------------------------------------
+
+// A second model of the same sizes: a device that keeps weights in a form of its own, and knows
+// them by their address, would compute with those of the first.
+void add_other_weights(CaseList& list) {
+  for (const mica_dtype d : {MICA_F32, MICA_F16, MICA_Q8_0, MICA_Q4_K})
+    for (const int64_t m : {1, 130}) {
+      list.add("matmul", "other_weights." + name_of(d) + ".m" + std::to_string(m),
+               [=](CaseBuilder& b) {
+                 const mica_tensor w = b.weight("w", d, {256, 520}, normal(0.05));
+                 b.output(mica_matmul(b.graph(), w, b.input("x", MICA_F32, {256, m})));
+               });
+      list.cases.back().other_weights_before = true;
+    }
+}
+
 }  // namespace
 
 void cases_special(CaseList& list) {
@@ -280,6 +296,7 @@ void cases_special(CaseList& list) {
   add_regions(list);
   add_tiny_elements(list);
   add_tiny_rows(list);
+  add_other_weights(list);
 }
 
 }  // namespace mica::conformance
