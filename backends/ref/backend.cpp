@@ -1,7 +1,8 @@
 // The reference backend: every op's own double-precision reference, one unit after another.
 // Options: a numerics ("ref:q8_32") makes references round activations as kernels of that numerics
 // do; ",bound" makes a node whose value no other node reads give the size of its terms, sqrt(n) *
-// sum |t|, instead of its value. ",jitter3" moves every element of every F32 result a little, as
+// sum |t|, instead of its value; ",rest" makes one of F16 or BF16 give what rounding to the type
+// took away, in steps of the type. ",jitter3" moves every element of every F32 result a little, as
 // sums of another order would, the third way: what comes of it shows how much of a difference the
 // roundings behind it can make. ",border3" moves them likewise, and lets activations that lie at
 // the border of two steps of what they are rounded to go either way. ",shake3" moves results by
@@ -37,7 +38,7 @@ using mica::OpDef;
 namespace {
 
 // What is done beside computing the values; see above.
-enum class Mode { kPlain, kBound, kFused, kJitter, kBorder, kShake };
+enum class Mode { kPlain, kBound, kRest, kFused, kJitter, kBorder, kShake };
 
 struct Device {
   const mica_host* host;
@@ -103,8 +104,9 @@ bool read_mode(const char* text, Mode& mode, uint32_t& way) {
   constexpr struct {
     const char* name;
     Mode mode;
-  } kModes[] = {{"", Mode::kPlain},         {",bound", Mode::kBound},   {",fused", Mode::kFused},
-                {",jitter", Mode::kJitter}, {",border", Mode::kBorder}, {",shake", Mode::kShake}};
+  } kModes[] = {{"", Mode::kPlain},       {",bound", Mode::kBound},   {",rest", Mode::kRest},
+                {",fused", Mode::kFused}, {",jitter", Mode::kJitter}, {",border", Mode::kBorder},
+                {",shake", Mode::kShake}};
   for (const auto& m : kModes) {
     const size_t length = std::strlen(m.name);
     if (std::strncmp(text, m.name, length) != 0) continue;
@@ -342,6 +344,39 @@ mica_status run_bound(const OpDef& op, mica::RefCall& call) {
   return MICA_OK;
 }
 
+// From a number of F16 or BF16 to the next farther from zero.
+double step_at(mica_dtype dtype, double v) {
+  const int least = dtype == MICA_F16 ? -14 : -126;
+  int exponent = v == 0 ? least : __builtin_ilogb(v);
+  if (exponent < least) exponent = least;
+  return __builtin_ldexp(1, exponent - (dtype == MICA_F16 ? 10 : 7));
+}
+
+// What rounding took away, in steps of the dtype, in place of the value: 0 where that is not
+// finite.
+mica_status run_rest(const OpDef& op, mica::RefCall& call) {
+  const HostTensor out = call.out;
+  mica::Vec<float> values(*call.allocator);
+  if (!values.resize(static_cast<size_t>(out.elements()))) return MICA_OUT_OF_MEMORY;
+  call.out.dtype = MICA_F32;
+  call.out.data = values.data();
+  int64_t stride = sizeof(float);
+  for (int i = 0; i < 4; ++i) call.out.stride[i] = stride, stride *= out.dim[i];
+  MICA_TRY(op.reference(call));
+  size_t i = 0;
+  for (int64_t i3 = 0; i3 < out.dim[3]; ++i3)
+    for (int64_t i2 = 0; i2 < out.dim[2]; ++i2)
+      for (int64_t i1 = 0; i1 < out.dim[1]; ++i1)
+        for (int64_t i0 = 0; i0 < out.dim[0]; ++i0) {
+          const double v = values[i++];
+          out.set(v, i0, i1, i2, i3);
+          const double taken = v - out.at(i0, i1, i2, i3);
+          const bool finite = __builtin_isfinite(taken);
+          out.set(finite ? taken / step_at(out.dtype, v) : 0, i0, i1, i2, i3);
+        }
+  return MICA_OK;
+}
+
 // Moves each element of a node's result by up to 2^-21 of itself and of its row's root mean square,
 // somewhat more than sums in F32 are off by; with `terms`, the magnitudes of each element's, also
 // by 2^-24 of those and, of F16 and BF16, by a step of the type.
@@ -384,6 +419,9 @@ mica_status run_node(Plan* p, uint32_t i_node, uint32_t numerics) {
   if (d.mode == Mode::kBound && float_out && (op.flags & mica::kOpState) == 0 &&
       p->is_read[node.output] == 0)
     return run_bound(op, call);
+  if (d.mode == Mode::kRest && (call.out.dtype == MICA_F16 || call.out.dtype == MICA_BF16) &&
+      (op.flags & mica::kOpState) == 0 && p->is_read[node.output] == 0)
+    return run_rest(op, call);
   if (d.mode == Mode::kBorder) call.border = uint64_t{d.way} << 32 | i_node;
   const bool shakes = d.mode == Mode::kShake;
   const bool moves = d.moves() && (shakes ? float_out : call.out.dtype == MICA_F32) &&
