@@ -1,8 +1,8 @@
 // Mistakes that kernels make, as wrappers around an op's reference: each changes a copy of what the
 // reference reads, or what it wrote. They are small on purpose: the suite has to see small ones.
 #pragma once
-#include "tests/faults/mistakes_far.h"
 #include "tests/faults/mistakes_later.h"
+#include "tests/faults/mistakes_rare.h"
 
 namespace mica::faults {
 
