@@ -33,7 +33,8 @@ class DeviceTest : public testing::Test {
 };
 
 TEST_F(DeviceTest, OpensByName) {
-  for (const char* name : {"ref", "ref:", "ref:q8_32", "ref:f32,bound", "ref:f64,rest", "cpu", "cpu:plain"})
+  for (const char* name :
+       {"ref", "ref:", "ref:q8_32", "ref:f32,bound", "ref:f64,rest", "cpu", "cpu:plain"})
     EXPECT_EQ(open(name), MICA_OK) << name << ": " << error();
 }
 
