@@ -15,6 +15,8 @@ def head_of(lines, i):
     parameters and members' initializers have not."""
     def goes_on(k):
         return re.match(r"\s*:(?!:)", lines[k]) or lines[k - 1].endswith((",", "("))
+    if re.match(r"\s*\[[^]]*\]\s*\(", lines[i]):  # a lambda among arguments ends where it begins
+        return i
     while i > 0 and goes_on(i):
         i -= 1
     return i
