@@ -26,7 +26,7 @@ void add_products(CaseList& list) {
 }
 
 void add_rows(CaseList& list) {
-  const auto add = [&](const char* op, const std::string& name, std::vector<int64_t> dim,
+  const auto add = [&](const char* op, const std::string& name, const std::vector<int64_t>& dim,
                        mica_tensor (*build)(CaseBuilder&, mica_tensor)) {
     list.add(op, "sizes." + name,
              [=](CaseBuilder& b) { b.output(build(b, b.input("x", MICA_F32, dim, normal(2)))); });

@@ -22,8 +22,9 @@ inline void forget_first_runs() { first_runs().clear(); }
 // The first run's results again.
 inline mica_status results_of_first_run(Run& r) {
   const mica_status status = r.reference();
-  const auto [at, is_first] = first_runs().try_emplace(&r.node);
-  std::vector<double>& kept = at->second.results;
+  const auto found = first_runs().try_emplace(&r.node);
+  const bool is_first = found.second;
+  std::vector<double>& kept = found.first->second.results;
   size_t k = 0;
   const HostTensor& y = r.call.out;
   Run::for_rows(y, [&](int64_t i1, int64_t i2, int64_t i3) {
