@@ -90,7 +90,7 @@ struct KvShift {
 struct KvGroup {
   explicit KvGroup(const mica_allocator& a)
       : page_refs(a), page_end(a), page_used(a), page_own(a), free_pages(a), entries(a), seqs(a),
-        step(a), table(a), slots(a), appends(a), shifts(a), shifted(a) {}
+        step(a), table(a), slots(a), appends(a), shifts(a), shifted(a), marked(a), marked_seqs(a) {}
   uint32_t window = 0, n_first = 0;
   uint32_t n_pages = 0;
   uint32_t max_entries = 0;         // of a step's table
@@ -112,6 +112,9 @@ struct KvGroup {
   uint32_t n_words = 0, n_rewritten = 0;
   uint32_t n_taken = 0;  // pages from the top of free_pages
   uint32_t max_shifts = 0, n_shifts = 0;
+  // What mica_kv_undo goes back to; empty until the first mica_kv_mark.
+  Vec<KvEntry> marked;     // as `entries`
+  Vec<KvSeq> marked_seqs;  // as `seqs`
 
   KvEntry* of(uint32_t seq) { return entries.data() + size_t{seq} * max_seq_entries; }
   const KvEntry* of(uint32_t seq) const { return entries.data() + size_t{seq} * max_seq_entries; }
@@ -127,8 +130,8 @@ struct mica_session;
 
 struct mica_kv_cache {
   explicit mica_kv_cache(const mica_allocator& a)
-      : layers(a), groups(a), next(a), next_key(a), again(a), positions(a), key_positions(a),
-        turns(a), turn_rows(a), spans(a), copies(a), copy_seqs(a), in_step(a) {}
+      : layers(a), groups(a), next(a), next_key(a), again(a), marked_next(a), positions(a),
+        key_positions(a), turns(a), turn_rows(a), spans(a), copies(a), copy_seqs(a), in_step(a) {}
   mica_device* device = nullptr;        // referenced
   const mica_session* owner = nullptr;  // one at a time: it has the storage
   uint32_t references = 1;
@@ -140,6 +143,8 @@ struct mica_kv_cache {
   mica::Vec<int64_t> next;      // [max_seqs]: position of the next token
   mica::Vec<int64_t> next_key;  // [max_seqs]: the one that its K is rotated to
   mica::Vec<int64_t> again;     // [max_seqs]: rewound to there; what is before it may be run again
+  bool is_marked = false;       // no page that the marked tables name was written since
+  mica::Vec<int64_t> marked_next;  // [3 * max_seqs]: next, next_key, again
   // The pending step. Every list has its full size from creation on: nothing allocates later.
   bool pending = false;
   bool is_shift = false;   // the pending step rotates cells and has no tokens

@@ -96,8 +96,9 @@ int64_t end_before(const mica_kv_cache& c, uint32_t seq, int64_t limit) {
 struct Change {
   enum Kind { kRemove, kAdd, kDivide } kind;
   int64_t by;
+  int64_t wanted;  // by the caller; `by` is cut where every position would be out of range
 };
-constexpr Change kRemoved = {Change::kRemove, 0};
+constexpr Change kRemoved = {Change::kRemove, 0, 0};
 
 // One position.
 int64_t changed(const Change& change, int64_t position) {
@@ -190,10 +191,15 @@ class Rewrite {
   }
   // Of divided cells the largest position is less, as the table holds what was divided.
   mica_status fail_position(const KvEntry& e, const Change& change) {
-    const int64_t was = change.by < 0 ? e.first() : e.last();
-    return c_.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_,
-                                   ": position ", was, " would become ", changed(change, was),
-                                   ", which is below 0 or above ", (INT32_MAX - 1) / e.div);
+    Error& error = c_.device->error();
+    const int64_t was = change.by < 0 ? e.first() : e.last(), most = (INT32_MAX - 1) / e.div;
+    int64_t to = 0;
+    if (change.kind == Change::kAdd && __builtin_add_overflow(was, change.wanted, &to))
+      return error.fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_, ": position ", was,
+                        " moved by ", change.wanted, " would be above ", most);
+    if (change.kind != Change::kAdd) to = changed(change, was);
+    return error.fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_, ": position ", was,
+                      " would become ", to, ", which is below 0 or above ", most);
   }
   mica_status fail_taken(int64_t was, const KvEntry& e, int64_t taken) {
     return c_.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", seq_,
@@ -297,7 +303,7 @@ KvSeq lost_with(const KvGroup& g, uint32_t src, uint32_t dst, Range r, int64_t b
 }
 
 mica_status copy(mica_kv_cache& c, uint32_t src, uint32_t dst, Range r, int64_t by) {
-  const Change what = {Change::kAdd, by};
+  const Change what = {Change::kAdd, by, by};
   // Where all groups have windows, what they let go of either sequence may lie in the other.
   if (!has_full_group(c) && end_before(c, dst, kNoEnd) > r.p0 + by)
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: sequence ", dst,
@@ -454,7 +460,8 @@ mica_status mica_kv_seq_add(mica_kv_cache* cache, uint32_t seq, int64_t p0, int6
   MICA_TRY(mica::check_edit(*cache, seq));
   const Range r = mica::normal_range(p0, p1);
   // Beyond it every position is out of range, and sums could be too.
-  const mica::Change what = {mica::Change::kAdd, std::clamp(delta, -mica::kNoEnd, mica::kNoEnd)};
+  const mica::Change what = {mica::Change::kAdd, std::clamp(delta, -mica::kNoEnd, mica::kNoEnd),
+                             delta};
   return mica::change(*cache, seq, r, what);
 }
 
@@ -466,7 +473,7 @@ mica_status mica_kv_seq_div(mica_kv_cache* cache, uint32_t seq, int64_t p0, int6
     return cache->device->error().fail(MICA_INVALID_ARGUMENT, "kv cache: divisor ", divisor,
                                        " is below 1");
   const Range r = mica::normal_range(p0, p1);
-  const mica::Change what = {mica::Change::kDivide, std::min(divisor, mica::kNoEnd)};
+  const mica::Change what = {mica::Change::kDivide, std::min(divisor, mica::kNoEnd), divisor};
   return mica::change(*cache, seq, r, what);
 }
 

@@ -174,7 +174,6 @@ mica_status plan_group(mica_kv_cache& c, uint32_t group) {
   uint64_t pages = 0;
   uint64_t entries = 0;
   for (uint32_t i = 0; i < c.n_spans; ++i) {
-    MICA_TRY(check_moved(c, g, c.spans[i].seq));
     const KvAppend a = g.appends[i] = plan_append(c, group, i);
     MICA_TRY(check_taken(c, g, a, c.spans[i]));
     pages += a.n_pages + (a.copied_page >= 0 ? 1u : 0u);
@@ -200,6 +199,8 @@ mica_status plan_group(mica_kv_cache& c, uint32_t group) {
     return error.fail(MICA_CACHE_FULL, "the KV cache has no room: the step needs ", entries,
                       " table entries, ", g.max_entries, " is the most");
   g.n_taken = static_cast<uint32_t>(pages);
+  // Last, so that a program learns before its shift step whether there will be room behind it.
+  for (uint32_t i = 0; i < c.n_spans; ++i) MICA_TRY(check_moved(c, g, c.spans[i].seq));
   return MICA_OK;
 }
 
@@ -466,6 +467,7 @@ mica_status mica_kv_commit(mica_kv_cache* cache) {
     return c.device->error().fail(MICA_BUSY, "kv commit: a step of the session is running");
   if (!c.pending)
     return c.device->error().fail(MICA_INVALID_ARGUMENT, "kv commit: no reserve is pending");
+  c.is_marked = false;
   if (c.is_shift) {
     mica::kv_adopt_shift(c);
   } else {

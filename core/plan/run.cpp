@@ -72,6 +72,7 @@ mica_status submit(mica_plan* p) {
   if (p->cache != nullptr) {
     if (!p->cache->pending) return s->error().invalid("the plan uses the cache: reserve first");
     MICA_TRY(write_tables(s, p));
+    p->cache->is_marked = false;  // from here on pages that edits left free may be written
     MICA_TRY(copy_pages(s, p->cache));
   }
   MICA_TRY(write_extents(s, p));

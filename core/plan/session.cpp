@@ -24,7 +24,7 @@ mica_session::~mica_session() {
   step.reset();
   arenas.clear();
   if (cache != nullptr && cache->owner == this) {
-    cache->pending = cache->in_flight = false;
+    cache->pending = cache->in_flight = cache->is_marked = false;
     // What its tables name goes with the pages.
     if (kv.handle() != nullptr) (void)mica_kv_seq_rm(cache, MICA_KV_ALL_SEQS, 0, -1);
     cache->owner = nullptr;

@@ -345,6 +345,7 @@ class Load {
 
   // Cannot fail: it was checked.
   void adopt() {
+    cache_.is_marked = false;
     for (uint32_t group = 0; group < cache_.groups.size(); ++group) {
       KvGroup& g = cache_.groups[group];
       for (uint32_t i = starts_[group]; i < starts_[group + 1]; ++i) {

@@ -61,6 +61,8 @@ static void null_handles(void) {
   BAD(mica_kv_seq_div(NULL, 0, 0, -1, 2));
   BAD(mica_kv_seq_seek(NULL, 0, 0));
   BAD(mica_kv_clear(NULL));
+  BAD(mica_kv_mark(NULL));
+  BAD(mica_kv_undo(NULL));
   BAD(mica_kv_reserve_shift(NULL, 0, NULL));
   BAD(mica_kv_save(NULL, 0, 0, "x"));
   BAD(mica_kv_save_to(NULL, 0, 0, NULL));

@@ -165,6 +165,15 @@ MICA_API mica_status mica_kv_seq_seek(mica_kv_cache* cache, uint32_t seq, int64_
 MICA_API mica_status mica_kv_seq_rewind(mica_kv_cache* cache, uint32_t seq, int64_t position,
                                         int64_t* out_from);
 
+/* For edits that are to be made as one, or of which a step that may fail is a part. Mark remembers
+ * what all sequences hold, in place of what it remembered before; undo makes them that again. A
+ * step that is submitted or committed, and a load, forget it, for they may write to cells that
+ * edits left free: nothing is to be undone then. The first mark allocates as much as the sequences'
+ * tables take on the host. Errors: BUSY, OUT_OF_MEMORY (mark), INVALID_ARGUMENT (undo: nothing is
+ * remembered). */
+MICA_API mica_status mica_kv_mark(mica_kv_cache* cache);
+MICA_API mica_status mica_kv_undo(mica_kv_cache* cache);
+
 /* Smallest and largest position held, -1 when the sequence is empty; of the first group. */
 MICA_API mica_status mica_kv_seq_range(const mica_kv_cache* cache, uint32_t seq, int64_t* out_min,
                                        int64_t* out_max);

@@ -3,6 +3,7 @@
 
 namespace {
 
+using mica::KvGroup;
 using mica::kv_test::Line;
 
 constexpr int64_t kMostPosition = 2147483646;
@@ -242,12 +243,44 @@ struct KvCacheRandom : mica::kv_test::KvModel {
     shift(pick(2) == 0);
   }
 
+  // What the cache is marked as holding; a step that runs, adopted or not, ends it.
+  struct Mark {
+    std::vector<Line> lines;
+    std::vector<int64_t> next, redo;
+    Bytes bytes;
+  };
+  Bytes sorted_snapshot() const {
+    for (KvGroup& g : cache->groups) std::sort(g.free_pages.begin(), g.free_pages.end());
+    return snapshot();
+  }
+  void random_mark() {
+    if (pick(2) == 0) {
+      ASSERT_EQ(mica_kv_mark(cache), MICA_OK);
+      mark = {lines, next, redo, sorted_snapshot()};
+    } else if (mark.lines.empty()) {
+      const Bytes before = snapshot();
+      if (cache->is_marked) return;
+      ASSERT_EQ(mica_kv_undo(cache), MICA_INVALID_ARGUMENT);
+      ASSERT_EQ(snapshot(), before);
+    } else {
+      n_undone += sorted_snapshot() != mark.bytes;
+      ASSERT_EQ(mica_kv_undo(cache), MICA_OK) << mica_context_error(context);
+      ASSERT_EQ(sorted_snapshot(), mark.bytes);
+      lines = mark.lines, next = mark.next, redo = mark.redo;
+    }
+  }
+
   void play(uint32_t seed, int n_rounds) {
     start(seed);
+    mark = {};
     for (int round = 0; round < n_rounds; ++round) {
       SCOPED_TRACE("seed " + std::to_string(seed) + " round " + std::to_string(round));
-      pick(3) == 0 ? random_edit() : random_step();
+      if (marks && pick(3) == 0) random_mark();
       if (HasFatalFailure()) return;
+      (pick(3) == 0) != marks ? random_edit() : random_step();
+      if (HasFatalFailure()) return;
+      if (has_written) mark = {};
+      has_written = false;
       for (uint32_t seq = 0; seq < cache->max_seqs; ++seq)
         if (lines[seq].size() > 1500) remove(seq);
       if (HasFatalFailure()) return;
@@ -257,7 +290,9 @@ struct KvCacheRandom : mica::kv_test::KvModel {
     check_usage();
   }
 
-  bool moves = false;
+  bool moves = false, marks = false;
+  Mark mark;
+  uint64_t n_undone = 0;
 };
 
 TEST_F(KvCacheRandom, OneGroup) {
@@ -347,6 +382,16 @@ TEST_P(KvCacheMoves, FewEntries) {
     if (HasFatalFailure()) return;
   }
   EXPECT_GT(n_full, 10u);
+}
+
+TEST_P(KvCacheMoves, AreUndone) {
+  marks = true;
+  for (uint32_t seed = 81; seed <= 84; ++seed) {
+    ASSERT_EQ(make({layer(), layer(40), layer(100, 7), layer(1)}, 64 * 20, 3, 130), MICA_OK);
+    play(seed, 500);
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_GT(n_undone, 40u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Keys, KvCacheMoves,

@@ -1,6 +1,8 @@
 // Edits and shifts of the KV cache one by one: what they refuse, what the texts say, what a plan
 // must have for a step after them.
+#include <algorithm>
 #include <functional>
+#include <random>
 
 #include "tests/unit/kv/kv_cache_fixture.h"
 
@@ -31,9 +33,14 @@ TEST_F(KvEdit, PositionsHaveLimits) {
   step({{0, 100}});
   expect(mica_kv_seq_add(cache, 0, 10, 20, -11), MICA_INVALID_ARGUMENT,
          "position 10 would become -1, which is below 0 or above 2147483646");
-  expect(mica_kv_seq_add(cache, 0, 10, -1, INT64_MIN), MICA_INVALID_ARGUMENT, "which is below 0");
+  expect(mica_kv_seq_add(cache, 0, 10, -1, INT64_MIN), MICA_INVALID_ARGUMENT,
+         "position 10 would become -9223372036854775798, which is below 0");
   expect(mica_kv_seq_add(cache, 0, 10, -1, INT64_MAX), MICA_INVALID_ARGUMENT,
-         "or above 2147483646");
+         "position 63 moved by 9223372036854775807 would be above 2147483646");
+  expect(mica_kv_seq_add(cache, 0, 10, -1, int64_t{1} << 40), MICA_INVALID_ARGUMENT,
+         "position 63 would become 1099511627839, which is below 0 or above 2147483646");
+  expect(mica_kv_seq_add(cache, 0, 10, -1, -(int64_t{1} << 40)), MICA_INVALID_ARGUMENT,
+         "position 10 would become -1099511627766, which is below 0 or above 2147483646");
   expect(mica_kv_seq_add(cache, 0, 10, -1, 2147483646 - 98), MICA_INVALID_ARGUMENT,
          "position 99 would become 2147483647");
   EXPECT_EQ(mica_kv_seq_add(cache, 0, 10, -1, 2147483646 - 99), MICA_OK);
@@ -73,6 +80,40 @@ TEST_F(KvEdit, HolesAreFilledForEver) {
       ASSERT_EQ(mica_kv_commit(cache), MICA_OK);
     }
   }
+}
+
+// The same with steps and drops of any size. Other edits may cut a sequence into more pieces than
+// its table holds, each other cell removed for one; they say so.
+TEST_F(KvEdit, DropsOfAnySizeLeaveRoomInTables) {
+  std::mt19937 random(1);
+  const auto below = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
+  keys = MICA_KV_KEYS_UNROTATED;
+  for (int i_context = 0; i_context < 100; ++i_context) {
+    const uint32_t n_cells = 64 * (1 + below(16)), most = n_cells - below(below(2) == 0 ? 64 : 4);
+    const uint32_t keep = below(most / 4 + 1),
+                   most_drop = 1 + below((most - keep) / (1 + below(8)));
+    const uint32_t most_step = 1 + below(16);
+    const bool same = below(2) == 0;
+    ASSERT_EQ(make({layer()}, n_cells, 1, 16), MICA_OK);
+    for (uint32_t i = 0; i < 5000; ++i) {
+      const auto n = static_cast<uint32_t>(mica_kv_seq_next(cache, 0));
+      const uint32_t n_step = 1 + below(std::min(most_step, most - keep));
+      if (n + n_step > most) {
+        const uint32_t wanted = same ? most_drop : 1 + below(most_drop);
+        const int64_t drop = std::min(n - keep, std::max(n + n_step - most, wanted));
+        ASSERT_EQ(mica_kv_seq_rm(cache, 0, keep, keep + drop), MICA_OK);
+        ASSERT_EQ(mica_kv_seq_add(cache, 0, keep + drop, -1, -drop), MICA_OK);
+      }
+      step({{0, n_step}});
+      if (HasFatalFailure()) return;
+    }
+  }
+  ASSERT_EQ(make({layer()}, 640, 1, 640), MICA_OK);
+  step({{0, 640}});
+  mica_status status = MICA_OK;
+  for (int64_t p = 0; p < 640 && status == MICA_OK; p += 2)
+    status = mica_kv_seq_rm(cache, 0, p, p + 1);
+  expect(status, MICA_CACHE_FULL, "sequence 0 would have 85 table entries, 84 is the most");
 }
 
 // Host memory is linear in the sequences where it is said how long each may be.
@@ -312,12 +353,43 @@ TEST_F(KvEdit, AreRefusedWhileAReserveIsPending) {
   EXPECT_EQ(mica_kv_seq_rewind(cache, 0, 0, &from), MICA_BUSY);
   EXPECT_EQ(mica_kv_reserve_shift(cache, 0, nullptr), MICA_BUSY);
   EXPECT_EQ(mica_kv_clear(cache), MICA_BUSY);
+  EXPECT_EQ(mica_kv_mark(cache), MICA_BUSY);
+  EXPECT_EQ(mica_kv_undo(cache), MICA_BUSY);
   EXPECT_EQ(mica_kv_seq_seek(cache, 2, -1), MICA_BUSY);
   mica_kv_abandon(cache);
   EXPECT_EQ(mica_kv_seq_seek(cache, 2, -1), MICA_INVALID_ARGUMENT);
   EXPECT_EQ(mica_kv_seq_rewind(cache, 2, 0, &from), MICA_INVALID_ARGUMENT);
   EXPECT_EQ(mica_kv_seq_add(cache, 2, 0, -1, 1), MICA_INVALID_ARGUMENT);
   EXPECT_EQ(mica_kv_seq_div(cache, 2, 0, -1, 2), MICA_INVALID_ARGUMENT);
+}
+
+// Of all sequences, also what an edit took from them; until a step may have written there.
+TEST_F(KvEdit, AreUndone) {
+  ASSERT_EQ(make({layer()}, 256, 2, 256), MICA_OK);
+  expect(mica_kv_undo(cache), MICA_INVALID_ARGUMENT, "nothing was marked");
+  step({{0, 150}});
+  ASSERT_EQ(mica_kv_seq_cp(cache, 0, 1, 0, 70), MICA_OK);
+  ASSERT_EQ(mica_kv_mark(cache), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_add(cache, 0, 40, -1, 1000), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_rm(cache, 1, 0, -1), MICA_OK);
+  ASSERT_EQ(mica_kv_seq_rm(cache, 0, 1090, -1), MICA_OK);
+  EXPECT_EQ(pages_used(), 2u);
+  ASSERT_EQ(mica_kv_undo(cache), MICA_OK);
+  EXPECT_EQ(pages_used(), 3u);
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 150);
+  EXPECT_EQ(mica_kv_seq_next(cache, 1), 70);
+  EXPECT_EQ(reserve_shift(false), 0u);
+  ASSERT_EQ(mica_kv_clear(cache), MICA_OK);
+  EXPECT_EQ(pages_used(), 0u);
+  ASSERT_EQ(reserve({{0, 200}}), MICA_OK);
+  mica_kv_abandon(cache);
+  ASSERT_EQ(mica_kv_undo(cache), MICA_OK) << "a reserve writes nothing";
+  EXPECT_EQ(mica_kv_seq_cells(cache, 0), 150u);
+  EXPECT_EQ(mica_kv_seq_cells(cache, 1), 70u);
+  EXPECT_EQ(pages_used(), 3u);
+  step({{0, 1}});
+  expect(mica_kv_undo(cache), MICA_INVALID_ARGUMENT, "a step or a load since");
+  EXPECT_EQ(mica_kv_seq_next(cache, 0), 151);
 }
 
 }  // namespace

@@ -143,6 +143,7 @@ struct KvModel : KvFixture {
   }
 
   void copy_pages() {
+    has_written = true;
     uint32_t n = 0;
     const PageCopy* copies = kv_copies(cache, &n);
     n_copies += n;
@@ -320,7 +321,8 @@ struct KvModel : KvFixture {
   std::vector<Line> lines;               // [seq]
   std::vector<int64_t> next, redo;       // [seq]; redo: rewound to there, so run again up to it
   int64_t last_value = 0;
-  bool lossy = false;  // every group has a window: the model knows more than the cache
+  bool has_written = false;  // by a step, adopted or not
+  bool lossy = false;        // every group has a window: the model knows more than the cache
   uint64_t n_copies = 0, n_full = 0, n_refused = 0, n_shifts = 0, n_moves = 0, n_rewinds = 0;
 };
 
