@@ -24,10 +24,8 @@ size_t common_end(std::span<const int32_t> a, std::span<const int32_t> b) {
 
 }  // namespace
 
-mica_plan* Session::shift_plan() {
-  if (shift_plan_ != nullptr) return shift_plan_;
-  const std::lock_guard<std::mutex> lock(model_->mutex());
-  const Graph graph = new_graph(context_.get());
+Graph Session::build_shift() {
+  Graph graph = new_graph(context_.get());
   StepGraph step{};
   step.graph = graph.get();
   step.cache = cache_.get();
@@ -44,11 +42,33 @@ mica_plan* Session::shift_plan() {
     mica_kv_shift(step.graph, &kv, &rope);
   }
   check_graph(step.graph);
+  return graph;
+}
+
+mica_plan* Session::shift_plan() {
+  if (shift_plan_ != nullptr) return shift_plan_;
+  const std::lock_guard<std::mutex> lock(model_->mutex());
+  const Graph graph = build_shift();
   mica_graph* const handle = graph.get();
   mica_plan* plan = nullptr;
   check(mica_session_compile(session_.get(), 1, &handle, &plan), context_.get());
   check(mica_session_allocate(session_.get()), context_.get());
   return shift_plan_ = plan;
+}
+
+template <class Change>
+void Session::change_and_shift(const Change& change) {
+  const bool waited = shifts_wait_;
+  try {
+    all_or_nothing([&] {
+      change();
+      run_shifts(false);
+    });
+  } catch (Failure& failure) {
+    if (shifts_wait_ && !waited)
+      failure.text += "; the cells were moved, and the next decode rotates those that are left";
+    throw;
+  }
 }
 
 void Session::run_shifts(bool all) {
@@ -89,12 +109,10 @@ void Session::seq_keep(uint32_t seq) {
     if (i != seq) forget_tokens(i, 0, -1);
 }
 void Session::seq_add(uint32_t seq, int64_t p0, int64_t p1, int64_t delta) {
-  move_tokens(seq, p0, p1, delta);
-  run_shifts(false);
+  change_and_shift([&] { move_tokens(seq, p0, p1, delta); });
 }
 void Session::seq_div(uint32_t seq, int64_t p0, int64_t p1, int64_t divisor) {
-  divide_tokens(seq, p0, p1, divisor);
-  run_shifts(false);
+  change_and_shift([&] { divide_tokens(seq, p0, p1, divisor); });
 }
 void Session::move_tokens(uint32_t seq, int64_t p0, int64_t p1, int64_t delta) {
   if (seq < n_seqs_) lines_[seq].prepare();
@@ -203,9 +221,27 @@ void Session::drop_tokens(uint32_t seq, const Drop& drop) {
   if (line.grouped > first) line.grouped = std::max(first, line.grouped - (end - first));
 }
 
+// A step that rotates what was moved cannot be undone: whether there is room is asked before it.
+void Session::check_pages(uint32_t seq, uint32_t n) {
+  const mica_kv_span span = {seq, std::min(n, n_batch_)};
+  const mica_status status = mica_kv_reserve(cache_.get(), 1, &span);
+  mica_kv_abandon(cache_.get());
+  if (status == MICA_CACHE_FULL) check(status, context_.get());
+}
+
+bool Session::wants_room(uint32_t seq, uint32_t n) const {
+  const Line& line = lines_[seq];
+  const int64_t ungrouped = int64_t{extend_window_} + extend_window_ / std::max(extend_factor_, 1u);
+  return line.size() + int64_t{n} > int64_t{n_ctx_} ||
+         (extend_factor_ != 0 && seq_next(seq) >= line.grouped + ungrouped);
+}
+
 void Session::make_room(uint32_t seq, uint32_t n) {
   const Drop drop = plan_drop(seq, n);
-  if (drop.from < drop.to) drop_tokens(seq, drop);
+  if (drop.from < drop.to) {
+    drop_tokens(seq, drop);
+    if (keys_ == MICA_KV_KEYS_ROTATED) check_pages(seq, n);
+  }
   if (extend_factor_ != 0) extend_groups(seq);
   if (drop.from < drop.to) run_shifts(false);
 }
@@ -347,7 +383,7 @@ mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
   check_edit(size, p0, p1, tokens, params);
   const int64_t total = p0 + static_cast<int64_t>(tokens.size()) + size - p1;
   mica_llama_edit_info info{static_cast<uint64_t>(total), 0, 0};
-  try {
+  const auto run = [&] {
     if (params.mode == MICA_LLAMA_EDIT_REUSED && p1 < size) {
       info.n_computed = edit_moving(seq, p0, p1, tokens, params.n_recompute);
     } else {
@@ -359,6 +395,9 @@ mica_llama_edit_info Session::edit(uint32_t seq, int64_t p0, int64_t p1,
       if (params.mode == MICA_LLAMA_EDIT_EXACT) keep = std::min(keep, line.exact);
       info.n_computed = compute_from(seq, keep, {all.begin() + keep, all.end()});
     }
+  };
+  try {
+    all_or_nothing(run);
   } catch (Failure& failure) {
     if (line.size() != size)
       failure.text += "; sequence " + std::to_string(seq) + " holds " +

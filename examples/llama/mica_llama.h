@@ -166,7 +166,10 @@ typedef struct mica_llama_session_params {
   }
 
 /* What a session of these parameters takes, weights included: exact, nothing is allocated on the
- * device and nothing loaded. `params` may be NULL. Errors: as session_create. */
+ * device and nothing loaded. Moves take no more where K is ROTATED or Self-Extend is on; else the
+ * first one whose cells must be rotated (mica_llama_seq_div or more than 63 different moves of
+ * RELATIVE keys, loading what another kind saved) adds a small plan. `params` may be NULL. Errors:
+ * as session_create. */
 MICA_API mica_status mica_llama_memory(mica_llama_model* model,
                                        const mica_llama_session_params* params,
                                        mica_memory* out_memory);
@@ -203,10 +206,11 @@ typedef struct mica_llama_batch {
  * Self-Extend has grouped between the steps, the sequence is emptied (mica_llama_seq_next is 0),
  * and the error's text says which were. Whether the tokens of all spans find room in n_ctx is known
  * before anything is dropped for them: else it fails with CACHE_FULL and nothing has changed. What
- * was dropped or grouped to make room stays so when the step then is cancelled or fails, and the
- * text says how much was dropped. It may still fail with CACHE_FULL then, but only in a session of
- * several sequences that share cells (mica_llama_seq_cp), which hold pages that a sequence of its
- * own would not need, or where edits left more pieces than the cache's tables hold. Errors:
+ * was dropped or grouped to make room comes back when the call is cancelled or fails before a step
+ * of it ran (steps that rotate moved cells count); else it stays so, and the text says how much was
+ * dropped. It may still fail with CACHE_FULL then, but only in a session of several sequences that
+ * share cells (mica_llama_seq_cp), which hold pages that a sequence of its own would not need, or
+ * where edits left more pieces than the cache's tables hold. Errors:
  * INVALID_ARGUMENT (ids, sequences, weights not loaded, positions above 2147483646), CACHE_FULL,
  * CANCELLED, OUT_OF_MEMORY, DEVICE_LOST. */
 MICA_API mica_status mica_llama_decode(mica_llama_session* session, const mica_llama_batch* batch);
@@ -249,7 +253,9 @@ MICA_API mica_status mica_llama_seq_cp(mica_llama_session* session, uint32_t src
 MICA_API mica_status mica_llama_seq_keep(mica_llama_session* session, uint32_t seq);
 /* Moves the cells of a range by `delta` positions, or divides their positions; mica/kv_cache.h says
  * what is refused. What a moved cell had attended to stays in it. The sequence's tokens are not
- * known by position any more, so that mica_llama_edit refuses it until it is emptied. */
+ * known by position any more, so that mica_llama_edit refuses it until it is emptied. When the step
+ * that rotates moved cells fails, the call changes nothing; but of more than 1024 pieces, which
+ * take several steps, some may be rotated then: the text says so, and the next decode goes on. */
 MICA_API mica_status mica_llama_seq_add(mica_llama_session* session, uint32_t seq, int64_t p0,
                                         int64_t p1, int64_t delta);
 MICA_API mica_status mica_llama_seq_div(mica_llama_session* session, uint32_t seq, int64_t p0,
@@ -289,8 +295,8 @@ typedef struct mica_llama_edit_info {
  * (positions that the sequence does not have; ids; nothing would be left; its tokens are not known
  * by position); CACHE_FULL, and nothing is changed, when there would be more than n_ctx tokens,
  * which is known before they are read; else as mica_llama_decode, also CACHE_FULL where sequences
- * share cells: the sequence then ends before the edit, or before what was to be run again, and the
- * error's text says how many tokens it holds. */
+ * share cells: nothing is changed when no step ran; else the sequence then ends before the edit, or
+ * before what was to be run again, and the error's text says how many tokens it holds. */
 MICA_API mica_status mica_llama_edit(mica_llama_session* session, uint32_t seq, int64_t p0,
                                      int64_t p1, const int32_t* tokens, size_t n_tokens,
                                      const mica_llama_edit_params* params,

@@ -183,6 +183,9 @@ void Session::compile() {
   graphs.push_back(build_sampler());
   if (n_batch_ > n_seqs_)
     graphs.push_back(build_step(n_batch_, std::min(n_batch_, max_outputs_), prompt_samples()));
+  const bool moves_rotate =
+      keys_ == MICA_KV_KEYS_ROTATED || (keys_ == MICA_KV_KEYS_RELATIVE && extend_factor_ != 0);
+  if (moves_rotate) graphs.push_back(build_shift());
   std::vector<mica_graph*> handles;
   for (const Graph& g : graphs) handles.push_back(g.get());
   std::vector<mica_plan*> plans(handles.size());
@@ -191,7 +194,8 @@ void Session::compile() {
         context_.get());
   decode_plan_ = plans[0];
   sampler_plan_ = plans[1];
-  if (plans.size() > 2) prompt_plan_ = plans[2];
+  if (n_batch_ > n_seqs_) prompt_plan_ = plans[2];
+  if (moves_rotate) shift_plan_ = plans.back();
 }
 
 // Before the weights are loaded: what the core can only say of each part, of all of it.
@@ -303,11 +307,15 @@ void Session::decode(const mica_llama_batch& batch, bool in_edit) {
   }
   const std::span<const mica_llama_span> spans(batch.spans, batch.n_spans);
   for (const mica_llama_span& s : spans) (void)plan_drop(s.seq, s.n_tokens);  // all or none
+  const auto wants = [&](const mica_llama_span& s) { return wants_room(s.seq, s.n_tokens); };
+  if (std::none_of(spans.begin(), spans.end(), wants)) return run_batch(batch, false);
   std::vector<int64_t> held;
   for (const mica_llama_span& s : spans) held.push_back(lines_[s.seq].size());
   try {
-    for (const mica_llama_span& s : spans) make_room(s.seq, s.n_tokens);
-    run_batch(batch, false);
+    all_or_nothing([&] {
+      for (const mica_llama_span& s : spans) make_room(s.seq, s.n_tokens);
+      run_batch(batch, false);
+    });
   } catch (Failure& failure) {
     for (uint32_t i = 0; i < batch.n_spans; ++i) {
       const int64_t now = lines_[spans[i].seq].size();

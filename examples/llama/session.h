@@ -3,6 +3,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "line.h"
@@ -73,6 +74,7 @@ class Session {
   void create_cache(const mica_llama_session_params& params);
   Graph build_step(uint32_t max_tokens, uint32_t max_outputs, bool with_sampling);
   Graph build_sampler();
+  Graph build_shift();
   bool prompt_samples() const { return max_outputs_ <= n_seqs_; }
   bool samples(const mica_plan* plan) const { return plan == decode_plan_ || prompt_samples(); }
   void check_free() const;
@@ -97,11 +99,19 @@ class Session {
   void reserve(const Chunk& chunk);
 
   // edits.cpp
+  // Runs `change`. When it throws before a step of it ran, the sequences are what they were.
+  template <class Change>
+  void all_or_nothing(const Change& change);
+  // Runs `change`, which moves cells, and the step that rotates them.
+  template <class Change>
+  void change_and_shift(const Change& change);
   // Rotates K of moved cells in place: those that must be, or `all`.
   void run_shifts(bool all);
   mica_plan* shift_plan();
   // Before `n` more tokens come: drops or groups old ones as the session's params say.
+  bool wants_room(uint32_t seq, uint32_t n) const;
   void make_room(uint32_t seq, uint32_t n);
+  void check_pages(uint32_t seq, uint32_t n);
   void drop_tokens(uint32_t seq, const Drop& drop);
   void extend_groups(uint32_t seq);
   void note_tokens(const Chunk& chunk);
@@ -147,7 +157,8 @@ class Session {
   mica_plan* prompt_plan_ = nullptr;   // up to n_batch tokens; nullptr when n_batch == n_seqs.
                                        // Samples too when few rows are wanted
   mica_plan* sampler_plan_ = nullptr;  // one row of logits given by the host
-  mica_plan* shift_plan_ = nullptr;    // rotates moved cells; made when it is first needed
+  mica_plan* shift_plan_ = nullptr;    // rotates moved cells; where most moves need none, made
+                                       // when it is first needed
   bool allocated_ = false;
   bool shifts_wait_ = false;  // cells were moved, and the step that rotates them did not run
 
@@ -161,5 +172,21 @@ class Session {
   std::vector<int32_t> tokens_;     // that the last step sampled, once read
   std::vector<float> edited_;       // scratch of sample_again
 };
+
+template <class Change>
+void Session::all_or_nothing(const Change& change) {
+  std::vector<Line> lines = lines_;
+  const bool waited = shifts_wait_;
+  check(mica_kv_mark(cache_.get()), context_.get());
+  try {
+    change();
+  } catch (...) {
+    if (mica_kv_undo(cache_.get()) == MICA_OK) {
+      for (size_t i = 0; i < lines.size(); ++i) std::swap(lines_[i], lines[i]);
+      shifts_wait_ = waited;
+    }
+    throw;
+  }
+}
 
 }  // namespace mica_llama

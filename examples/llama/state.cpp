@@ -93,7 +93,14 @@ void Session::load(uint32_t seq, const std::string& path) {
   const mica_status status =
       mica_kv_load_from(session_.get(), seq, model_->fingerprint(), &reader, &loaded);
   if (status != MICA_OK) fail(status, quoted(path) + ": " + mica_context_error(context_.get()));
-  if (loaded.needs_shift != 0) run_shifts(false);
+  if (loaded.needs_shift != 0) {
+    try {
+      run_shifts(false);
+    } catch (...) {
+      (void)mica_kv_seq_rm(cache_.get(), seq, 0, -1);  // nothing can refuse it
+      throw;
+    }
+  }
   Line line;
   line.exact = loaded.converted != 0 ? 0 : int64_t{head.n_exact};
   line.tokens = std::move(tokens);

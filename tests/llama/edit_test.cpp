@@ -391,11 +391,12 @@ TEST_P(Edits, WhatFailsOrIsCancelledCanBeTriedAgain) {
   how.mode = MICA_LLAMA_EDIT_REUSED;
   EXPECT_EQ(mica_llama_edit(own.get(), 0, 30, 33, tokens.data(), 2, &how, nullptr), MICA_CANCELLED);
   cancel = 0;
-  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 30);
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 128);  // none of it took place
   ASSERT_MICA_OK(mica_llama_edit_to(own.get(), 0, tokens.data(), tokens.size(), nullptr, nullptr));
   EXPECT_EQ(logits_row(own.get(), 0, n_vocab_), fresh_row(tokens));
   cancel = 1;
-  EXPECT_EQ(decode(own.get(), {5, 6}), MICA_CANCELLED);  // has dropped, and perhaps not rotated
+  EXPECT_EQ(decode(own.get(), {5, 6}), MICA_CANCELLED);
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 128);  // what was dropped has come back
   cancel = 0;
   EXPECT_MICA_OK(decode(own.get(), {5, 6}));
   const int other = 2;
@@ -405,6 +406,39 @@ TEST_P(Edits, WhatFailsOrIsCancelledCanBeTriedAgain) {
   p.keys = MICA_KV_KEYS_NONE;
   mica_llama_session* none = nullptr;
   EXPECT_EQ(mica_llama_session_create(model_.get(), &p, &none), MICA_INVALID_ARGUMENT);
+}
+
+// Cells are moved together with the step that rotates them or not at all.
+TEST_P(Edits, AMoveWhoseStepFailsTookNoPlace) {
+  int32_t cancel = 0;
+  mica_llama_session_params p = params(128);
+  p.cancel = &cancel;
+  const std::vector<int32_t> tokens = some_tokens(60, 31);
+  for (const bool divide : {false, true}) {
+    if (!divide && p.keys != MICA_KV_KEYS_ROTATED) continue;  // nothing runs that could fail
+    if (divide && p.keys == MICA_KV_KEYS_UNROTATED) continue;
+    const Session own = open_session(model_.get(), p);
+    ASSERT_MICA_OK(decode(own.get(), tokens));
+    const auto move = [&] {
+      return divide ? mica_llama_seq_div(own.get(), 0, 0, -1, 2)
+                    : mica_llama_seq_add(own.get(), 0, 20, 40, 100);
+    };
+    cancel = 1;
+    EXPECT_EQ(move(), MICA_CANCELLED);
+    EXPECT_EQ(std::string(mica_llama_error()), "the step was cancelled");
+    cancel = 0;
+    EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 60);
+    std::vector<int32_t> held(128);
+    size_t n = 0;
+    EXPECT_MICA_OK(mica_llama_seq_tokens(own.get(), 0, held.data(), held.size(), &n));
+    held.resize(n);
+    EXPECT_EQ(held, tokens);
+    const Session same = open_session(model_.get(), p);
+    ASSERT_MICA_OK(decode(same.get(), tokens));
+    EXPECT_EQ(next_row(own.get(), {7}), next_row(same.get(), {7}));
+    EXPECT_MICA_OK(move());
+    EXPECT_NE(mica_llama_seq_next(own.get(), 0), 61);
+  }
 }
 
 // Groups are made when tokens come, not while an edit runs; and cells count beside positions.

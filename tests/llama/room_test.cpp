@@ -117,22 +117,86 @@ TEST_F(Room, OfTwoSequencesBothOrNoneDrop) {
 }
 
 // A page that both hold has free cells for neither: this is known only after the drop.
+TEST_F(Room, WhatWasDroppedInVainComesBack) {
+  for (const mica_kv_keys keys : kKeys) {
+    mica_llama_session_params p = params(64);
+    p.keys = keys;
+    p.n_seqs = 2;
+    p.n_keep = 4;
+    p.n_drop = 30;
+    const Session own = open_session(model_.get(), p);
+    ASSERT_MICA_OK(decode(own.get(), some_tokens(64, 17)));
+    ASSERT_MICA_OK(mica_llama_seq_cp(own.get(), 0, 1, 0, -1));
+    ASSERT_MICA_OK(decode(own.get(), {5}, false, 1));
+    ASSERT_EQ(decode(own.get(), {5}), MICA_CACHE_FULL);
+    EXPECT_EQ(std::string(mica_llama_error()),
+              "the KV cache has no room: the step needs 1 pages, 0 of 2 are free");
+    EXPECT_EQ(held_tokens(own.get()), some_tokens(64, 17));
+    ASSERT_MICA_OK(mica_llama_seq_rm(own.get(), 1, 0, -1));
+    EXPECT_MICA_OK(decode(own.get(), {5}));
+    EXPECT_EQ(held_tokens(own.get()).size(), 35u);
+  }
+}
+
+// A step that ran cannot be undone.
 TEST_F(Room, WhatWasDroppedInVainIsSaid) {
-  mica_llama_session_params p = params(64);
+  mica_llama_session_params p = params(128);
   p.n_seqs = 2;
   p.n_keep = 4;
-  p.n_drop = 30;
+  p.n_drop = 60;
+  p.n_batch = 8;
   const Session own = open_session(model_.get(), p);
-  ASSERT_MICA_OK(decode(own.get(), some_tokens(64, 17)));
+  ASSERT_MICA_OK(decode(own.get(), some_tokens(128, 17)));
   ASSERT_MICA_OK(mica_llama_seq_cp(own.get(), 0, 1, 0, -1));
-  ASSERT_MICA_OK(decode(own.get(), {5}, false, 1));
-  ASSERT_EQ(decode(own.get(), {5}), MICA_CACHE_FULL);
+  ASSERT_MICA_OK(decode(own.get(), some_tokens(60, 18), false, 1));  // drops, and takes a page
+  ASSERT_EQ(decode(own.get(), some_tokens(100, 19)), MICA_CACHE_FULL);
   EXPECT_EQ(std::string(mica_llama_error()),
-            "the KV cache has no room: the step needs 1 pages, 0 of 2 are free; 30 tokens of "
+            "the KV cache has no room: the step needs 1 pages, 0 of 4 are free; 100 tokens of "
             "sequence 0 were dropped to make room");
-  EXPECT_EQ(held_tokens(own.get()).size(), 34u);
+  EXPECT_EQ(held_tokens(own.get()).size(), 28u);
+}
+
+// Sequences that share their cells leave no page for the copies that a move of one needs.
+TEST_F(Room, AMoveOfSharedCellsWithoutRoomChangesNothing) {
+  mica_llama_session_params p = params(64);
+  p.keys = MICA_KV_KEYS_ROTATED;
+  p.n_seqs = 2;
+  const Session own = open_session(model_.get(), p);
+  const std::vector<int32_t> tokens = some_tokens(64, 23);
+  ASSERT_MICA_OK(decode(own.get(), tokens));
+  ASSERT_MICA_OK(mica_llama_seq_cp(own.get(), 0, 1, 0, -1));
+  ASSERT_MICA_OK(mica_llama_seq_rm(own.get(), 1, 0, 32));
+  ASSERT_MICA_OK(decode(own.get(), some_tokens(32, 24), false, 1));
+  EXPECT_EQ(mica_llama_seq_add(own.get(), 0, 40, -1, 100), MICA_CACHE_FULL);
+  EXPECT_EQ(std::string(mica_llama_error()),
+            "the KV cache has no room: cells of sequence 0 are shared and must be copied to be "
+            "rotated; the step needs 1 pages, 0 of 2 are free");
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 64);
+  EXPECT_EQ(held_tokens(own.get()), tokens);
   ASSERT_MICA_OK(mica_llama_seq_rm(own.get(), 1, 0, -1));
-  EXPECT_MICA_OK(decode(own.get(), {5}));
+  EXPECT_MICA_OK(mica_llama_seq_add(own.get(), 0, 40, -1, 100));
+  EXPECT_EQ(mica_llama_seq_next(own.get(), 0), 164);
+}
+
+// What a session will take is known before: the plan that rotates moved cells too.
+TEST_F(Room, MovesTakeNoMoreMemoryThanWasSaid) {
+  for (const uint32_t extend : {0u, 4u})
+    for (const mica_kv_keys keys : kKeys) {
+      mica_llama_session_params p = params(64);
+      p.keys = keys;
+      p.extend_factor = p.extend_window = extend;
+      mica_memory said{}, taken{};
+      ASSERT_MICA_OK(mica_llama_memory(model_.get(), &p, &said));
+      const Session own = open_session(model_.get(), p);
+      ASSERT_MICA_OK(decode(own.get(), some_tokens(30, 21)));
+      ASSERT_MICA_OK(mica_llama_seq_add(own.get(), 0, 10, -1, 7));
+      if (keys != MICA_KV_KEYS_RELATIVE || extend != 0) {
+        ASSERT_MICA_OK(mica_llama_seq_div(own.get(), 0, 0, -1, 2));
+      }
+      ASSERT_MICA_OK(decode(own.get(), some_tokens(3, 22)));
+      ASSERT_MICA_OK(mica_llama_session_memory(own.get(), &taken));
+      EXPECT_EQ(said.total_bytes, taken.total_bytes) << keys << " " << extend;
+    }
 }
 
 TEST_F(Room, AnEditOfNothingRunsTheLastToken) {
