@@ -1,8 +1,9 @@
 // Stored K of the listed cells rotated to other positions, where it is: decoded, rotated as RoPE
 // does, and encoded as kv_append does. All is computed in double and rounded once, so that a cache
 // holds what the reference's would. First the frequencies, to the workspace; then cells, of all
-// heads, which share cosines and sines as do cells next to each other that move alike.
-#include "backends/cpu/kernels/attention/kv_row.h"
+// heads, which share cosines and sines as do cells next to each other that move alike: sixteen that
+// lie side by side at once, or one.
+#include "backends/cpu/kernels/attention/kv_run.h"
 #include "backends/cpu/kernels/rope_angle.h"
 #include "mica/kv_table.h"
 #include "ops/kv_shift_args.h"
@@ -51,6 +52,7 @@ struct ShiftScratch {
   double* sine;    // [n_pairs]
   double* first;   // [n_pairs], a row's rotated pairs
   double* second;  // [n_pairs]
+  RunRow* lanes;   // [padded_head], of sixteen cells
   float* row;      // [padded_head]
   char* encoded;
 };
@@ -58,18 +60,20 @@ struct ShiftScratch {
 static ShiftScratch carve(const Call& call, char* base) {
   const int64_t n_pairs = count_pairs(call);
   double* const cosine = reinterpret_cast<double*>(base);
-  float* const row = reinterpret_cast<float*>(cosine + 4 * n_pairs);
+  RunRow* const lanes = reinterpret_cast<RunRow*>(cosine + 4 * n_pairs);
+  float* const row = lanes[padded_head(call)];
   return {cosine,
           cosine + n_pairs,
           cosine + 2 * n_pairs,
           cosine + 3 * n_pairs,
+          lanes,
           row,
           reinterpret_cast<char*>(row + padded_head(call))};
 }
 
 static uint64_t scratch_bytes(const Call& call) {
   // An encoded row takes no more than one of F32.
-  return 4 * workspace(call) + 2 * static_cast<uint64_t>(padded_head(call)) * 4;
+  return 4 * workspace(call) + (kRunCells + 2) * static_cast<uint64_t>(padded_head(call)) * 4;
 }
 
 // Each power for itself: repeated products are not exact enough for what is rounded once.
@@ -134,6 +138,27 @@ static void rotate_pairs(int64_t n_pairs, bool odd, const ShiftScratch& s, float
   put_rounded<kStep>(n_pairs, s.second, odd, x + apart);
 }
 
+// The pair (x0, x1) of sixteen cells.
+static inline void rotate_lanes(double cosine, double sine, bool odd, float* x0, float* x1) {
+  double first[kRunCells], second[kRunCells];
+  for (int64_t c = 0; c < kRunCells; ++c) {
+    const double a = static_cast<double>(x0[c]), b = static_cast<double>(x1[c]);
+    first[c] = a * cosine - b * sine;
+    second[c] = a * sine + b * cosine;
+  }
+  put_rounded<1>(kRunCells, first, odd, x0);
+  put_rounded<1>(kRunCells, second, odd, x1);
+}
+
+static void rotate_run(const mica_kv_shift_args& a, const KvPage& page, const ShiftScratch& s) {
+  const int64_t n_pairs = a.angles.n_rot / 2;
+  const bool adjacent = a.pairing == MICA_ROPE_ADJACENT;
+  for (int64_t i = 0; i < n_pairs; ++i) {
+    RunRow* const x0 = s.lanes + a.offset + (adjacent ? 2 * i : i);
+    rotate_lanes(s.cosine[i], s.sine[i], page.elem_bytes == 2, *x0, x0[adjacent ? 1 : n_pairs]);
+  }
+}
+
 static void rotate(const mica_kv_shift_args& a, const KvPage& page, const ShiftScratch& s) {
   const int64_t n_pairs = a.angles.n_rot / 2;
   const bool odd = page.elem_bytes == 2;
@@ -148,6 +173,14 @@ struct ShiftEntry {
   int64_t from, from_div, to, to_div;
   // By how many positions cell i moves.
   int64_t difference(int64_t i) const { return (to + i) / to_div - (from + i) / from_div; }
+  // Are cells [i, i + 16) side by side, and do they all move by as much as cell i?
+  bool is_run(int64_t i) const {
+    bool alike = (first + i) % kRunCells == 0;
+    const bool plain = from_div == 1 && to_div == 1;
+    for (int64_t c = 1; alike && !plain && c < kRunCells; ++c)
+      alike = difference(i + c) == difference(i);
+    return alike;
+  }
 };
 
 static int64_t count_entries(const Call& call) {
@@ -169,9 +202,8 @@ static ShiftEntry shift_entry(const Call& call, int64_t i) {
   return e;
 }
 
-// Phase 0: pairs. Phase 1: an entry's cells, kItemCells at a time.
-constexpr int64_t kItemCells = 16;
-constexpr int64_t kEntryItems = kPageCells / kItemCells;
+// Phase 0: pairs. Phase 1: an entry's cells, those of one run of its page at a time.
+constexpr int64_t kEntryItems = kPageRuns;
 
 static int64_t items(const Call& call, uint32_t phase) {
   if (count_entries(call) == 0) return 0;
@@ -191,6 +223,17 @@ static void shift_cell(const Call& call, const KvPage& page, int64_t cell, const
   }
 }
 
+static void shift_run(const Call& call, const KvPage& page, int64_t cell, const ShiftScratch& s) {
+  const Tensor& state = call.in[kState];
+  const mica_kv_shift_args& args = *static_cast<const mica_kv_shift_args*>(call.args);
+  char* head = state.data + cell / kPageCells * page.page_bytes;
+  for (int64_t i_head = 0; i_head < state.dim[1]; ++i_head, head += page.head_bytes) {
+    decode_run(page, head, cell % kPageCells / kRunCells, s.lanes);
+    rotate_run(args, page, s);
+    encode_run(page, s.lanes, head, cell % kPageCells / kRunCells);
+  }
+}
+
 static void run(const Call& call, uint32_t phase, int64_t first, int64_t end, char* scratch) {
   if (phase == 0) return set_radians(call, first, end);
   KvPage page;
@@ -200,17 +243,23 @@ static void run(const Call& call, uint32_t phase, int64_t first, int64_t end, ch
   int64_t angles_of = 0;  // cells next to each other mostly move alike
   for (int64_t item = first; item < end; ++item) {
     const ShiftEntry e = shift_entry(call, item / kEntryItems);
-    const int64_t from = item % kEntryItems * kItemCells;
     // Step data may give an entry more cells than a page has: the last item takes them all.
-    const bool is_last = (item + 1) % kEntryItems == 0;
-    const int64_t to = is_last ? e.end : min_i64(e.end, from + kItemCells);
-    for (int64_t i = max_i64(e.begin, from); i < to; ++i) {
+    const int64_t k = item % kEntryItems, skipped = (e.first + e.begin) % kRunCells;
+    const int64_t from = k == 0 ? e.begin : e.begin - skipped + k * kRunCells;
+    const int64_t to =
+        k + 1 == kEntryItems ? e.end : min_i64(e.end, e.begin - skipped + (k + 1) * kRunCells);
+    for (int64_t i = from; i < to; ++i) {
       const int64_t by = e.difference(i);
       if (by == 0) continue;
       if (by != angles_of)
         cos_sin<true>(radians, static_cast<double>(by), count_pairs(call), s.cosine, s.sine);
       angles_of = by;
-      shift_cell(call, page, e.first + i, s);
+      if (to - i >= kRunCells && e.is_run(i)) {
+        shift_run(call, page, e.first + i, s);
+        i += kRunCells - 1;
+      } else {
+        shift_cell(call, page, e.first + i, s);
+      }
     }
   }
 }
