@@ -73,6 +73,15 @@ void mica_kv_append(mica_graph* graph, const mica_kv* kv, mica_tensor k, mica_te
     mica::builder_error(graph, "kv_append", "kv is NULL");
     return;
   }
+  const mica_tensor angles = mica::made_of(graph, k, MICA_OP_rope, 1);
+  const mica_tensor positions = mica::made_of(graph, angles, MICA_OP_rope_angles, 0);
+  if (positions.index != 0 && positions.index == kv->positions.index &&
+      positions.index != kv->key_positions.index) {
+    mica::builder_error(graph, "kv_append",
+                        "K is rotated to mica_kv.positions, but the cache's keys are relative or "
+                        "unrotated: it must be rotated to mica_kv.key_positions");
+    return;
+  }
   const mica_tensor k_in[] = {kv->k, k, kv->slots};
   mica::append(graph, mica::op_kv_append, k_in, 3, nullptr, 0);
   const mica_tensor v_in[] = {kv->v, v, kv->slots};

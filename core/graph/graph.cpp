@@ -207,6 +207,17 @@ mica_tensor append_shared(mica_graph* g, const OpDef& op, const mica_tensor* in,
   return out;
 }
 
+mica_tensor made_of(const mica_graph* g, mica_tensor x, uint32_t op, uint32_t i_input) {
+  if (g == nullptr || x.index == 0 || is_foreign(g, x)) return {0, 0};
+  const GraphNode* node = nullptr;
+  for (uint32_t i = x.index; i != 0 && g->values[i].node != MICA_B_NONE; i = node->in[0]) {
+    node = &g->nodes[g->values[i].node];
+    if (node->op->id == op) return {node->in[i_input], x.graph};
+    if ((node->op->flags & kOpView) == 0) break;
+  }
+  return {0, 0};
+}
+
 mica_tensor builder_error(mica_graph* g, const char* op, const char* text) {
   return g == nullptr || g->error.code() != MICA_OK ? invalid() : refuse(g, op, text);
 }

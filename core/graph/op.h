@@ -125,6 +125,9 @@ mica_tensor append(mica_graph* graph, const OpDef& op, const mica_tensor* in, ui
 // where it is one of the last few that were made by this function.
 mica_tensor append_shared(mica_graph* graph, const OpDef& op, const mica_tensor* in, uint32_t n_in,
                           const void* args, uint32_t args_size);
+// What the op with this id, which made `x` (views are seen through), had as its input `i_input`;
+// the invalid tensor when another op made it, or none.
+mica_tensor made_of(const mica_graph* graph, mica_tensor x, uint32_t op, uint32_t i_input);
 // Records a builder's own error (one that infer cannot see).
 mica_tensor builder_error(mica_graph* graph, const char* op, const char* text);
 

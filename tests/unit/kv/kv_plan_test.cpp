@@ -145,6 +145,30 @@ TEST_F(KvPlans, ALayerWithoutItsRope) {
   }
 }
 
+// Of one layer alone: that other layers read the key positions does not hide it.
+TEST_F(KvPlans, ALayerRotatedToPositions) {
+  for (const mica_kv_keys keys :
+       {MICA_KV_KEYS_ROTATED, MICA_KV_KEYS_RELATIVE, MICA_KV_KEYS_UNROTATED})
+    for (const bool is_view : {false, true}) {
+      make_cache(keys);
+      mica_graph* g = step_graph(true, false);
+      const mica_extent n = mica_graph_extent(g, "n_tokens", 8);
+      mica_kv kv = mica_graph_kv(g, cache, 1, n);
+      const int64_t dim[] = {32, 1, 8};
+      const mica_tensor x = mica_input(g, "k", MICA_F32, 3, dim, n);
+      mica_tensor k = mica_rope(g, x, kv.positions, &rope);
+      if (is_view) k = mica_view(g, k, 3, dim, nullptr);
+      mica_kv_append(g, &kv, k, x);
+      const char* text = nullptr;
+      const bool is_wrong = keys != MICA_KV_KEYS_ROTATED;
+      EXPECT_EQ(mica_graph_status(g, &text), is_wrong ? MICA_INVALID_ARGUMENT : MICA_OK) << text;
+      const bool says =
+          std::string(text).find("rotated to mica_kv.key_positions") != std::string::npos;
+      EXPECT_EQ(says, is_wrong) << text;
+      mica_graph_release(g);
+    }
+}
+
 TEST_F(KvPlans, ALayerWithoutShift) {
   make(MICA_KV_KEYS_ROTATED, false);
   ASSERT_EQ(step(), MICA_OK);
