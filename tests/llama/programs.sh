@@ -82,6 +82,16 @@ sleep 0.1
 accepted "generation 2 tokens" llama -m "$spm" -f "$tmp/fifo" -n 2 -t 2
 
 accepted "generation 8 tokens" llama -m "$spm" -p hello -n 8 --temp 0 -t 2
+# A saved prompt serves a longer one, another one and its own start; the rest of the file is dropped.
+saved="--raw -n 1 --temp 0 -t 2 --prompt-cache $tmp/saved"
+# shellcheck disable=SC2086 # it is words
+{
+  accepted "^reused 0 of 10 tokens" llama -m "$spm" -p "hello world hello" $saved
+  accepted "^reused 9 of 10 tokens" llama -m "$spm" -p "hello world hello" $saved
+  accepted "^reused 10 of 12 tokens" llama -m "$spm" -p "hello world hello there" $saved
+  accepted "^reused 6 of 7 tokens" llama -m "$spm" -p "hello world" $saved
+  refused "tokens, the context holds 6 (-c makes it larger" llama -m "$spm" -p a -c 6 $saved
+}
 accepted "context is full" llama -m "$spm" -p hello -c 64 --temp 1 -s 7 -t 2
 accepted "^1,300$" eval -m "$spm" --tokenize " "
 accepted "" eval -m "$mha" --ids 1,2,3 --logits "$tmp/logits.f32"
