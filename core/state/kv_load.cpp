@@ -48,6 +48,7 @@ class Load {
     MICA_TRY(check_room());
     MICA_TRY(walk_seqs(false));
     MICA_TRY(check_size());
+    cache_.is_marked = false;  // free pages are written now, also where the rest turns out wrong
     Checksum sum;
     for (size_t i = 0; i < cache_.layers.size(); ++i) {
       const KvLayer& l = cache_.layers[i];
@@ -345,7 +346,6 @@ class Load {
 
   // Cannot fail: it was checked.
   void adopt() {
-    cache_.is_marked = false;
     for (uint32_t group = 0; group < cache_.groups.size(); ++group) {
       KvGroup& g = cache_.groups[group];
       for (uint32_t i = starts_[group]; i < starts_[group + 1]; ++i) {

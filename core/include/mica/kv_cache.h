@@ -189,7 +189,8 @@ typedef struct mica_kv_usage {
   uint64_t n_pages; /* of all groups */
   uint64_t n_pages_free;
   uint64_t n_cells_used; /* of the first group: held by a sequence, a shared one counts once; the
-                            rest of the pages in use is room that their last tokens left */
+                            rest of the pages in use is room that last tokens and edits left,
+                            of use to a sequence only where it alone holds the page */
   uint64_t n_cells_used_all; /* of all groups */
 } mica_kv_usage;
 /* Takes time in proportion to pages and table entries. */

@@ -567,6 +567,24 @@ TEST_P(KvState, MemoryMayRunOut) {
   EXPECT_EQ(memory.n_live(), live);
 }
 
+// Pages are filled while they are free, so that what an edit took may be gone though a load fails.
+TEST_P(KvState, ALoadThatWritesForgetsAMark) {
+  Shape shape;
+  shape.layers = {layer(MICA_F16, MICA_F16)};
+  Model m(GetParam(), shape);
+  m.fill();
+  const Bytes good = m.save();
+  for (const bool writes : {false, true}) {
+    Bytes bad = good;
+    bad[writes ? bad.size() - 20 : 9] ^= 1;
+    ASSERT_EQ(mica_kv_mark(m.cache.get()), MICA_OK);
+    ASSERT_EQ(mica_kv_clear(m.cache.get()), MICA_OK);
+    EXPECT_NE(m.load(bad), MICA_OK);
+    EXPECT_EQ(mica_kv_undo(m.cache.get()), writes ? MICA_INVALID_ARGUMENT : MICA_OK) << m.error();
+    EXPECT_EQ(writes, m.save() != good);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, KvState, testing::Values("ref", "cpu"));
 
 }  // namespace
