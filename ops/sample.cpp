@@ -181,6 +181,14 @@ void cases_sample(CaseList& list) {
   };
   last("top_p_exact", mica::conformance::list({1.5}),
        {1, 0, 511.75 / 1024, 0, 1, 0, 512.25 / 1024, 0});
+  list.add("sample", "temperature_exact", [](CaseBuilder& b) {
+    constexpr int64_t kRows = 64;
+    const mica_tensor x = b.input("logits", MICA_F32, {1024, kRows}, iota(0, -0x1p-7));
+    const mica_tensor p =
+        b.input("params", MICA_F32, {4, kRows}, mica::conformance::list({1, 0, 1, 0}));
+    const mica_tensor keys = b.input("keys", MICA_I32, {4, kRows}, integers(-2e9, 2e9));
+    b.output(mica_sample(b.graph(), x, p, keys));
+  });
   std::vector<double> falling(1024);
   for (size_t i = 0; i < falling.size(); ++i) falling[i] = -0x1p-11 * static_cast<double>(i);
   last("min_p_exact", mica::conformance::list(falling),

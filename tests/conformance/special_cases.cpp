@@ -105,6 +105,17 @@ void add_elements(CaseList& list) {
                });
 }
 
+void add_norms(CaseList& list) {
+  const Values x = normal_but(96, 5, {{1, 95, kInfinity}, {3, 0, -kInfinity}, {4, 40, kNan}});
+  list.add("rms_norm", "not_finite", [=](CaseBuilder& b) {
+    b.output(mica_rms_norm(b.graph(), b.input("x", MICA_F32, {96, 5}, x), MICA_NO_TENSOR, 1e-5f));
+  });
+  list.add("layer_norm", "not_finite", [=](CaseBuilder& b) {
+    b.output(mica_layer_norm(b.graph(), b.input("x", MICA_F32, {96, 5}, x), MICA_NO_TENSOR,
+                             MICA_NO_TENSOR, 1e-5f));
+  });
+}
+
 // --- Not finite: regions ------------------------------------------------------------------------
 
 const std::vector<Odd> kOddRows = {{2, 95, kNan}, {3, 0, kInfinity}};
@@ -295,6 +306,7 @@ void add_other_weights(CaseList& list) {
 void cases_special(CaseList& list) {
   add_products(list);
   add_elements(list);
+  add_norms(list);
   add_regions(list);
   add_tiny_elements(list);
   add_tiny_rows(list);

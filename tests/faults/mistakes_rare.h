@@ -42,6 +42,8 @@ inline mica_status add_nan_of_a(Run& r) { return without_nan(r, 0); }
 inline mica_status add_infinity_of_b(Run& r) { return without_infinity(r, 1); }
 inline mica_status attention_nan_of_q(Run& r) { return without_nan(r, kQ); }
 inline mica_status attention_infinity_of_q(Run& r) { return without_infinity(r, kQ); }
+inline mica_status rms_norm_infinity_of_x(Run& r) { return without_infinity(r, 0); }
+inline mica_status layer_norm_infinity_of_x(Run& r) { return without_infinity(r, 0); }
 inline mica_status rms_norm_nan_of_x(Run& r) { return without_nan(r, 0); }
 
 // What goes through F16 on its way, if a maximum does not show that it must not.
@@ -151,6 +153,7 @@ inline mica_status parameter_times(Run& r, int64_t i_parameter, double factor) {
   for (int64_t i = 0; i < p.dim[1]; ++i) p.set(p.at(i_parameter, i) * factor, i_parameter, i);
   return r.reference();
 }
+inline mica_status sample_temperature_larger(Run& r) { return parameter_times(r, 0, 1.001); }
 inline mica_status sample_top_p_larger(Run& r) { return parameter_times(r, 2, 1.001); }
 inline mica_status sample_top_p_smaller(Run& r) { return parameter_times(r, 2, 0.999); }
 inline mica_status sample_min_p_larger(Run& r) { return parameter_times(r, 3, 1.001); }
