@@ -82,8 +82,14 @@ void mica_kv_append(mica_graph* graph, const mica_kv* kv, mica_tensor k, mica_te
                         "unrotated: it must be rotated to mica_kv.key_positions");
     return;
   }
+  const bool v_is_k = kv->v.index != 0 && kv->v.index == kv->k.index;
+  if (v_is_k && v.index != 0) {
+    mica::builder_error(graph, "kv_append", "the layer's V is its K: there is no V to store");
+    return;
+  }
   const mica_tensor k_in[] = {kv->k, k, kv->slots};
   mica::append(graph, mica::op_kv_append, k_in, 3, nullptr, 0);
+  if (v_is_k) return;
   const mica_tensor v_in[] = {kv->v, v, kv->slots};
   mica::append(graph, mica::op_kv_append, v_in, 3, nullptr, 0);
 }

@@ -14,7 +14,8 @@ extern "C" {
  *   kv     of mica_graph_kv.
  *   k      F32, F16 or BF16 [head_dim_k, n_kv_heads, n_tokens], rows contiguous, with the cache's
  *          extent of tokens.
- *   v      the same with head_dim_v.
+ *   v      the same with head_dim_v; MICA_NO_TENSOR of a layer whose V is its K
+ *          (mica_kv_layer.v_is_k), of which one node is appended.
  *
  * A slot is page * 64 + cell; a token whose slot is negative (or past the cache) is skipped.
  * Conversion rounds half to even, once; quantized types as mica_dtype_encode does, bit by bit; the

@@ -80,6 +80,7 @@ mica_tensor state_value(mica_graph* g, mica_kv_cache* cache, uint32_t layer, boo
   const mica_kv_layer& l = kv_layer(cache, layer);
   // A layer that shares another's storage names that layer's value.
   const uint32_t owner = l.source != MICA_KV_NO_SOURCE ? l.source : layer;
+  if (l.v_is_k != 0) is_v = false;
   const uint32_t source = 2 * owner + (is_v ? 1 : 0);
   uint32_t& known = g->state_values[source];
   if (known != 0) return {known, g->tag};

@@ -57,6 +57,11 @@ mica_status check_layer(const mica_kv_params& p, uint32_t i, Error& error) {
                   def != nullptr ? " (" : "", def != nullptr ? def->info.name : "",
                   def != nullptr ? ")" : "");
   }
+  if (l.v_is_k != 0 && (l.head_dim_k != l.head_dim_v || l.dtype_k != l.dtype_v))
+    return fail("its V is its K, but head_dim or dtype of the two differ");
+  if (l.v_is_k != 0 && p.keys != MICA_KV_KEYS_NONE && p.keys != MICA_KV_KEYS_UNROTATED)
+    return fail("its V cannot be its K, which the cache's keys rotate: they must be NONE or ",
+                "UNROTATED");
   if (l.window > INT32_MAX || l.n_first > INT32_MAX)
     return fail("window and n_first must be at most 2147483647");
   if (l.source == MICA_KV_NO_SOURCE) return MICA_OK;
@@ -64,8 +69,9 @@ mica_status check_layer(const mica_kv_params& p, uint32_t i, Error& error) {
   const mica_kv_layer& s = p.layers[l.source];
   if (s.n_kv_heads != l.n_kv_heads || s.head_dim_k != l.head_dim_k ||
       s.head_dim_v != l.head_dim_v || s.dtype_k != l.dtype_k || s.dtype_v != l.dtype_v ||
-      s.window != l.window || s.n_first != l.n_first)
-    return fail("heads, dtypes, window and n_first must be those of its source, layer ", l.source);
+      s.window != l.window || s.n_first != l.n_first || (s.v_is_k != 0) != (l.v_is_k != 0))
+    return fail("heads, dtypes, window, n_first and v_is_k must be those of its source, layer ",
+                l.source);
   return MICA_OK;
 }
 
@@ -184,8 +190,12 @@ mica_status place_layers(mica_kv_cache& c) {
     place.n_pages = c.groups[l.group].n_pages;
     MICA_TRY(place_half(c, l.desc, false, place.n_pages, place.k_layout, place.k_page_bytes,
                         place.k_offset));
-    MICA_TRY(place_half(c, l.desc, true, place.n_pages, place.v_layout, place.v_page_bytes,
-                        place.v_offset));
+    place.v_layout = place.k_layout;
+    place.v_page_bytes = place.k_page_bytes;
+    place.v_offset = place.k_offset;
+    if (l.desc.v_is_k == 0)
+      MICA_TRY(place_half(c, l.desc, true, place.n_pages, place.v_layout, place.v_page_bytes,
+                          place.v_offset));
   }
   return MICA_OK;
 }

@@ -50,7 +50,7 @@ mica_status copy_pages(mica_session* s, const mica_kv_cache* cache) {
                                                page_bytes);
       };
       MICA_TRY(copy(at.k_offset, at.k_page_bytes));
-      MICA_TRY(copy(at.v_offset, at.v_page_bytes));
+      if (at.v_offset != at.k_offset) MICA_TRY(copy(at.v_offset, at.v_page_bytes));
     }
   return MICA_OK;
 }

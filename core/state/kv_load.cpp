@@ -54,7 +54,7 @@ class Load {
       const KvLayer& l = cache_.layers[i];
       if (l.desc.source != MICA_KV_NO_SOURCE) continue;
       MICA_TRY(read_half(l, false, dtypes_[i].k, sum));
-      MICA_TRY(read_half(l, true, dtypes_[i].v, sum));
+      if (l.desc.v_is_k == 0) MICA_TRY(read_half(l, true, dtypes_[i].v, sum));
     }
     MICA_TRY(check_hash(sum, "its K or V"));
     adopt();
@@ -291,7 +291,7 @@ class Load {
       for (uint32_t k = starts_[l.group]; k < starts_[l.group + 1]; ++k)
         cells += pages_[k].n_cells();
       bytes += cells * (state_cell_bytes(dtypes_[i].k, l.desc.head_dim_k, l.desc.n_kv_heads) +
-                        state_cell_bytes(dtypes_[i].v, l.desc.head_dim_v, l.desc.n_kv_heads));
+                        state_cell_bytes(dtypes_[i].v, state_dim_v(l.desc), l.desc.n_kv_heads));
     }
     return bytes == total_ ? MICA_OK : bad("is damaged: its tables are not of its length");
   }

@@ -49,7 +49,8 @@ class Save {
     Checksum rows;
     for (const KvLayer& l : cache_.layers) {
       if (l.desc.source != MICA_KV_NO_SOURCE) continue;
-      for (const bool is_v : {false, true}) MICA_TRY(write_half(writer, l, is_v, rows));
+      MICA_TRY(write_half(writer, l, false, rows));
+      if (l.desc.v_is_k == 0) MICA_TRY(write_half(writer, l, true, rows));
     }
     return put_hash(writer, rows);
   }
@@ -105,7 +106,7 @@ class Save {
       if (l.desc.source != MICA_KV_NO_SOURCE) continue;
       const mica_kv_layer& d = l.desc;
       rows += n_cells_of(l.group) * (state_cell_bytes(d.dtype_k, d.head_dim_k, d.n_kv_heads) +
-                                     state_cell_bytes(d.dtype_v, d.head_dim_v, d.n_kv_heads));
+                                     state_cell_bytes(d.dtype_v, state_dim_v(d), d.n_kv_heads));
     }
     uint32_t n_seqs = 0;
     for (uint32_t seq = 0; seq < cache_.max_seqs; ++seq) n_seqs += is_saved(seq) ? 1 : 0;

@@ -67,6 +67,8 @@ struct StatePage {
   uint32_t n_cells() const { return static_cast<uint32_t>(__builtin_popcountll(cells)); }
 };
 
+// 0: V is K, and a state has it once.
+inline uint32_t state_dim_v(const mica_kv_layer& l) { return l.v_is_k != 0 ? 0 : l.head_dim_v; }
 // K or V of a layer that owns storage.
 struct StateHalf {
   mica_b_kv_desc desc;
@@ -92,7 +94,7 @@ constexpr uint32_t kLayerWords = 8;
 inline void state_layer(const mica_kv_layer& l, uint32_t out[kLayerWords]) {
   const uint32_t words[kLayerWords] = {l.n_kv_heads,
                                        l.head_dim_k,
-                                       l.head_dim_v,
+                                       state_dim_v(l),
                                        l.window,
                                        l.n_first,
                                        l.source,

@@ -99,6 +99,8 @@ std::string Way::suffix() const {
   return (variant.empty() ? "" : "/" + variant) + (unfused ? "/unfused" : "");
 }
 
+std::string Way::name() const { return unfused ? "unfused" : variant.empty() ? "usual" : variant; }
+
 CaseList all_cases() {
   CaseList list;
 #define MICA_CASE_FAMILY(family) cases_##family(list);
@@ -152,7 +154,7 @@ std::vector<Job> make_jobs(const std::vector<const Case*>& cases, const Selectio
   }
   for (size_t i = 0; i < all.size() && !selection.variants.empty(); ++i)
     chosen[i] = chosen[i] && std::count(selection.variants.begin(), selection.variants.end(),
-                                        all[i].way.variant) > 0;
+                                        all[i].way.name()) > 0;
   if (std::find(chosen.begin(), chosen.end(), true) == chosen.end() && !all.empty())
     throw std::runtime_error("no chosen case is planned with such a --variant");
   std::vector<Job> jobs;

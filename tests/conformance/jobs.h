@@ -19,6 +19,7 @@ struct Way {
   std::string variant;  // name of a kernel's row; "": the rows that the device chooses itself
   bool unfused = false;
   std::string suffix() const;  // "", "/naive", "/unfused"
+  std::string name() const;    // "usual", "naive", "unfused"
 };
 
 struct Job {

@@ -55,7 +55,8 @@ void add_options(CLI::App& app, Arguments& args) {
       ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("--variant", args.selection.variants,
-                 "only runs with these kernels, by the names that --list puts behind a case")
+                 "only runs with these kernels, by the names that --list puts behind a case; "
+                 "usual: as the device plans them")
       ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("--explain", args.explain, "print how this case is planned");

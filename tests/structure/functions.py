@@ -14,7 +14,7 @@ def head_of(lines, i):
     """The first line of the function that ends its head in line i: its end has the same indent, which
     parameters and members' initializers have not."""
     def goes_on(k):
-        return re.match(r"\s*:(?!:)", lines[k]) or lines[k - 1].endswith((",", "("))
+        return re.match(r"\s*:(?!:)", lines[k]) or lines[k - 1].endswith((",", "(", "&&", "||"))
     if re.match(r"\s*\[[^]]*\]\s*\(", lines[i]):  # a lambda among arguments ends where it begins
         return i
     while i > 0 and goes_on(i):
@@ -27,7 +27,10 @@ def long_functions(path, most):
     for i, line in enumerate(lines):
         if not line.endswith("{") or ")" not in line or NOT_FUNCTIONS.match(line):
             continue
-        indent = indent_of(lines, head_of(lines, i))
+        head = head_of(lines, i)
+        if NOT_FUNCTIONS.match(lines[head]):  # a condition of several lines
+            continue
+        indent = indent_of(lines, head)
         for end in range(i + 1, len(lines)):
             if lines[end].startswith(" " * indent + "}"):
                 if end - i + 1 > most:

@@ -36,9 +36,13 @@ typedef struct mica_kv_layer {
   uint32_t window;  /* 0: sees everything; w: a query at p sees positions > p - w */
   uint32_t n_first; /* positions below this stay visible beside the window */
   uint32_t source;  /* the earlier layer whose K and V this one reads, or MICA_KV_NO_SOURCE */
+  /* Not 0: V is K as it was before RoPE, so that a cell has one row for both. head_dim and dtype of
+   * K and V must be equal, and the cache's keys NONE or UNROTATED. mica_kv_append takes no V, and
+   * attention reads K as V; with YaRN's magnitude, which K is stored with, V has it too. */
+  uint32_t v_is_k;
 } mica_kv_layer;
 #define MICA_KV_LAYER_INIT \
-  { sizeof(mica_kv_layer), 0, 0, 0, MICA_F16, MICA_F16, 0, 0, MICA_KV_NO_SOURCE }
+  { sizeof(mica_kv_layer), 0, 0, 0, MICA_F16, MICA_F16, 0, 0, MICA_KV_NO_SOURCE, 0 }
 
 /* What RoPE has to do with stored K, and so what a move of cells to other positions takes.
  *   ROTATED   K is stored rotated to its position. Moved cells must be rotated in place by a step

@@ -68,6 +68,39 @@ TEST_F(KvCache, RefusesWhatCannotBe) {
   EXPECT_EQ(mica_kv_cache_create(nullptr, nullptr, &cache), MICA_INVALID_ARGUMENT);
 }
 
+TEST_F(KvCache, VMayBeK) {
+  mica_kv_layer one = layer();
+  one.head_dim_v = one.head_dim_k;
+  one.v_is_k = 1;
+  mica_kv_layer reader = one;
+  reader.source = 0;
+  const auto refused = [&](const std::vector<mica_kv_layer>& layers, const std::string& text) {
+    EXPECT_EQ(make(layers, 64, 1, 1), MICA_INVALID_ARGUMENT);
+    EXPECT_NE(std::string(mica_context_error(context)).find(text), std::string::npos)
+        << mica_context_error(context);
+  };
+  for (const auto rotated : {MICA_KV_KEYS_ROTATED, MICA_KV_KEYS_RELATIVE}) {
+    keys = rotated;
+    refused({one}, "layer 0: its V cannot be its K, which the cache's keys rotate");
+  }
+  for (const auto plain : {MICA_KV_KEYS_NONE, MICA_KV_KEYS_UNROTATED}) {
+    keys = plain;
+    ASSERT_EQ(make({one, reader}, 130, 2, 8), MICA_OK) << mica_context_error(context);
+    const mica::KvPlace& place = mica::kv_place(cache, 0);
+    EXPECT_EQ(place.v_offset, place.k_offset);
+    EXPECT_EQ(place.v_layout, 7u) << "what the backend calls K";
+    EXPECT_EQ(mica_kv_cache_bytes(cache), 3u * 64 * 2 * 64 * 2);
+  }
+  mica_kv_layer bad = one;
+  bad.head_dim_v = 32;
+  refused({bad}, "its V is its K, but head_dim or dtype of the two differ");
+  bad = one;
+  bad.dtype_v = MICA_Q8_0;
+  refused({bad}, "its V is its K, but head_dim or dtype of the two differ");
+  reader.v_is_k = 0;
+  refused({one, reader}, "v_is_k must be those of its source, layer 0");
+}
+
 TEST_F(KvCache, RefusesWrongSteps) {
   ASSERT_EQ(make({layer()}, 256, 2, 10), MICA_OK);
   EXPECT_EQ(reserve({}), MICA_INVALID_ARGUMENT);

@@ -57,7 +57,8 @@ struct Model {
       const std::string name = "x" + std::to_string(i);
       const mica_tensor x = input(g.get(), name.c_str(), {l.head_dim_k, l.n_kv_heads, kTokens}, n);
       mica_kv kv = mica_graph_kv(g.get(), c, i, n);
-      if (l.source == MICA_KV_NO_SOURCE) mica_kv_append(g.get(), &kv, x, x);
+      if (l.source == MICA_KV_NO_SOURCE)
+        mica_kv_append(g.get(), &kv, x, l.v_is_k != 0 ? MICA_NO_TENSOR : x);
       const std::string y = "y" + std::to_string(i);
       mica_attention_params attention = MICA_ATTENTION_PARAMS_INIT;
       attention.no_rope = 1;
@@ -198,6 +199,28 @@ TEST_P(KvState, GoesOnBitByBit) {
     EXPECT_EQ(a.step(kNext, 9), b.step(kNext, 9));
     EXPECT_EQ(a.step(kNext, 10), b.step(kNext, 10));
   }
+}
+
+TEST_P(KvState, VThatIsKIsSavedOnce) {
+  Shape shape;
+  shape.layers = {layer(MICA_F16, MICA_F16), layer(MICA_Q8_0, MICA_Q8_0, 30, 4)};
+  Model both(GetParam(), shape);
+  both.fill();
+  const Bytes twice = both.save();
+  for (mica_kv_layer& l : shape.layers) l.v_is_k = 1;
+  Model a(GetParam(), shape);
+  EXPECT_LE(2 * mica_kv_cache_bytes(a.cache.get()), mica_kv_cache_bytes(both.cache.get()));
+  a.fill();
+  const Bytes once = a.save();
+  EXPECT_LT(once.size(), twice.size() * 3 / 5);
+  Model b(GetParam(), shape);
+  ASSERT_EQ(b.load(once), MICA_OK) << b.error();
+  EXPECT_EQ(b.save(), once);
+  const std::vector<float> next = a.step(kNext, 9);
+  EXPECT_EQ(next, b.step(kNext, 9));
+  EXPECT_EQ(next, both.step(kNext, 9)) << "which stored the same rows as K and as V";
+  b.refuses(twice, MICA_INVALID_ARGUMENT, "its layer 0 has head_dim_v 40, the cache's 0");
+  both.refuses(once, MICA_INVALID_ARGUMENT, "its layer 0 has head_dim_v 0, the cache's 40");
 }
 
 TEST_P(KvState, OneSequenceGoesElsewhere) {

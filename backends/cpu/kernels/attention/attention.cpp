@@ -56,9 +56,12 @@ static void add_entry(Tile& t, const Entry& e, const Entry& next, int64_t cells_
   const int64_t n_rows = w.row1 - w.row0;
   score_entry(t, e, next, w, run0, run1);
   const bool hides = softmax_rows(t, w, run0, run1);
+  const char* head = head_at(v_state, s.v, e, t.kv_head);
+  const char* ahead = head_at(v_state, s.v, next, t.kv_head);
   const TileOperand v =
-      value_operand(s.v, head_at(v_state, s.v, e, t.kv_head), n_rows, w.cell0, w.cell1, s.dim_v_pad,
-                    head_at(v_state, s.v, next, t.kv_head), t.scratch.v);
+      s.v.is_v ? value_operand(s.v, head, n_rows, w.cell0, w.cell1, s.dim_v_pad, ahead, t.scratch.v)
+               : values_of_keys(s.v, head, w.cell0, w.cell1, s.dim_v_pad, ahead, t.scratch.k,
+                                t.scratch.v);
   const float* weights = t.scratch.scores + w.row0 * kPageCells;
   float* sums = t.scratch.sums + w.row0 * s.dim_v_pad;
   if (hides && not_finite(v, w.cell0, w.cell1, s.dim_v_pad)) {
@@ -208,7 +211,8 @@ static const char* supports(const Call& call) {
   const Tensor& q = call.in[MICA_ATTENTION_Q];
   const Tensor& mask = call.in[MICA_ATTENTION_MASK];
   if (call.in[MICA_ATTENTION_K].layout != kLayoutKPage ||
-      call.in[MICA_ATTENTION_V].layout != kLayoutVPage) {
+      (call.in[MICA_ATTENTION_V].layout != kLayoutVPage &&
+       call.in[MICA_ATTENTION_V].layout != kLayoutKPage)) {
     return "K or V is not of a cache";
   }
   if (!attention_shape(call, &s)) return kPageTypes;
@@ -224,7 +228,7 @@ static const char* supports(const Call& call) {
 
 static bool takes(const Call&, uint32_t operand, uint32_t layout) {
   return (operand == MICA_ATTENTION_K && layout == kLayoutKPage) ||
-         (operand == MICA_ATTENTION_V && layout == kLayoutVPage);
+         (operand == MICA_ATTENTION_V && (layout == kLayoutVPage || layout == kLayoutKPage));
 }
 
 static uint32_t numerics(const Call&) { return MICA_NUM_F32; }

@@ -36,7 +36,8 @@ static bool attention_shape(const Call& call, Shape* out) {
   const Tensor& v = call.in[MICA_ATTENTION_V];
   Shape s;
   if (!kv_page(k.dtype, false, k.dim[0], k.dim[1], &s.k)) return false;
-  if (!kv_page(v.dtype, true, v.dim[0], v.dim[1], &s.v)) return false;
+  // Of a layer whose V is its K both are one state.
+  if (!kv_page(v.dtype, v.layout != kLayoutKPage, v.dim[0], v.dim[1], &s.v)) return false;
   s.n_tokens = q.dim[2];
   s.n_heads = q.dim[1];
   s.n_kv_heads = k.dim[1];

@@ -438,6 +438,26 @@ static TileOperand key_operand(const KvPage& p, const char* head, int64_t n_rows
   return {MICA_F32, reinterpret_cast<const char*>(room), run_elems, ahead};
 }
 
+// Of V that is K, which has 16 cells side by side: the cells [cell0, cell1) as rows of F32.
+static TileOperand values_of_keys(const KvPage& p, const char* head, int64_t cell0, int64_t cell1,
+                                  int64_t dim_v_pad, const char* ahead, float* runs, float* room) {
+  const int64_t run0 = cell0 / kRunCells, run1 = div_up_i64(cell1, kRunCells);
+  const int64_t run_elems = p.row_elems * kRunCells;
+  if (p.elem_bytes == 0) {
+    decode_k(p, head, run0, run1, runs);
+  } else {
+    widen_of(p.dtype, head + run0 * run_elems * p.elem_bytes, (run1 - run0) * run_elems,
+             runs + run0 * run_elems);
+  }
+  for (int64_t cell = cell0; cell < cell1; ++cell) {
+    const float* from = runs + cell / kRunCells * run_elems + cell % kRunCells;
+    float* to = room + cell * dim_v_pad;
+    for (int64_t i = 0; i < p.head_dim; ++i) to[i] = from[i * kRunCells];
+    for (int64_t i = p.head_dim; i < dim_v_pad; ++i) to[i] = 0;
+  }
+  return {MICA_F32, reinterpret_cast<const char*>(room), dim_v_pad, ahead};
+}
+
 static TileOperand value_operand(const KvPage& p, const char* head, int64_t n_rows, int64_t cell0,
                                  int64_t cell1, int64_t dim_v_pad, const char* ahead, float* room) {
   if (p.dtype == MICA_F32 || (p.elem_bytes != 0 && n_rows <= kDirectRows)) {
