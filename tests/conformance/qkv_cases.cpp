@@ -18,6 +18,7 @@ struct Qkv {
   // RoPE turns heads so many times as large as those of attention and cache; n_rot stays.
   uint32_t larger_q = 1, larger_k = 1;
   bool split_rows = false;  // V's rows are seen as [head_dim, 2 n_kv_heads, …] on their way
+  bool v_is_k = false;      // no V is stored: no region, for one stores both
   int64_t prompt = 0;       // > 0: tokens of the only step, whose rows are of all sizes
   Rope rope_q = Rope::kAdjacent, rope_k = Rope::kAdjacent;
   float base_k = 10000;
@@ -75,11 +76,13 @@ void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
   layer.head_dim_v = s.head_dim_v;
   layer.dtype_k = s.cache_k;
   layer.dtype_v = s.cache_v;
+  layer.v_is_k = s.v_is_k ? 1 : 0;
   mica_kv_params params = MICA_KV_PARAMS_INIT;
   params.n_layers = 1;
   params.layers = &layer;
   params.n_cells = 256;
   params.max_seqs = 2;
+  if (s.v_is_k) params.keys = MICA_KV_KEYS_NONE;
   params.max_step_tokens = static_cast<uint32_t>(max);
   mica_kv_cache* cache = b.cache(params, steps(single, s.prompt));
   mica_graph* g = b.graph();
@@ -96,7 +99,8 @@ void build_qkv(CaseBuilder& b, const Qkv& s, bool single) {
   };
   mica_tensor q = project("q", s.q, s.n_heads / s.larger_q, s.head_dim_k * s.larger_q);
   mica_tensor k = project("k", s.k, s.n_kv_heads / s.larger_k, s.head_dim_k * s.larger_k);
-  mica_tensor v = project("v", s.v, s.n_kv_heads, s.head_dim_v);
+  mica_tensor v = MICA_NO_TENSOR;
+  if (!s.v_is_k) v = project("v", s.v, s.n_kv_heads, s.head_dim_v);
   const auto seen_as = [&](mica_tensor t, uint32_t dim, uint32_t n_heads) {
     const int64_t heads[] = {dim, n_heads, max};
     return mica_reshape(g, t, 3, heads);
@@ -120,6 +124,15 @@ void add_qkv(CaseList& list, const std::string& name, const Qkv& s) {
              [=](CaseBuilder& b) { build_qkv(b, s, single); });
     list.cases.back().chain = true;
   }
+}
+
+void cases_v_is_k(CaseList& list, mica_dtype d) {
+  Qkv s;
+  s.set_weights(d);
+  s.set_rope(Rope::kNone);
+  s.cache_k = s.cache_v = MICA_F16;
+  s.v_is_k = true;
+  add_qkv(list, std::string(name_of(d)) + ".v_is_k", s);
 }
 
 // RoPE of Q and of K are apart: of one alone, or of each with positions and options of its own.
@@ -156,6 +169,7 @@ void cases_rope_roles(CaseList& list, mica_dtype d) {
 
 void cases_rope_roles(CaseList& list) {
   for (const mica_dtype d : {MICA_F32, MICA_F16, MICA_Q4_0, MICA_Q8_0}) cases_rope_roles(list, d);
+  for (const mica_dtype d : {MICA_F32, MICA_Q8_0}) cases_v_is_k(list, d);
   Qkv s;
   s.q_is_read = true;
   s.set_rope(Rope::kFactors);
