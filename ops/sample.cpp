@@ -170,7 +170,7 @@ void cases_sample(CaseList& list) {
   // Thousandths count: keys whose random number is 0.999997, so that the last of what stays is
   // taken. Equal logits, of which 511.75 and 512.25 of 1024 are wanted; and a weight that falls by
   // 1/2000 a token, cut between two of them.
-  const auto last = [&](const char* name, const Values& logits, std::vector<double> params) {
+  const auto last = [&](const char* name, const Values& logits, const std::vector<double>& params) {
     const auto n = static_cast<int64_t>(params.size() / 4);
     list.add("sample", name, [=](CaseBuilder& b) {
       b.output(mica_sample(
