@@ -17,6 +17,13 @@ inline bool is_float(mica_dtype dtype) {
   return dtype == MICA_F32 || dtype == MICA_F16 || dtype == MICA_BF16;
 }
 inline bool is_quantized(mica_dtype dtype) { return dtype_info(dtype).is_quantized != 0; }
+// From a number of F16 or BF16 to the next farther from zero.
+inline double step_at(mica_dtype dtype, double v) {
+  const int least = dtype == MICA_F16 ? -14 : -126;
+  int exponent = v == 0 ? least : __builtin_ilogb(v);
+  if (exponent < least) exponent = least;
+  return __builtin_ldexp(1, exponent - (dtype == MICA_F16 ? 10 : 7));
+}
 
 // "[64, 8, 512]", for error sentences: `shape_text(x).text`.
 struct ShapeText {

@@ -344,14 +344,6 @@ mica_status run_bound(const OpDef& op, mica::RefCall& call) {
   return MICA_OK;
 }
 
-// From a number of F16 or BF16 to the next farther from zero.
-double step_at(mica_dtype dtype, double v) {
-  const int least = dtype == MICA_F16 ? -14 : -126;
-  int exponent = v == 0 ? least : __builtin_ilogb(v);
-  if (exponent < least) exponent = least;
-  return __builtin_ldexp(1, exponent - (dtype == MICA_F16 ? 10 : 7));
-}
-
 // What rounding took away, in steps of the dtype, in place of the value: 0 where that is not
 // finite.
 mica_status run_rest(const OpDef& op, mica::RefCall& call) {
@@ -372,7 +364,7 @@ mica_status run_rest(const OpDef& op, mica::RefCall& call) {
           out.set(v, i0, i1, i2, i3);
           const double taken = v - out.at(i0, i1, i2, i3);
           const bool finite = __builtin_isfinite(taken);
-          out.set(finite ? taken / step_at(out.dtype, v) : 0, i0, i1, i2, i3);
+          out.set(finite ? taken / mica::step_at(out.dtype, v) : 0, i0, i1, i2, i3);
         }
   return MICA_OK;
 }

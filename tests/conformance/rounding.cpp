@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/common.h"
+
 namespace mica::conformance {
 namespace {
 
 // `rest` itself is rounded to the dtype.
 constexpr double kRestError = 0x1p-8;
-
-// From |v| to the next number farther from zero.
-double step_at(mica_dtype dtype, double v) {
-  const int least = dtype == MICA_F16 ? -14 : -126;
-  const int exponent = v == 0 ? least : std::max(std::ilogb(v), least);
-  return std::ldexp(1, exponent - (dtype == MICA_F16 ? 10 : 7));
-}
 
 bool is_power_of_two(double v) {
   int exponent = 0;
